@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * The VexFS ioctl interface: five families on an open file of a VexFS volume.
+ *
+ * Rules for every structure:
+ *  - it begins with @size, the caller's sizeof, and @flags. A smaller @size
+ *    than the first version is EINVAL; a larger one is accepted when the bytes
+ *    this kernel does not know are zero, and E2BIG otherwise;
+ *  - unknown flags and non-zero padding are EINVAL;
+ *  - pointers travel as __u64, floats as IEEE-754 bits, and the layout is the
+ *    same for 32-bit callers;
+ *  - fields marked "out" are written only when the call returns 0, except
+ *    @error_row, which is written with any error that names a row.
+ *
+ * A container is a regular file of rows, row after row at a fixed stride, so
+ * mmap(2) of it gives the matrix. A row is known by its number, which is stable
+ * until the row is deleted, and by a 64-bit key.
+ */
+#ifndef _UAPI_LINUX_VEXFS_H
+#define _UAPI_LINUX_VEXFS_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define VEXFS_SUPER_MAGIC	0x56584653	/* statfs(2) f_type: "VXFS" */
+
+/* Element types. */
+#define VEXFS_ELEMENT_F32	1
+#define VEXFS_ELEMENT_F16	2
+#define VEXFS_ELEMENT_BF16	3
+#define VEXFS_ELEMENT_I8	4
+#define VEXFS_ELEMENT_U8	5
+#define VEXFS_ELEMENT_BINARY	6
+
+/* Metrics. Smaller distances are nearer. */
+#define VEXFS_METRIC_L2		1	/* squared Euclidean distance */
+#define VEXFS_METRIC_COSINE	2	/* 1 - cos; a zero vector is at 1 from all */
+#define VEXFS_METRIC_DOT	3	/* the negated inner product */
+
+/* Bounds. */
+#define VEXFS_MAX_DIM		65536
+#define VEXFS_MAX_BATCH_ROWS	1048576	/* rows of one batch */
+#define VEXFS_MAX_BATCH_BYTES	1073741824	/* vector bytes of one batch */
+#define VEXFS_MAX_QUERIES	65536	/* queries of one search */
+#define VEXFS_MAX_K		16384	/* hits per query */
+#define VEXFS_MAX_FILTER_KEYS	1048576
+
+/* Reserved values. */
+#define VEXFS_KEY_NONE		(~0ULL)	/* not a key */
+#define VEXFS_ROW_NONE		(~0ULL)	/* not a row */
+
+/**
+ * struct vexfs_create_vector - make an empty regular file a container
+ * @size: sizeof(struct vexfs_create_vector)
+ * @flags: must be 0
+ * @dim: elements of a row, 1 to VEXFS_MAX_DIM
+ * @element_type: VEXFS_ELEMENT_*; other than F32: EOPNOTSUPP for now
+ * @metric: VEXFS_METRIC_*
+ * @alignment: 0, or a power of two from 4 to 4096 to which a row's start is
+ *	aligned; the stride is the row's bytes rounded up to it
+ * @model_tag: the caller's mark of the embedding model, kept as it is
+ * @reserve_rows: rows to preallocate space for, or 0
+ * @stride: out: bytes from one row to the next
+ * @reserved: must be 0
+ *
+ * Called on a regular file open for writing. Errors: EEXIST already a container
+ * or not empty; EINVAL a bad field; EBADF not open for writing; EACCES a writable
+ * shared mapping exists; EOPNOTSUPP not a regular file or an element type that is
+ * not available yet.
+ */
+struct vexfs_create_vector {
+	__u32 size;
+	__u32 flags;
+	__u32 dim;
+	__u32 element_type;
+	__u32 metric;
+	__u32 alignment;
+	__u64 model_tag;
+	__u64 reserve_rows;
+	__u32 stride;
+	__u32 reserved;
+};
+
+/* Operations of a batch. */
+#define VEXFS_OP_INSERT		1	/* add rows; an existing key is EEXIST */
+#define VEXFS_OP_UPSERT		2	/* add rows, or replace those with the key */
+#define VEXFS_OP_DELETE		3	/* delete rows by key or row */
+#define VEXFS_OP_GET		4	/* read rows by key or row */
+#define VEXFS_OP_ATTACH		5	/* embedding directories: EOPNOTSUPP for now */
+#define VEXFS_OP_DETACH		6
+
+/* Flags of a batch. */
+#define VEXFS_BATCH_BY_ROW	(1U << 0)	/* DELETE, GET: @rows names the rows */
+#define VEXFS_BATCH_SKIP_MISSING (1U << 1)	/* DELETE: a missing key is no error */
+
+/**
+ * struct vexfs_batch - insert, upsert, delete or get many rows
+ * @size: sizeof(struct vexfs_batch)
+ * @flags: VEXFS_BATCH_*
+ * @op: VEXFS_OP_*
+ * @vector_stride: bytes from one vector to the next in @vectors; 0 means packed
+ * @count: rows of the batch, 1 to VEXFS_MAX_BATCH_ROWS
+ * @vectors: INSERT, UPSERT: the vectors; GET: out buffer for them, or 0
+ * @keys: __u64 each. INSERT: 0 (the key of a row is its number) or the keys;
+ *	UPSERT: the keys; DELETE, GET: the keys unless VEXFS_BATCH_BY_ROW, and then
+ *	for GET an out buffer or 0
+ * @tags: __u64 each. INSERT, UPSERT: 0 or the tag masks; GET: out buffer or 0
+ * @rows: __u64 each. INSERT, UPSERT: out buffer for row numbers or 0; DELETE, GET
+ *	with VEXFS_BATCH_BY_ROW: the rows; GET by key: out buffer or 0, missing
+ *	rows are VEXFS_ROW_NONE
+ * @done: out: rows inserted, replaced, deleted or found
+ * @first_row: out: INSERT, UPSERT: number of the batch's first row, the others follow
+ * @error_row: out: index in the batch of the row an error is about, or
+ *	VEXFS_ROW_NONE
+ * @reserved: must be 0
+ *
+ * A batch is atomic: after an error or a crash it has changed nothing. INSERT,
+ * UPSERT and DELETE want the file open for writing, GET for reading. GET of
+ * missing rows zeroes their part of @vectors and @tags and counts the others in @done.
+ * Errors: EINVAL a bad field, a NaN or infinity (@error_row), a repeated key of
+ * an UPSERT or DELETE, the reserved key; EEXIST a key in use or repeated by INSERT;
+ * ENOENT a key or row that DELETE does not find; E2BIG too many rows or
+ * bytes; EFAULT; ENOTTY not a container; EBADF; ENOSPC; EDQUOT; EINTR; EROFS.
+ */
+struct vexfs_batch {
+	__u32 size;
+	__u32 flags;
+	__u32 op;
+	__u32 vector_stride;
+	__u64 count;
+	__u64 vectors;
+	__u64 keys;
+	__u64 tags;
+	__u64 rows;
+	__u64 done;
+	__u64 first_row;
+	__u64 error_row;
+	__u64 reserved[2];
+};
+
+/* How to search. */
+#define VEXFS_INDEX_AUTO	0	/* the planner chooses; without an index: exact */
+#define VEXFS_INDEX_EXACT	1	/* compare with every row */
+#define VEXFS_INDEX_HNSW	2
+#define VEXFS_INDEX_IVF		3
+#define VEXFS_INDEX_PQ		4
+#define VEXFS_INDEX_LSH		5
+
+/* Flags of a search. */
+#define VEXFS_SEARCH_RADIUS	(1U << 0)	/* only hits with distance <= @radius */
+#define VEXFS_SEARCH_TAGS_ALL	(1U << 1)	/* only rows with all bits of @tags_all */
+#define VEXFS_SEARCH_TAGS_ANY	(1U << 2)	/* only rows with a bit of @tags_any */
+#define VEXFS_SEARCH_ROW_BITMAP	(1U << 3)	/* only rows set in @row_bitmap */
+#define VEXFS_SEARCH_KEYS	(1U << 4)	/* only rows with a key of @filter_keys */
+
+/* Outcome bits, out in @outcome. */
+#define VEXFS_OUTCOME_PARTIAL	(1U << 0)	/* the time budget ended the search */
+
+/**
+ * struct vexfs_hit - a row found
+ * @key: its key
+ * @row: its number
+ * @distance: IEEE-754 binary32 bits of the distance
+ * @reserved: 0
+ */
+struct vexfs_hit {
+	__u64 key;
+	__u64 row;
+	__u32 distance;
+	__u32 reserved;
+};
+
+/**
+ * struct vexfs_search - the k nearest rows of each of nq queries
+ * @size: sizeof(struct vexfs_search)
+ * @flags: VEXFS_SEARCH_*
+ * @nq: queries, 1 to VEXFS_MAX_QUERIES
+ * @k: hits per query, 1 to VEXFS_MAX_K
+ * @index_kind: VEXFS_INDEX_*; a kind the container has no index of is ENOENT
+ * @ef: candidates kept by HNSW, 0 for the index's default
+ * @nprobe: lists visited by IVF, 0 for the index's default
+ * @rerank: candidates compared exactly, 0 for the index's default
+ * @queries: nq vectors of the container's dimension and element type
+ * @query_stride: bytes from one query to the next; 0 means packed
+ * @radius: binary32 bits, with VEXFS_SEARCH_RADIUS
+ * @hits: out: nq x k struct vexfs_hit, each query's sorted by distance, then key;
+ *	entries beyond a query's count have key and row ~0 and distance +infinity
+ * @counts: out: nq x __u32, or 0
+ * @tags_all: with VEXFS_SEARCH_TAGS_ALL
+ * @tags_any: with VEXFS_SEARCH_TAGS_ANY
+ * @row_bitmap: with VEXFS_SEARCH_ROW_BITMAP: bit i of __u64 i/64, row i
+ * @row_bitmap_rows: bits of @row_bitmap; rows beyond it are not hits
+ * @filter_keys: with VEXFS_SEARCH_KEYS: __u64 each
+ * @filter_key_count: keys of @filter_keys, 1 to VEXFS_MAX_FILTER_KEYS
+ * @time_budget_ns: 0, or stop after about so long and say so in @outcome
+ * @distances: out: distances computed
+ * @hops: out: graph nodes expanded
+ * @rows_exact: out: rows compared without an index
+ * @elapsed_ns: out: time spent in the kernel
+ * @outcome: out: VEXFS_OUTCOME_*
+ * @reserved: must be 0
+ *
+ * Wants the file open for reading. Errors: EINVAL a bad field, or a query with a
+ * NaN or infinity; E2BIG nq, k or their product too large; ENOENT no such index;
+ * ENOTTY not a container; EFAULT; EBADF; ENOMEM; EINTR a fatal signal.
+ */
+struct vexfs_search {
+	__u32 size;
+	__u32 flags;
+	__u32 nq;
+	__u32 k;
+	__u32 index_kind;
+	__u32 ef;
+	__u32 nprobe;
+	__u32 rerank;
+	__u64 queries;
+	__u32 query_stride;
+	__u32 radius;
+	__u64 hits;
+	__u64 counts;
+	__u64 tags_all;
+	__u64 tags_any;
+	__u64 row_bitmap;
+	__u64 row_bitmap_rows;
+	__u64 filter_keys;
+	__u64 filter_key_count;
+	__u64 time_budget_ns;
+	__u64 distances;
+	__u64 hops;
+	__u64 rows_exact;
+	__u64 elapsed_ns;
+	__u32 outcome;
+	__u32 reserved;
+};
+
+#define VEXFS_MAX_RESULTS	16777216	/* nq x k of one search */
+
+/**
+ * struct vexfs_build_index - build an index over a container
+ * @size: sizeof(struct vexfs_build_index)
+ * @flags: must be 0
+ * @index_kind: VEXFS_INDEX_*. EXACT needs no building and returns 0 at once;
+ *	the others: EOPNOTSUPP for now
+ * @m: HNSW: links per node; 0 for the default, as for all that follow
+ * @ef_construction: HNSW: candidates while building
+ * @nlist: IVF: lists
+ * @nsub: PQ: sub-quantisers
+ * @nbits: PQ, LSH: bits
+ * @ntables: LSH: hash tables
+ * @reserved: must be 0
+ */
+struct vexfs_build_index {
+	__u32 size;
+	__u32 flags;
+	__u32 index_kind;
+	__u32 m;
+	__u32 ef_construction;
+	__u32 nlist;
+	__u32 nsub;
+	__u32 nbits;
+	__u32 ntables;
+	__u32 reserved[7];
+};
+
+/* Instruction sets, in @isa of the statistics. */
+#define VEXFS_ISA_SCALAR	0
+#define VEXFS_ISA_AVX2		1
+#define VEXFS_ISA_AVX512	2
+#define VEXFS_ISA_NEON		3
+
+/**
+ * struct vexfs_vector_stats - what a container is and has done
+ * @size: sizeof(struct vexfs_vector_stats)
+ * @flags: must be 0
+ * @dim: elements of a row
+ * @element_type: VEXFS_ELEMENT_*
+ * @metric: VEXFS_METRIC_*
+ * @stride: bytes from one row to the next
+ * @alignment: of a row's start
+ * @isa: VEXFS_ISA_* in use
+ * @rows: row numbers given out, deleted rows among them
+ * @live: rows that a search can find
+ * @durable_rows: rows that are there after a power loss now
+ * @generation: changes made, one per batch
+ * @model_tag: as created
+ * @bytes_on_disk: bytes allocated to the file
+ * @inserted: rows inserted since the inode was loaded, as for all that follow
+ * @deleted: rows deleted
+ * @searches: queries answered
+ * @distances: distances computed
+ * @insert_ns: time in batches that insert
+ * @search_ns: time in searches
+ * @index_count: indexes built
+ * @reserved: 0
+ *
+ * Wants the file open for reading. Errors: ENOTTY not a container; EINVAL; EFAULT.
+ */
+struct vexfs_vector_stats {
+	__u32 size;
+	__u32 flags;
+	__u32 dim;
+	__u32 element_type;
+	__u32 metric;
+	__u32 stride;
+	__u32 alignment;
+	__u32 isa;
+	__u64 rows;
+	__u64 live;
+	__u64 durable_rows;
+	__u64 generation;
+	__u64 model_tag;
+	__u64 bytes_on_disk;
+	__u64 inserted;
+	__u64 deleted;
+	__u64 searches;
+	__u64 distances;
+	__u64 insert_ns;
+	__u64 search_ns;
+	__u32 index_count;
+	__u32 reserved[7];
+};
+
+/* 0xC5 is not taken in Documentation/userspace-api/ioctl/ioctl-number.rst. */
+#define VEXFS_IOCTL_MAGIC 0xC5
+
+/*
+ * The kernel goes by magic and number and ignores the size field of the command,
+ * so that a structure can grow without a new command.
+ */
+#define VEXFS_IOCTL_CREATE_VECTOR \
+	_IOWR(VEXFS_IOCTL_MAGIC, 1, struct vexfs_create_vector)
+#define VEXFS_IOCTL_BATCH_OPERATIONS \
+	_IOWR(VEXFS_IOCTL_MAGIC, 2, struct vexfs_batch)
+#define VEXFS_IOCTL_SIMILARITY_SEARCH \
+	_IOWR(VEXFS_IOCTL_MAGIC, 3, struct vexfs_search)
+#define VEXFS_IOCTL_BUILD_INDEX \
+	_IOWR(VEXFS_IOCTL_MAGIC, 4, struct vexfs_build_index)
+#define VEXFS_IOCTL_GET_VECTOR_STATS \
+	_IOWR(VEXFS_IOCTL_MAGIC, 5, struct vexfs_vector_stats)
+
+#endif /* _UAPI_LINUX_VEXFS_H */
