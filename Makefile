@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The commands of VexFS. Kbuild beside this file is what the kernel's build reads;
+# this one only calls it, through scripts/kbuild. `make help` lists the commands.
+
+# The kernel's build takes Kbuild before Makefile; were this file included there
+# nevertheless, it would have nothing to say.
+ifeq ($(KERNELRELEASE),)
+
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+export KSRC KDIR JOBS
+
+# scripts/lib.sh knows where the compilers are.
+WITH_ENV := . scripts/lib.sh &&
+
+## run         set up, build, boot a guest and search real embeddings in it
+.PHONY: run
+run: modules tools
+	tests/demo/run.sh
+
+## test        user-space tests, then the kselftests in a guest
+.PHONY: test
+test: modules tools
+	tests/run.sh
+
+## check       formatting, clippy, layouts, forbidden words; boots nothing
+.PHONY: check
+check: setup-tools
+	scripts/check
+
+## bench       measurements, one JSON object per line, in User-Mode Linux
+.PHONY: bench
+bench: modules-um tools
+	tests/bench/run.sh
+
+## shell       a guest with a VexFS volume mounted, for trying things
+.PHONY: shell
+shell: modules tools
+	qemu/vm --tty --disk 1G -- qemu/shell
+
+## setup       packages, Rust, kernel source and the guest kernel (part of the others)
+.PHONY: setup setup-tools
+setup: kernel
+setup-tools:
+	@scripts/setup --tools
+
+## kernel      the guest kernel for QEMU; kernel-um and kernel-x86_64-debug: the others
+.PHONY: kernel kernel-x86_64 kernel-um kernel-x86_64-debug
+kernel: kernel-x86_64
+kernel-x86_64 kernel-um kernel-x86_64-debug: kernel-%:
+	@scripts/setup $*
+
+## modules     vexfs.ko for that kernel (build/x86_64); modules-um, modules-debug
+.PHONY: modules modules-um modules-debug
+modules: kernel-x86_64
+	@scripts/kbuild x86_64
+modules-um: kernel-um
+	@scripts/kbuild um
+modules-debug: kernel-x86_64-debug
+	@scripts/kbuild x86_64-debug
+
+## tools       mkfs.vexfs, vexfs and the others, in target/release
+.PHONY: tools
+tools: setup-tools
+	@$(WITH_ENV) $(CARGO) build --release --workspace --bins
+
+## install     the tools to $(PREFIX), the module to the running kernel's tree
+.PHONY: install
+install: tools
+	scripts/install "$(DESTDIR)" "$(PREFIX)"
+
+## clean       what was built in the checkout; the cache stays
+.PHONY: clean
+clean:
+	rm -rf build target
+
+.PHONY: help
+help:
+	@echo "VexFS: make COMMAND"
+	@sed -n 's/^## /  /p' Makefile
+	@echo "Guests by hand: qemu/vm --help. KSRC=, KDIR=, JOBS=, VEXFS_CACHE= are in scripts/setup."
+
+endif
