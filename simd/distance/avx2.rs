@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! Distances with AVX2, FMA, F16C and POPCNT.
+//!
+//! Four rows share each load of the query. Two independent sums per row keep both multiply-add
+//! units busy: with four rows that is eight chains, the product of two units and a latency of
+//! four cycles.
+
+use core::arch::x86_64::*;
+
+use super::{scalar, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, U8};
+use crate::abi::{Elem, Metric};
+
+/// Elements per block: bounds the chain of roundings in one lane.
+const BLOCK: usize = 512;
+
+/// `MASK[8 - n..]` selects the first `n` of eight lanes.
+static MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// As [`super::score`], with AVX2.
+///
+/// # Safety
+///
+/// As [`super::score`].
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+pub unsafe fn score<R: Rows>(
+    elem: Elem,
+    metric: Metric,
+    query: *const u8,
+    rows: R,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) {
+    // SAFETY: the caller's promises are those of each variant.
+    unsafe { dispatch!(elem, metric, (query, rows, dim, out, n)) }
+}
+
+/// Keys for float elements of type `E`.
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+unsafe fn floats<R: Rows, const E: u32, const M: u32>(
+    query: *const u8,
+    rows: R,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) {
+    // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index
+    // below is less than `n`.
+    unsafe {
+        let qq = if M == COSINE {
+            let (_, [qq]) = float_sums::<E, M, 1>(query, [query], [query], dim);
+            _mm_cvtss_f32(sum4(qq, qq, qq, qq))
+        } else {
+            1.0
+        };
+        let mut i = 0;
+        while i + 4 <= n {
+            let p = [
+                rows.row(i),
+                rows.row(i + 1),
+                rows.row(i + 2),
+                rows.row(i + 3),
+            ];
+            let ahead = |k: usize| rows.row(if i + k < n { i + k } else { i });
+            let next = [ahead(4), ahead(5), ahead(6), ahead(7)];
+            let (a, b) = float_sums::<E, M, 4>(query, p, next, dim);
+            let (keys, good) = float_keys::<M>(
+                sum4(a[0], a[1], a[2], a[3]),
+                sum4(b[0], b[1], b[2], b[3]),
+                qq,
+            );
+            _mm_storeu_si128(out.add(i).cast(), keys);
+            if good != 0xf {
+                for k in 0..4 {
+                    if good >> k & 1 == 0 {
+                        *out.add(i + k) = scalar::float_key::<E, M>(query, p[k], dim);
+                    }
+                }
+            }
+            i += 4;
+        }
+        while i < n {
+            let p = rows.row(i);
+            let ahead = rows.row(if i + 1 < n { i + 1 } else { i });
+            let ([a], [b]) = float_sums::<E, M, 1>(query, [p], [ahead], dim);
+            let (keys, good) = float_keys::<M>(sum4(a, a, a, a), sum4(b, b, b, b), qq);
+            *out.add(i) = if good == 0xf {
+                _mm_cvtsi128_si32(keys) as u32
+            } else {
+                scalar::float_key::<E, M>(query, p, dim)
+            };
+            i += 1;
+        }
+    }
+}
+
+/// Lane sums for `N` rows: of squared differences or products, and for `COSINE` of the squares of
+/// the row. Prefetches `next` at the same pace.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+unsafe fn float_sums<const E: u32, const M: u32, const N: usize>(
+    q: *const u8,
+    p: [*const u8; N],
+    next: [*const u8; N],
+    dim: usize,
+) -> ([__m256; N], [__m256; N]) {
+    let zero = _mm256_setzero_ps();
+    // Without a second kind of sum both places take every other group of eight elements.
+    let (mut a, mut b) = ([zero; N], [zero; N]);
+    let (mut block_a, mut block_b) = ([zero; N], [zero; N]);
+    let size = if E == F32 { 4 } else { 2 };
+    let mut i = 0;
+    // SAFETY: each load ends at or before element `dim`; prefetches do not fault.
+    unsafe {
+        while i + 16 <= dim {
+            let left = dim - i;
+            let end = i + if left < BLOCK { left & !15 } else { BLOCK };
+            while i < end {
+                let at = i * size;
+                let (q0, q1) = (load8::<E>(q.add(at)), load8::<E>(q.add(at + 8 * size)));
+                for k in 0..N {
+                    let r0 = load8::<E>(p[k].add(at));
+                    let r1 = load8::<E>(p[k].add(at + 8 * size));
+                    if E == F32 || at & 63 == 0 {
+                        _mm_prefetch::<_MM_HINT_T0>(next[k].wrapping_add(at).cast());
+                    }
+                    block_a[k] = term::<M>(q0, r0, block_a[k]);
+                    if M == COSINE {
+                        block_b[k] = _mm256_fmadd_ps(r0, r0, block_b[k]);
+                        block_a[k] = term::<M>(q1, r1, block_a[k]);
+                        block_b[k] = _mm256_fmadd_ps(r1, r1, block_b[k]);
+                    } else {
+                        block_b[k] = term::<M>(q1, r1, block_b[k]);
+                    }
+                }
+                i += 16;
+            }
+            for k in 0..N {
+                a[k] = _mm256_add_ps(a[k], block_a[k]);
+                b[k] = _mm256_add_ps(b[k], block_b[k]);
+                block_a[k] = zero;
+                block_b[k] = zero;
+            }
+        }
+        while i < dim {
+            let count = if dim - i < 8 { dim - i } else { 8 };
+            let q0 = load_part::<E>(q.add(i * size), count);
+            for k in 0..N {
+                let r0 = load_part::<E>(p[k].add(i * size), count);
+                a[k] = term::<M>(q0, r0, a[k]);
+                if M == COSINE {
+                    b[k] = _mm256_fmadd_ps(r0, r0, b[k]);
+                }
+            }
+            i += 8;
+        }
+    }
+    if M != COSINE {
+        for k in 0..N {
+            a[k] = _mm256_add_ps(a[k], b[k]);
+        }
+    }
+    (a, b)
+}
+
+/// `sum` plus the terms of eight elements.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+fn term<const M: u32>(q: __m256, r: __m256, sum: __m256) -> __m256 {
+    if M == L2SQ {
+        let d = _mm256_sub_ps(q, r);
+        _mm256_fmadd_ps(d, d, sum)
+    } else {
+        _mm256_fmadd_ps(q, r, sum)
+    }
+}
+
+/// Eight float elements.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+unsafe fn load8<const E: u32>(p: *const u8) -> __m256 {
+    // SAFETY: the caller promises eight elements at `p`.
+    unsafe {
+        match E {
+            F32 => _mm256_loadu_ps(p.cast()),
+            F16 => _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
+            _ => widen_bf16(_mm_loadu_si128(p.cast())),
+        }
+    }
+}
+
+/// `count` float elements, 1 to 8, and zeros after them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+unsafe fn load_part<const E: u32>(p: *const u8, count: usize) -> __m256 {
+    // SAFETY: masked lanes are not read; the halves read `count` elements in pieces.
+    unsafe {
+        if E == F32 {
+            let mask = _mm256_loadu_si256(MASK.as_ptr().add(8 - count).cast());
+            return _mm256_maskload_ps(p.cast(), mask);
+        }
+        let halves = load_part128(p, count * 2);
+        if E == F16 {
+            _mm256_cvtph_ps(halves)
+        } else {
+            widen_bf16(halves)
+        }
+    }
+}
+
+/// `count` bytes, 1 to 16, and zeros after them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+unsafe fn load_part128(p: *const u8, count: usize) -> __m128i {
+    // SAFETY: the reads together cover `count` bytes; each is inside of them.
+    unsafe {
+        if count >= 16 {
+            return _mm_loadu_si128(p.cast());
+        }
+        let (mut low, mut at) = (0u64, 0usize);
+        if count >= 8 {
+            low = p.cast::<u64>().read_unaligned();
+            at = 8;
+        }
+        let (mut part, mut shift) = (0u64, 0u32);
+        if count & 4 != 0 {
+            part = p.add(at).cast::<u32>().read_unaligned() as u64;
+            at += 4;
+            shift = 32;
+        }
+        if count & 2 != 0 {
+            part |= (p.add(at).cast::<u16>().read_unaligned() as u64) << shift;
+            at += 2;
+            shift += 16;
+        }
+        if count & 1 != 0 {
+            part |= (*p.add(at) as u64) << shift;
+        }
+        if count >= 8 {
+            _mm_set_epi64x(part as i64, low as i64)
+        } else {
+            _mm_set_epi64x(0, part as i64)
+        }
+    }
+}
+
+/// Eight bfloat16 as f32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+fn widen_bf16(v: __m128i) -> __m256 {
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(v)))
+}
+
+/// The sums of the lanes of four vectors.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+fn sum4(a: __m256, b: __m256, c: __m256, d: __m256) -> __m128 {
+    let s = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps::<1>(s))
+}
+
+/// Four keys from four pairs of sums, and a bit for each that says whether the sums were in range.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+pub(super) fn float_keys<const M: u32>(a: __m128, rr: __m128, qq: f32) -> (__m128i, i32) {
+    let zero = _mm_setzero_ps();
+    // Not a number and infinity fail the comparison.
+    let magnitude = _mm_andnot_ps(_mm_set1_ps(-0.0), a);
+    let mut good = _mm_cmplt_ps(magnitude, _mm_set1_ps(f32::INFINITY));
+    let distance = match M {
+        L2SQ => a,
+        INNER_PRODUCT => _mm_sub_ps(zero, a),
+        _ => {
+            // Squares this far from the ends of the range have lost nothing to overflow or
+            // underflow, and neither does their product's root.
+            let (low, high) = (_mm_set1_ps(1e-24), _mm_set1_ps(1e30));
+            let qq = _mm_set1_ps(qq);
+            let inside = |v| _mm_and_ps(_mm_cmpge_ps(v, low), _mm_cmple_ps(v, high));
+            good = _mm_and_ps(good, _mm_and_ps(inside(rr), inside(qq)));
+            let norms = _mm_mul_ps(_mm_sqrt_ps(rr), _mm_sqrt_ps(qq));
+            let d = _mm_sub_ps(_mm_set1_ps(1.0), _mm_div_ps(a, norms));
+            _mm_min_ps(_mm_max_ps(d, zero), _mm_set1_ps(2.0))
+        }
+    };
+    // Order-preserving image: negative numbers are complemented, others get the sign bit.
+    let bits = _mm_castps_si128(distance);
+    let flip = _mm_or_si128(_mm_srai_epi32::<31>(bits), _mm_set1_epi32(i32::MIN));
+    (_mm_xor_si128(bits, flip), _mm_movemask_ps(good))
+}
+
+/// Keys for byte elements of type `E`.
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+unsafe fn bytes<R: Rows, const E: u32, const M: u32>(
+    query: *const u8,
+    rows: R,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) {
+    // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index
+    // below is less than `n`.
+    unsafe {
+        let qq = if M == COSINE {
+            let (_, [qq]) = byte_sums::<E, M, 1>(query, [query], dim);
+            qq
+        } else {
+            0
+        };
+        let mut i = 0;
+        while i + 4 <= n {
+            let p = [
+                rows.row(i),
+                rows.row(i + 1),
+                rows.row(i + 2),
+                rows.row(i + 3),
+            ];
+            let (dot, rr) = byte_sums::<E, M, 4>(query, p, dim);
+            for k in 0..4 {
+                *out.add(i + k) = scalar::finish_bytes::<E, M>(dot[k], qq, rr[k]);
+            }
+            i += 4;
+        }
+        while i < n {
+            let ([dot], [rr]) = byte_sums::<E, M, 1>(query, [rows.row(i)], dim);
+            *out.add(i) = scalar::finish_bytes::<E, M>(dot, qq, rr);
+            i += 1;
+        }
+    }
+}
+
+/// Exact sums for `N` rows: of squared differences or products, and for `COSINE` of the squares of
+/// the row. They are modulo 2^32, which `MAX_DIM` makes enough.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+unsafe fn byte_sums<const E: u32, const M: u32, const N: usize>(
+    q: *const u8,
+    p: [*const u8; N],
+    dim: usize,
+) -> ([u32; N], [u32; N]) {
+    let zero = _mm256_setzero_si256();
+    let (mut a, mut b) = ([zero; N], [zero; N]);
+    let mut i = 0;
+    // SAFETY: each load ends at or before element `dim`.
+    unsafe {
+        while i + 16 <= dim {
+            let q0 = widen_bytes::<E>(_mm_loadu_si128(q.add(i).cast()));
+            for k in 0..N {
+                let r0 = widen_bytes::<E>(_mm_loadu_si128(p[k].add(i).cast()));
+                byte_terms::<M>(q0, r0, &mut a[k], &mut b[k]);
+            }
+            i += 16;
+        }
+        if i < dim {
+            let q0 = widen_bytes::<E>(load_part128(q.add(i), dim - i));
+            for k in 0..N {
+                let r0 = widen_bytes::<E>(load_part128(p[k].add(i), dim - i));
+                byte_terms::<M>(q0, r0, &mut a[k], &mut b[k]);
+            }
+        }
+    }
+    let (mut dot, mut rr) = ([0; N], [0; N]);
+    for k in 0..N {
+        dot[k] = sum_lanes(a[k]);
+        rr[k] = sum_lanes(b[k]);
+    }
+    (dot, rr)
+}
+
+/// Adds the terms of sixteen widened elements.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+fn byte_terms<const M: u32>(q: __m256i, r: __m256i, a: &mut __m256i, b: &mut __m256i) {
+    let term = if M == L2SQ {
+        let d = _mm256_sub_epi16(q, r);
+        _mm256_madd_epi16(d, d)
+    } else {
+        _mm256_madd_epi16(q, r)
+    };
+    *a = _mm256_add_epi32(*a, term);
+    if M == COSINE {
+        *b = _mm256_add_epi32(*b, _mm256_madd_epi16(r, r));
+    }
+}
+
+/// Sixteen bytes as 16-bit integers.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+fn widen_bytes<const E: u32>(v: __m128i) -> __m256i {
+    if E == I8 {
+        _mm256_cvtepi8_epi16(v)
+    } else {
+        _mm256_cvtepu8_epi16(v)
+    }
+}
+
+/// The sum of the lanes modulo 2^32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+fn sum_lanes(v: __m256i) -> u32 {
+    let s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+    let s = _mm_add_epi32(s, _mm_shuffle_epi32::<0b0100_1110>(s));
+    let s = _mm_add_epi32(s, _mm_shuffle_epi32::<0b1011_0001>(s));
+    _mm_cvtsi128_si32(s) as u32
+}
+
+/// Keys for bit vectors: the portable code, compiled with the POPCNT instruction.
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+unsafe fn bits<R: Rows, const M: u32>(
+    query: *const u8,
+    rows: R,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) {
+    for i in 0..n {
+        // SAFETY: the caller promises `n` rows and `n` places for results.
+        unsafe { *out.add(i) = scalar::bit_key::<M>(query, rows.row(i), dim) }
+    }
+}

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! The door to vector arithmetic for soft-float code: slices, integers and an [`FpuToken`].
+//!
+//! Shapes are checked here, so that the hard-float object behind the door need not panic and its
+//! callers need no `unsafe`. Nothing here is a float: vectors are bytes, a distance is a
+//! [`Distance`]. The kernel compiles this crate soft-float; user space depends on `vexfs_simd_host`,
+//! which links it with its implementation.
+
+#![no_std]
+#![deny(unsafe_op_in_unsafe_fn)]
+#![warn(missing_docs)]
+#![allow(clippy::too_many_arguments)]
+
+mod abi;
+
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+pub use abi::{Distance, Elem, Isa, Metric, MAX_DIM};
+
+extern "C" {
+    fn vexfs_simd_score_rows(
+        isa: u32,
+        elem: u32,
+        metric: u32,
+        query: *const u8,
+        rows: *const u8,
+        stride: usize,
+        dim: usize,
+        out: *mut u32,
+        n: usize,
+    ) -> u32;
+    fn vexfs_simd_score_gather(
+        isa: u32,
+        elem: u32,
+        metric: u32,
+        query: *const u8,
+        rows: *const u8,
+        offsets: *const u64,
+        dim: usize,
+        out: *mut u32,
+        n: usize,
+    ) -> u32;
+    fn vexfs_simd_first_non_finite(isa: u32, elem: u32, p: *const u8, n: usize) -> usize;
+    fn vexfs_simd_self_test(isa: u32, step: u32) -> u32;
+}
+
+/// Proof that vector registers may be used, for as long as it lives.
+///
+/// It can be neither sent to another thread nor shared with one: an FPU section belongs to the
+/// processor it was opened on.
+pub struct FpuToken<'a> {
+    _section: PhantomData<*mut &'a ()>,
+}
+
+impl FpuToken<'_> {
+    /// Claims that vector registers may be used.
+    ///
+    /// # Safety
+    ///
+    /// For the lifetime the caller chooses, the running context owns the vector registers: in the
+    /// kernel it is between `kernel_fpu_begin` and `kernel_fpu_end` (or their counterparts of another
+    /// architecture) and does not sleep; in user space there is nothing to prove.
+    pub const unsafe fn new_unchecked() -> Self {
+        FpuToken {
+            _section: PhantomData,
+        }
+    }
+}
+
+/// The shape of the arguments does not fit: a slice is too short, or the dimension, the element
+/// type or the metric is not one there is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadShape;
+
+impl Isa {
+    /// Whether this processor has the instructions and the operating system keeps their registers.
+    ///
+    /// Asked of the processor once and remembered. A kernel may have further reasons not to use an
+    /// instruction set.
+    pub fn is_available(self) -> bool {
+        /// One bit for each available `Isa`, and this one once they are known.
+        const KNOWN: u32 = 1 << 31;
+        static AVAILABLE: AtomicU32 = AtomicU32::new(0);
+        // Relaxed: whoever finds nothing asks again and stores the same answer.
+        let mut bits = AVAILABLE.load(Ordering::Relaxed);
+        if bits == 0 {
+            bits = KNOWN | detect();
+            AVAILABLE.store(bits, Ordering::Relaxed);
+        }
+        bits >> (self as u32) & 1 != 0
+    }
+
+    /// The most capable instruction set that is available.
+    pub fn best() -> Isa {
+        [Isa::Avx512, Isa::Avx2, Isa::Neon]
+            .into_iter()
+            .find(|isa| isa.is_available())
+            .unwrap_or(Isa::Scalar)
+    }
+
+    /// Its number behind the door. What the processor lacks is computed by portable code, so that
+    /// safe callers cannot reach an undefined instruction.
+    fn word(self) -> u32 {
+        if self.is_available() {
+            self as u32
+        } else {
+            Isa::Scalar as u32
+        }
+    }
+}
+
+/// One bit for each available instruction set.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+fn detect() -> u32 {
+    use core::arch::x86_64::{__cpuid, __cpuid_count};
+
+    const OSXSAVE: u32 = 1 << 27;
+    // Leaf 1 ECX: FMA, POPCNT, AVX, F16C.
+    const LEAF1: u32 = 1 << 12 | 1 << 23 | 1 << 28 | 1 << 29 | OSXSAVE;
+    // Leaf 7 EBX: AVX2, and AVX-512 F, DQ, BW, VL.
+    const AVX2: u32 = 1 << 5;
+    const AVX512: u32 = 1 << 16 | 1 << 17 | 1 << 30 | 1 << 31;
+    // XCR0: the registers that XSAVE keeps. XMM and YMM; opmask and both halves of ZMM.
+    const YMM: u32 = 0b110;
+    const ZMM: u32 = 0b1110_0110;
+
+    let mut isas = 1 << Isa::Scalar as u32;
+    if __cpuid(0).eax < 7 || __cpuid(1).ecx & LEAF1 != LEAF1 {
+        return isas;
+    }
+    let xcr0: u32;
+    // SAFETY: OSXSAVE says that XGETBV exists at every privilege level; it touches EAX and EDX.
+    unsafe {
+        core::arch::asm!("xgetbv", in("ecx") 0, out("eax") xcr0, out("edx") _,
+            options(nomem, nostack, preserves_flags));
+    }
+    let leaf7 = __cpuid_count(7, 0).ebx;
+    if leaf7 & AVX2 != 0 && xcr0 & YMM == YMM {
+        isas |= 1 << Isa::Avx2 as u32;
+        if leaf7 & AVX512 == AVX512 && xcr0 & ZMM == ZMM {
+            isas |= 1 << Isa::Avx512 as u32;
+        }
+    }
+    isas
+}
+
+/// One bit for each available instruction set. Miri has what it was told to have.
+#[cfg(all(target_arch = "x86_64", miri))]
+fn detect() -> u32 {
+    let avx2 = cfg!(all(
+        target_feature = "avx2",
+        target_feature = "fma",
+        target_feature = "f16c",
+        target_feature = "popcnt"
+    ));
+    let avx512 = cfg!(all(
+        target_feature = "avx512f",
+        target_feature = "avx512bw",
+        target_feature = "avx512dq",
+        target_feature = "avx512vl"
+    ));
+    1 | (avx2 as u32) << Isa::Avx2 as u32 | ((avx2 & avx512) as u32) << Isa::Avx512 as u32
+}
+
+/// One bit for each available instruction set. Advanced SIMD is part of the arm64 baseline.
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> u32 {
+    1 | (cfg!(target_arch = "aarch64") as u32) << Isa::Neon as u32
+}
+
+/// Bytes of a row of `dim` elements, if there is such a row and it can be measured by `metric`.
+fn row_bytes(elem: Elem, metric: Metric, dim: usize) -> Result<usize, BadShape> {
+    if dim == 0 || dim > MAX_DIM || (metric == Metric::Hamming && elem != Elem::Binary) {
+        return Err(BadShape);
+    }
+    Ok(elem.row_bytes(dim))
+}
+
+/// Scores one query against rows at a fixed stride.
+///
+/// Shapes: `query` is one row of `dim` elements of type `elem`; row `i` of `out.len()` rows starts at
+/// byte `i * stride` of `rows`; any alignment. `out[i]` becomes the [`Distance`] of row `i`. Rows that
+/// contain NaN or infinity get some key, every other row the right one.
+///
+/// Context: an FPU section. It takes about `out.len() * row size` bytes of memory bandwidth: the
+/// caller bounds it.
+///
+/// Errors: [`BadShape`] if `dim` is not in `1..=MAX_DIM`, the query is not exactly one row, a row
+/// would end beyond `rows`, or the metric does not exist for the element type.
+pub fn score_rows(
+    _token: &FpuToken<'_>,
+    isa: Isa,
+    elem: Elem,
+    metric: Metric,
+    query: &[u8],
+    rows: &[u8],
+    stride: usize,
+    dim: usize,
+    out: &mut [u32],
+) -> Result<(), BadShape> {
+    let row = row_bytes(elem, metric, dim)?;
+    if query.len() != row {
+        return Err(BadShape);
+    }
+    let Some(last) = out.len().checked_sub(1) else {
+        return Ok(());
+    };
+    let end = last.checked_mul(stride).and_then(|at| at.checked_add(row));
+    if end.is_none_or(|end| end > rows.len()) {
+        return Err(BadShape);
+    }
+    // SAFETY: the query and every row are inside their slices, as just checked; `out` is exclusive
+    // and as long as the number of rows. The token proves that vector registers may be used, and
+    // `word` that the processor has the instructions.
+    let failed = unsafe {
+        vexfs_simd_score_rows(
+            isa.word(),
+            elem as u32,
+            metric as u32,
+            query.as_ptr(),
+            rows.as_ptr(),
+            stride,
+            dim,
+            out.as_mut_ptr(),
+            out.len(),
+        )
+    };
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(BadShape)
+    }
+}
+
+/// Scores one query against rows at listed places.
+///
+/// As [`score_rows`], but row `i` starts at byte `offsets[i]` of `rows`, and the rows that come next
+/// are prefetched while one is computed.
+///
+/// Errors: [`BadShape`] as there, or if there are not as many offsets as results.
+pub fn score_gather(
+    _token: &FpuToken<'_>,
+    isa: Isa,
+    elem: Elem,
+    metric: Metric,
+    query: &[u8],
+    rows: &[u8],
+    offsets: &[u64],
+    dim: usize,
+    out: &mut [u32],
+) -> Result<(), BadShape> {
+    let row = row_bytes(elem, metric, dim)?;
+    if query.len() != row || offsets.len() != out.len() {
+        return Err(BadShape);
+    }
+    let mut greatest = 0;
+    for &offset in offsets {
+        greatest = greatest.max(offset);
+    }
+    // The subtraction leaves the last offset at which a row fits.
+    let fits = rows
+        .len()
+        .checked_sub(row)
+        .is_some_and(|last| greatest <= last as u64);
+    if !offsets.is_empty() && !fits {
+        return Err(BadShape);
+    }
+    // SAFETY: the query and every row are inside their slices, as just checked; `offsets` and `out`
+    // have the same length and `out` is exclusive. The token proves that vector registers may be
+    // used, and `word` that the processor has the instructions.
+    let failed = unsafe {
+        vexfs_simd_score_gather(
+            isa.word(),
+            elem as u32,
+            metric as u32,
+            query.as_ptr(),
+            rows.as_ptr(),
+            offsets.as_ptr(),
+            dim,
+            out.as_mut_ptr(),
+            out.len(),
+        )
+    };
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(BadShape)
+    }
+}
+
+/// [`score_rows`] for f32 rows.
+///
+/// Errors: as there.
+pub fn score_rows_f32(
+    token: &FpuToken<'_>,
+    isa: Isa,
+    metric: Metric,
+    query: &[u8],
+    rows: &[u8],
+    stride: usize,
+    dim: usize,
+    out: &mut [u32],
+) -> Result<(), BadShape> {
+    score_rows(token, isa, Elem::F32, metric, query, rows, stride, dim, out)
+}
+
+/// [`score_gather`] for f32 rows.
+///
+/// Errors: as there.
+pub fn score_gather_f32(
+    token: &FpuToken<'_>,
+    isa: Isa,
+    metric: Metric,
+    query: &[u8],
+    rows: &[u8],
+    offsets: &[u64],
+    dim: usize,
+    out: &mut [u32],
+) -> Result<(), BadShape> {
+    score_gather(
+        token,
+        isa,
+        Elem::F32,
+        metric,
+        query,
+        rows,
+        offsets,
+        dim,
+        out,
+    )
+}
+
+/// The index of the first element that is NaN or infinite.
+///
+/// `bytes` are elements of type `elem` at any alignment; an incomplete one at the end is not looked
+/// at. Integers and bits are always finite.
+pub fn first_non_finite(
+    _token: &FpuToken<'_>,
+    isa: Isa,
+    elem: Elem,
+    bytes: &[u8],
+) -> Option<usize> {
+    let n = match elem {
+        Elem::F32 => bytes.len() >> 2,
+        Elem::F16 | Elem::Bf16 => bytes.len() >> 1,
+        Elem::I8 | Elem::U8 | Elem::Binary => return None,
+    };
+    // SAFETY: `n` elements fit into `bytes`. The token proves that vector registers may be used, and
+    // `word` that the processor has the instructions.
+    let at = unsafe { vexfs_simd_first_non_finite(isa.word(), elem as u32, bytes.as_ptr(), n) };
+    (at < n).then_some(at)
+}
+
+/// [`first_non_finite`] for f32 elements.
+pub fn first_non_finite_f32(token: &FpuToken<'_>, isa: Isa, bytes: &[u8]) -> Option<usize> {
+    first_non_finite(token, isa, Elem::F32, bytes)
+}
+
+/// Compares `isa` with the portable code: whether step `step` agrees, or `None` after the last step.
+///
+/// Steps are numbered from 0, and each is at most some tens of microseconds of work, so that it fits
+/// one FPU section. An instruction set that the processor lacks has failed.
+pub fn self_test(_token: &FpuToken<'_>, isa: Isa, step: u32) -> Option<bool> {
+    if !isa.is_available() {
+        return (step == 0).then_some(false);
+    }
+    // SAFETY: the token proves that vector registers may be used, and the check above that the
+    // processor has the instructions.
+    match unsafe { vexfs_simd_self_test(isa as u32, step) } {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! Every float operation of VexFS, behind a C ABI of integers and pointers.
+//!
+//! In the kernel this crate is one hard-float object that links against nothing but `memcpy` and
+//! `memset`: a possible panic, an allocation or formatting is an undefined symbol. All of its
+//! functions may touch vector registers, so they run between `kernel_fpu_begin` and `kernel_fpu_end`
+//! only. Nobody calls them directly: `ffi.rs` is the door, which checks shapes and asks for proof
+//! that a section is open. User space builds the same sources and goes through the same door.
+//!
+//! - `distance/`: one query against many rows, one file per instruction set
+//! - `finite.rs`: search for NaN and infinity
+//! - `self_test.rs`: every instruction set against the portable code
+//! - `abi.rs`: numbers shared with the door; `math.rs`: what `core` lacks
+
+#![no_std]
+#![deny(unsafe_op_in_unsafe_fn)]
+// Exported functions take plain words because of the C ABI; indices keep loops over arrays of
+// registers readable next to each other.
+#![allow(clippy::too_many_arguments, clippy::needless_range_loop)]
+
+#[allow(dead_code)]
+mod abi;
+mod distance;
+mod finite;
+mod math;
+mod self_test;
+
+use abi::{Elem, Isa, Metric};
+use distance::{Gathered, Strided};
+
+/// One query against `n` rows, `stride` bytes apart. Writes `n` keys; returns 0, or 1 if a number
+/// stands for nothing this crate knows.
+///
+/// # Safety
+///
+/// The processor has `isa` and vector registers may be used. `query` and `rows + i * stride` for
+/// `i < n` are readable for a row of `dim` elements, at any alignment; `out` is writable for `n`
+/// elements. `dim` is in `1..=MAX_DIM`.
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_score_rows(
+    isa: u32,
+    elem: u32,
+    metric: u32,
+    query: *const u8,
+    rows: *const u8,
+    stride: usize,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) -> u32 {
+    match (
+        Isa::from_u32(isa),
+        Elem::from_u32(elem),
+        Metric::from_u32(metric),
+    ) {
+        (Some(isa), Some(elem), Some(metric)) => {
+            let rows = Strided { base: rows, stride };
+            // SAFETY: as promised by the caller.
+            unsafe { distance::score(isa, elem, metric, query, rows, dim, out, n) };
+            0
+        }
+        _ => 1,
+    }
+}
+
+/// One query against `n` rows, at `rows + offsets[i]`. Otherwise as [`vexfs_simd_score_rows`].
+///
+/// # Safety
+///
+/// As [`vexfs_simd_score_rows`]; `offsets` is readable for `n` elements.
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_score_gather(
+    isa: u32,
+    elem: u32,
+    metric: u32,
+    query: *const u8,
+    rows: *const u8,
+    offsets: *const u64,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) -> u32 {
+    match (
+        Isa::from_u32(isa),
+        Elem::from_u32(elem),
+        Metric::from_u32(metric),
+    ) {
+        (Some(isa), Some(elem), Some(metric)) => {
+            let rows = Gathered {
+                base: rows,
+                offsets,
+            };
+            // SAFETY: as promised by the caller.
+            unsafe { distance::score(isa, elem, metric, query, rows, dim, out, n) };
+            0
+        }
+        _ => 1,
+    }
+}
+
+/// The index of the first of `n` elements that is NaN or infinite, or `usize::MAX`.
+///
+/// # Safety
+///
+/// The processor has `isa`, vector registers may be used, and `n` elements are readable at `p`,
+/// at any alignment.
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_first_non_finite(
+    isa: u32,
+    elem: u32,
+    p: *const u8,
+    n: usize,
+) -> usize {
+    match (Isa::from_u32(isa), Elem::from_u32(elem)) {
+        // SAFETY: as promised by the caller.
+        (Some(isa), Some(elem)) => unsafe { finite::first_non_finite(isa, elem, p, n) },
+        _ => usize::MAX,
+    }
+}
+
+/// Compares step `step` of the self-test of `isa` with the portable code: 1 if they agree, 0 if not,
+/// 2 if there is no such step.
+///
+/// # Safety
+///
+/// The processor has `isa` and vector registers may be used.
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_self_test(isa: u32, step: u32) -> u32 {
+    match Isa::from_u32(isa) {
+        // SAFETY: as promised by the caller.
+        Some(isa) => match unsafe { self_test::run(isa, step) } {
+            Some(true) => 1,
+            Some(false) => 0,
+            None => 2,
+        },
+        None => 0,
+    }
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! The proof an instruction set gives before it is used: its results against the portable code.
+//!
+//! The caller runs one step per FPU section. A step works on a few rows, at most some tens of
+//! microseconds, and on data from a table in the image, at odd addresses.
+
+use crate::abi::{Distance, Elem, Isa, Metric};
+use crate::distance::{score, Strided};
+use crate::finite::first_non_finite;
+use crate::math::{bf16_to_f32, f16_to_f32};
+
+/// Dimensions beyond these are multiples of what they exercise.
+const SMALL_DIMS: u32 = 130;
+const LARGE_DIMS: [u16; 6] = [255, 256, 257, 384, 768, 1536];
+const DIMS: u32 = SMALL_DIMS + LARGE_DIMS.len() as u32;
+const METRICS: u32 = Metric::COMMON.len() as u32;
+/// One tile of four rows and one row alone.
+const ROWS: usize = 5;
+/// Elements between the rows of a test; they overlap, which does no harm.
+const ROW_STEP: usize = 64;
+/// The query starts after the first row, so that no distance is trivially zero.
+const QUERY_AT: usize = 24;
+const TABLE_ELEMS: usize = 1536 + ROW_STEP * ROWS;
+
+const DISTANCE_STEPS: u32 = Elem::ALL.len() as u32 * METRICS * DIMS;
+const FINITE_STEPS: u32 = 3;
+const RANGE_STEPS: u32 = METRICS;
+
+/// Runs step `step` of the self-test of `isa`; `None` after the last.
+///
+/// # Safety
+///
+/// The processor has `isa` and vector registers may be used.
+pub unsafe fn run(isa: Isa, step: u32) -> Option<bool> {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        if step < DISTANCE_STEPS {
+            let dim = step % DIMS;
+            let dim = if dim < SMALL_DIMS {
+                dim as usize + 1
+            } else {
+                large_dim(dim - SMALL_DIMS)
+            };
+            let metric = Metric::from_u32(step / DIMS % METRICS)?;
+            let elem = Elem::from_u32(step / DIMS / METRICS)?;
+            return Some(distances_agree(isa, elem, metric, dim));
+        }
+        let step = step - DISTANCE_STEPS;
+        if step < FINITE_STEPS {
+            return Some(finds_non_finite(isa, Elem::from_u32(step)?));
+        }
+        let step = step - FINITE_STEPS;
+        if step < RANGE_STEPS {
+            return Some(range_agrees(isa, Metric::from_u32(step)?));
+        }
+        None
+    }
+}
+
+/// A `match` instead of an index: an index could panic as far as the compiler knows.
+fn large_dim(i: u32) -> usize {
+    match i {
+        0 => LARGE_DIMS[0] as usize,
+        1 => LARGE_DIMS[1] as usize,
+        2 => LARGE_DIMS[2] as usize,
+        3 => LARGE_DIMS[3] as usize,
+        4 => LARGE_DIMS[4] as usize,
+        _ => LARGE_DIMS[5] as usize,
+    }
+}
+
+/// Bytes that begin at an odd address.
+#[repr(C, align(64))]
+struct Table<const N: usize> {
+    odd: u8,
+    bytes: [u8; N],
+}
+
+/// Signs, zeros and magnitudes over eight binades: the exponent occupies the bits from `mantissa`
+/// up to the sign and counts from `low`.
+const fn floats<const N: usize>(size: usize, mantissa: u32, low: u32) -> Table<N> {
+    let mut bytes = [0; N];
+    let mut state = 0x2545_f491u32;
+    let mut at = 0;
+    while at < N {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // The low bits of a congruential generator have short periods.
+        let random = state ^ state >> 15;
+        let sign = (random >> 31) << (size as u32 * 8 - 1);
+        let exponent = (low + (random >> 28 & 7)) << mantissa;
+        let fraction = random & ((1 << mantissa) - 1);
+        let bits = if random >> 24 & 15 == 0 {
+            sign
+        } else {
+            sign | exponent | fraction
+        };
+        let mut k = 0;
+        while k < size {
+            bytes[at + k] = (bits >> (8 * k)) as u8;
+            k += 1;
+        }
+        at += size;
+    }
+    Table { odd: 0, bytes }
+}
+
+static F32: Table<{ TABLE_ELEMS * 4 }> = floats(4, 23, 121);
+static F16: Table<{ TABLE_ELEMS * 2 }> = floats(2, 10, 9);
+static BF16: Table<{ TABLE_ELEMS * 2 }> = floats(2, 7, 121);
+
+fn table(elem: Elem) -> *const u8 {
+    match elem {
+        Elem::F16 => F16.bytes.as_ptr(),
+        Elem::Bf16 => BF16.bytes.as_ptr(),
+        // Bytes and bits may be anything.
+        _ => F32.bytes.as_ptr(),
+    }
+}
+
+/// Whether `isa` and the portable code agree about `ROWS` rows.
+unsafe fn distances_agree(isa: Isa, elem: Elem, metric: Metric, dim: usize) -> bool {
+    let row_step = if matches!(elem, Elem::Binary) {
+        ROW_STEP / 8
+    } else {
+        elem.row_bytes(ROW_STEP)
+    };
+    let rows = Strided {
+        base: table(elem),
+        stride: row_step,
+    };
+    // Bytes and bits use a table of 4 bytes per element, so the query may lie anywhere below.
+    let query = rows.base.wrapping_add(match elem {
+        Elem::F32 | Elem::F16 | Elem::Bf16 => elem.row_bytes(QUERY_AT),
+        _ => 2001,
+    });
+    let (mut got, mut want) = ([0u32; ROWS], [1u32; ROWS]);
+    // SAFETY: the last row ends at element 4 * 64 + 1536 of the table, the query before it.
+    unsafe {
+        score(isa, elem, metric, query, rows, dim, got.as_mut_ptr(), ROWS);
+        score(
+            Isa::Scalar,
+            elem,
+            metric,
+            query,
+            rows,
+            dim,
+            want.as_mut_ptr(),
+            ROWS,
+        );
+        let mut ok = true;
+        for (i, (got, want)) in got.iter().zip(want.iter()).enumerate() {
+            let row = rows.base.wrapping_add(i.wrapping_mul(row_step));
+            ok &= got == want || agree(*got, *want, terms(elem, metric, query, row, dim), dim);
+        }
+        ok
+    }
+}
+
+/// Whether two keys stand for distances within 4 eps * `scale` of each other.
+fn agree(a: u32, b: u32, scale: f64, dim: usize) -> bool {
+    let value = |key| f32::from_bits(Distance(key).to_f32_bits()) as f64;
+    let difference = value(a) - value(b);
+    let eps = f32::EPSILON as f64;
+    // 2^-149 is the unit of subnormal numbers.
+    let subnormal = f32::from_bits(1) as f64 * dim as f64;
+    difference.abs() <= 4.0 * eps * scale + subnormal
+}
+
+/// The scale of a distance's error: the sum of the absolute values of its terms. Zero for integer
+/// elements, whose distances are exact.
+unsafe fn terms(elem: Elem, metric: Metric, q: *const u8, r: *const u8, dim: usize) -> f64 {
+    let value = |p: *const u8, i: usize| {
+        // SAFETY: the caller promises `dim` elements.
+        let v = unsafe {
+            match elem {
+                Elem::F32 => p.cast::<f32>().wrapping_add(i).read_unaligned(),
+                Elem::F16 => f16_to_f32(p.cast::<u16>().wrapping_add(i).read_unaligned()),
+                _ => bf16_to_f32(p.cast::<u16>().wrapping_add(i).read_unaligned()),
+            }
+        };
+        v as f64
+    };
+    if !matches!(elem, Elem::F32 | Elem::F16 | Elem::Bf16) {
+        return 0.0;
+    }
+    if matches!(metric, Metric::Cosine) {
+        return 2.0;
+    }
+    let mut sum = 0.0;
+    for i in 0..dim {
+        let (a, b) = (value(q, i), value(r, i));
+        sum += match metric {
+            Metric::L2Sq => (a - b) * (a - b),
+            _ => (a * b).abs(),
+        };
+    }
+    sum
+}
+
+/// Whether `isa` finds a planted NaN or infinity at positions around its block size, and nothing
+/// where there is none.
+unsafe fn finds_non_finite(isa: Isa, elem: Elem) -> bool {
+    const LEN: usize = 300;
+    let size = elem.row_bytes(1);
+    let mut buffer = [0u8; 1 + 4 * LEN];
+    let p = buffer.as_mut_ptr().wrapping_add(1);
+    // SAFETY: the table and the buffer hold `LEN` elements; positions are below `LEN`.
+    unsafe {
+        core::ptr::copy_nonoverlapping(table(elem), p, elem.row_bytes(LEN));
+        let mut ok = first_non_finite(isa, elem, p, LEN) == usize::MAX;
+        for at in [0, 1, 7, 126, 127, 128, 129, 255, 256, 257, 298, 299] {
+            // The sign and exponent sit in the last two bytes of every float type here.
+            let place = p.wrapping_add((at + 1) * size - 2).cast::<u16>();
+            let was = place.read_unaligned();
+            let infinite = match elem {
+                Elem::F16 => 0xfc00,
+                _ => 0x7f80,
+            };
+            place.write_unaligned(infinite | (at as u16 & 1));
+            ok &= first_non_finite(isa, elem, p, LEN) == at;
+            place.write_unaligned(was);
+        }
+        ok
+    }
+}
+
+/// Whether `isa` agrees with the portable code at the ends of the range, where sums of f32 overflow
+/// or vanish, and about zero vectors.
+unsafe fn range_agrees(isa: Isa, metric: Metric) -> bool {
+    const DIM: usize = 37;
+    // Bits of 0, 1, 1e-30, 1e30 and 3e38.
+    let magnitudes = [0u32, 0x3f80_0000, 0x0da2_4260, 0x7149_f2ca, 0x7f61_b1e6];
+    let (mut q, mut r) = ([0u32; DIM], [0u32; DIM]);
+    let mut ok = true;
+    for a in magnitudes {
+        for b in magnitudes {
+            for sign in [0, 1u32 << 31] {
+                for (i, (q, r)) in q.iter_mut().zip(r.iter_mut()).enumerate() {
+                    *q = if i & 1 == 0 { a } else { a ^ sign };
+                    *r = if i % 3 == 0 { b } else { b ^ sign };
+                }
+                let (q, r) = (q.as_ptr().cast::<u8>(), r.as_ptr().cast::<u8>());
+                let row = Strided { base: r, stride: 0 };
+                let (mut got, mut want) = (0u32, 1u32);
+                // SAFETY: both arrays hold `DIM` elements.
+                unsafe {
+                    score(isa, Elem::F32, metric, q, row, DIM, &mut got, 1);
+                    score(Isa::Scalar, Elem::F32, metric, q, row, DIM, &mut want, 1);
+                    ok &= got == want || agree(got, want, terms(Elem::F32, metric, q, r, DIM), DIM);
+                }
+            }
+        }
+    }
+    ok
+}
