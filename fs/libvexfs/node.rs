@@ -239,7 +239,8 @@ impl<'a> NodeMut<'a> {
         self.shift(heap, gone.offset, heap.saturating_add(gone.len))?;
         for other in 0..count {
             let mut slot = Slot::load(self.bytes, at, other);
-            if slot.offset < gone.offset {
+            // Not `<`: an empty record may lie where this one starts.
+            if slot.offset <= gone.offset {
                 slot.offset = slot.offset.saturating_add(gone.len);
                 slot.store(self.bytes, at, other);
             }
