@@ -56,10 +56,7 @@ fn layouts() -> Vec<Layout> {
 }
 
 const COMMANDS: [(&str, u32); 5] = [
-    (
-        "VEXFS_IOCTL_CREATE_VECTOR",
-        uapi::VEXFS_IOCTL_CREATE_VECTOR,
-    ),
+    ("VEXFS_IOCTL_CREATE_VECTOR", uapi::VEXFS_IOCTL_CREATE_VECTOR),
     (
         "VEXFS_IOCTL_BATCH_OPERATIONS",
         uapi::VEXFS_IOCTL_BATCH_OPERATIONS,

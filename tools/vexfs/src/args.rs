@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line.
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use std::path::PathBuf;
+use vexfs_client::{ElementType, IndexKind, Metric};
+
+/// Create, fill and search vector containers on a VexFS volume.
+#[derive(Debug, Parser)]
+#[command(name = "vexfs", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print one JSON object instead of text, and no progress bar
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new file a vector container
+    Create(Create),
+    /// Add the vectors of a .npy, .fvecs or .bvecs file
+    Import(Import),
+    /// Add the vectors of a file, or replace those that have the key
+    Upsert(Upsert),
+    /// Write the live rows to a .npy or .fvecs file
+    Export(Export),
+    /// Find the nearest rows of queries, or of a row of the container
+    Search(Search),
+    /// Print rows by key or number
+    Get(Get),
+    /// Delete rows by key or number, all or none
+    Delete(Delete),
+    /// Tell what a container is and has done
+    Stats(Stats),
+}
+
+/// Make a new file a vector container.
+#[derive(Args, Debug)]
+pub struct Create {
+    /// The container, on a VexFS volume
+    pub file: PathBuf,
+    /// Elements of a row
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub dim: u32,
+    /// Type of the elements: f32
+    #[arg(long = "type", value_name = "TYPE", default_value = "f32")]
+    pub element_type: ElementType,
+    /// Distance: l2, cosine or dot
+    #[arg(long)]
+    pub metric: Metric,
+    /// Align each row's start to so many bytes, a power of two from 4 to 4096
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub align: u32,
+    /// A number of yours that marks the embedding model (0x for hexadecimal)
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true, value_parser = number)]
+    pub model_tag: u64,
+    /// Preallocate space for so many rows
+    #[arg(
+        long,
+        value_name = "ROWS",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub reserve: u64,
+}
+
+/// What import and upsert read.
+#[derive(Args, Debug)]
+pub struct From {
+    /// The container
+    pub file: PathBuf,
+    /// The vectors: .npy (2-d, float or 8-bit), .fvecs or .bvecs
+    pub source: PathBuf,
+    /// Tag masks, one integer for each row of the source
+    #[arg(long, value_name = "FILE.npy")]
+    pub tags: Option<PathBuf>,
+    /// Rows of one batch; a batch is in the container as a whole or not at all
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..=1048576))]
+    pub batch: Option<u32>,
+    /// Begin at this row of the source, to continue what was interrupted
+    #[arg(
+        long,
+        value_name = "ROWS",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub skip: u64,
+}
+
+/// Add the vectors of a file.
+#[derive(Args, Debug)]
+pub struct Import {
+    /// What to read.
+    #[command(flatten)]
+    pub from: From,
+    /// Keys, one integer for each row of the source; otherwise a row's number is its key
+    #[arg(long, value_name = "FILE.npy")]
+    pub keys: Option<PathBuf>,
+    /// Create the container first; its dimension is the source's
+    #[arg(long, requires = "metric")]
+    pub create: bool,
+    /// With --create, the distance: l2, cosine or dot
+    #[arg(long, requires = "create")]
+    pub metric: Option<Metric>,
+}
+
+/// Add the vectors of a file, or replace those that have the key.
+#[derive(Args, Debug)]
+pub struct Upsert {
+    /// What to read.
+    #[command(flatten)]
+    pub from: From,
+    /// Keys, one integer for each row of the source
+    #[arg(long, value_name = "FILE.npy")]
+    pub keys: PathBuf,
+}
+
+/// Write the live rows to a file.
+#[derive(Args, Debug)]
+pub struct Export {
+    /// The container
+    pub file: PathBuf,
+    /// Where to: .npy (float32) or .fvecs
+    pub dest: PathBuf,
+    /// Write the keys of the rows, too
+    #[arg(long, value_name = "OUT.npy")]
+    pub keys: Option<PathBuf>,
+}
+
+/// Find the nearest rows.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("what").required(true).args(["queries", "row", "key"]))]
+pub struct Search {
+    /// The container
+    pub file: PathBuf,
+    /// Queries: .npy, .fvecs or .bvecs
+    #[arg(long, value_name = "FILE")]
+    pub queries: Option<PathBuf>,
+    /// Use row N of the container as the query
+    #[arg(long, value_name = "N")]
+    pub row: Option<u64>,
+    /// Use the row with key K as the query
+    #[arg(long, value_name = "K")]
+    pub key: Option<u64>,
+    /// Hits per query
+    #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub k: u32,
+    /// Compare with every row
+    #[arg(long, conflicts_with = "index")]
+    pub exact: bool,
+    /// Use this index: auto, exact, hnsw, ivf, pq or lsh
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    pub index: IndexKind,
+    /// HNSW: candidates kept (0: the index's default)
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub ef: u32,
+    /// IVF: lists visited (0: the index's default)
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub nprobe: u32,
+    /// Only hits at most this far
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    pub radius: Option<f32>,
+    /// Only rows with all of these tag bits (0x for hexadecimal)
+    #[arg(long, value_name = "MASK", value_parser = number)]
+    pub tags_all: Option<u64>,
+    /// Only rows with one of these tag bits
+    #[arg(long, value_name = "MASK", value_parser = number)]
+    pub tags_any: Option<u64>,
+    /// Only the first N queries
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// Row numbers of the true neighbours of each query, to compute recall@k. A hit as
+    /// near as the k-th of them counts, whichever row it is
+    #[arg(long, value_name = "FILE.npy", requires = "queries")]
+    pub ground_truth: Option<PathBuf>,
+    /// Fail if recall@k is lower than this
+    #[arg(long, value_name = "R", requires = "ground_truth")]
+    pub min_recall: Option<f64>,
+}
+
+/// Rows by key or number.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct Which {
+    /// Rows with these keys
+    #[arg(long, value_name = "K", num_args = 1.., value_delimiter = ',')]
+    pub key: Vec<u64>,
+    /// Rows with these numbers
+    #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',')]
+    pub row: Vec<u64>,
+}
+
+/// Print rows by key or number.
+#[derive(Args, Debug)]
+pub struct Get {
+    /// The container
+    pub file: PathBuf,
+    /// Which rows.
+    #[command(flatten)]
+    pub which: Which,
+}
+
+/// Delete rows by key or number.
+#[derive(Args, Debug)]
+pub struct Delete {
+    /// The container
+    pub file: PathBuf,
+    /// Which rows.
+    #[command(flatten)]
+    pub which: Which,
+    /// Delete those that are there and don't mind the others
+    #[arg(long)]
+    pub skip_missing: bool,
+}
+
+/// Tell what a container is and has done.
+#[derive(Args, Debug)]
+pub struct Stats {
+    /// The container
+    pub file: PathBuf,
+}
+
+/// A number, decimal or with 0x.
+fn number(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| "use a number from 0 to 2^64-1, or 0x and hexadecimal digits".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_are_decimal_or_hexadecimal() {
+        assert_eq!(number("0xff"), Ok(255));
+        assert_eq!(number("18446744073709551615"), Ok(u64::MAX));
+        assert!(number("-1").is_err() && number("0x").is_err());
+    }
+
+    #[test]
+    fn a_search_has_one_kind_of_query() {
+        let parse = |args: &[&str]| Cli::try_parse_from(args);
+        assert!(parse(&["vexfs", "search", "f"]).is_err());
+        assert!(parse(&["vexfs", "search", "f", "--row", "1", "--key", "2"]).is_err());
+        assert!(parse(&["vexfs", "search", "f", "--row", "1", "-k", "5", "--json"]).is_ok());
+        assert!(parse(&["vexfs", "search", "f", "--row", "1", "-k", "0"]).is_err());
+        assert!(parse(&["vexfs", "import", "f", "s.npy", "--create"]).is_err());
+        assert!(parse(&["vexfs", "delete", "f"]).is_err());
+    }
+}

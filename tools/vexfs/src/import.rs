@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `vexfs import` and `vexfs upsert`: a file of vectors into a container, batch by batch.
+
+use crate::args;
+use crate::error::{sentence, Error, Result};
+use crate::formats::{integers::Integers, source::Source};
+use crate::output::{per_second, Output};
+use serde::Serialize;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+use std::time::Instant;
+use vexfs_client::{Access, Container, CreateOptions, Errno, Rows, Volume};
+
+/// Vector bytes of a batch unless the user says otherwise: enough that a batch's fixed
+/// cost vanishes, little enough that a progress bar moves.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// What becomes of the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// They are added.
+    Insert,
+    /// They are added to a container that goes away if that fails.
+    Create,
+    /// They replace those that have the key.
+    Upsert,
+}
+
+/// What was done, as it is printed.
+#[derive(Debug, Serialize)]
+struct Report {
+    file: String,
+    source: String,
+    rows: u64,
+    dim: usize,
+    first_row: Option<u64>,
+    batches: u64,
+    bytes: u64,
+    seconds: f64,
+    rows_per_second: f64,
+}
+
+/// The columns beside the vectors.
+#[derive(Debug, Default)]
+struct Columns {
+    keys: Option<Integers<BufReader<File>>>,
+    tags: Option<Integers<BufReader<File>>>,
+}
+
+impl Columns {
+    fn open(keys: Option<&Path>, from: &args::From, rows: u64) -> Result<Self> {
+        let open = |path: Option<&Path>, what| -> Result<_> {
+            let mut column = path
+                .map(|p| Integers::open_column(p, what, rows))
+                .transpose()?;
+            if let Some(column) = &mut column {
+                column.skip(from.skip)?;
+            }
+            Ok(column)
+        };
+        Ok(Self {
+            keys: open(keys, "keys")?,
+            tags: open(from.tags.as_deref(), "tags")?,
+        })
+    }
+}
+
+/// Adds the vectors of a file.
+pub fn import(args: &args::Import, volume: &dyn Volume, output: &mut Output<'_>) -> Result<()> {
+    let (from, keys) = (&args.from, args.keys.as_deref());
+    let source = open_source(from)?;
+    let columns = Columns::open(keys, from, source.rows())?;
+    // clap sees to it that --create and --metric come together.
+    let Some(metric) = args.metric else {
+        let container = volume.open(&from.file, Access::Write)?;
+        return fill(from, container, source, columns, Mode::Insert, output);
+    };
+    let options = CreateOptions::new(source.dim() as u32, metric);
+    let container = volume.create(&from.file, &options)?;
+    let filled = fill(from, container, source, columns, Mode::Create, output);
+    if filled.is_err() {
+        // Half a container would stand in the way of the next attempt.
+        volume.remove(&from.file)?;
+    }
+    filled
+}
+
+/// Adds the vectors of a file, or replaces those that have the key.
+pub fn upsert(args: &args::Upsert, volume: &dyn Volume, output: &mut Output<'_>) -> Result<()> {
+    let source = open_source(&args.from)?;
+    let columns = Columns::open(Some(&args.keys), &args.from, source.rows())?;
+    let container = volume.open(&args.from.file, Access::Write)?;
+    fill(&args.from, container, source, columns, Mode::Upsert, output)
+}
+
+fn open_source(from: &args::From) -> Result<Source<BufReader<File>>> {
+    let mut source = Source::open(&from.source)?;
+    if from.skip > source.rows() {
+        return Err(sentence!(
+            "{} has only {} rows; give a smaller --skip",
+            source.name(),
+            source.rows()
+        ));
+    }
+    source.seek_row(from.skip)?;
+    Ok(source)
+}
+
+fn fill(
+    from: &args::From,
+    mut container: Container,
+    mut source: Source<BufReader<File>>,
+    mut columns: Columns,
+    mode: Mode,
+    output: &mut Output<'_>,
+) -> Result<()> {
+    let (dim, total) = (source.dim(), source.rows() - source.position());
+    if dim != container.dim() {
+        return Err(sentence!(
+            "{} has vectors of {dim} elements and {} wants {}; use vectors of the same model",
+            source.name(),
+            from.file.display(),
+            container.dim()
+        ));
+    }
+    let batch = match from.batch {
+        Some(rows) => rows as usize,
+        None => BATCH_BYTES / (dim * size_of::<f32>()),
+    };
+    let batch = batch.clamp(1, container.rows_per_batch());
+    let bar = output.progress(total, "rows");
+    let start = Instant::now();
+    let (mut first_row, mut batches, mut vectors) = (None, 0, Vec::new());
+    loop {
+        let at = source.position();
+        // What is in already stays: say how to go on.
+        let interrupted = |error: Error| match at > from.skip && mode != Mode::Create {
+            true => sentence!("{error}; {at} rows of the source are done, go on with --skip {at}"),
+            false => error,
+        };
+        let rows = source.read(batch, &mut vectors).map_err(interrupted)?;
+        if rows == 0 {
+            break;
+        }
+        let read = |column: &mut Option<Integers<_>>| {
+            let column = column.as_mut();
+            column.map(|c| c.read_unsigned(rows)).transpose()
+        };
+        let keys = read(&mut columns.keys).map_err(interrupted)?;
+        let tags = read(&mut columns.tags).map_err(interrupted)?;
+        let rows = Rows {
+            vectors: &vectors,
+            keys: keys.as_deref(),
+            tags: tags.as_deref(),
+        };
+        let done = match mode {
+            Mode::Upsert => container.upsert(&rows),
+            Mode::Insert | Mode::Create => container.insert(&rows),
+        };
+        let done = done.map_err(|e| interrupted(explain(&e, source.name(), at, &vectors, dim)))?;
+        first_row.get_or_insert(done.first_row);
+        batches += 1;
+        bar.inc(done.count);
+    }
+    container.sync()?;
+    bar.finish_and_clear();
+    let seconds = start.elapsed().as_secs_f64();
+    let r = Report {
+        file: from.file.display().to_string(),
+        source: source.name().into(),
+        rows: total,
+        dim,
+        first_row,
+        batches,
+        bytes: total * (dim * size_of::<f32>()) as u64,
+        seconds,
+        rows_per_second: per_second(total, seconds),
+    };
+    output.print(&r, |to| {
+        writeln!(
+            to,
+            "{}: {} rows of {} x f32 in {:.3} s ({:.0} rows/s), on the disk",
+            r.file, r.rows, r.dim, r.seconds, r.rows_per_second
+        )
+    })
+}
+
+/// The sentence for an error about a batch that begins at row `at` of the source.
+fn explain(
+    error: &vexfs_client::Error,
+    source: &str,
+    at: u64,
+    vectors: &[f32],
+    dim: usize,
+) -> Error {
+    let Some(row) = error.row() else {
+        return sentence!("{error}");
+    };
+    let vector = vectors.chunks_exact(dim).nth(row as usize);
+    let finite = vector.is_none_or(|v| v.iter().all(|x| x.is_finite()));
+    let row = at + row;
+    match error.errno() {
+        Some(Errno::INVAL) if !finite => {
+            sentence!("row {row} of {source} holds a NaN or infinity; repair or leave out that row")
+        }
+        Some(Errno::INVAL) => sentence!(
+            "the key of row {row} of {source} is reserved or comes twice in a batch; change it"
+        ),
+        Some(Errno::EXIST) => sentence!(
+            "the key of row {row} of {source} is in the container already or comes twice; use other keys, or vexfs upsert"
+        ),
+        _ => sentence!("{error}, which is row {row} of {source}"),
+    }
+}
