@@ -2,12 +2,13 @@
 
 //! Distances with AVX-512 F, BW, DQ and VL.
 //!
-//! Four rows share each load of the query. Two independent sums per row keep both multiply-add
-//! units busy. Tails are masked loads.
+//! Four rows share each load of the query.
 
 use core::arch::x86_64::*;
 
-use super::{avx2, scalar, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, U8};
+use super::{
+    avx2, bit_lead, scalar, Ahead, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
+};
 use crate::abi::{Elem, Metric};
 
 /// Elements per block: bounds the chain of roundings in one lane.
@@ -45,117 +46,125 @@ unsafe fn floats<R: Rows, const E: u32, const M: u32>(
     // below is less than `n`.
     unsafe {
         let qq = if M == COSINE {
-            let (_, [qq]) = float_sums::<E, M, 1>(query, [query], [query], dim);
+            let (_, [qq]) = float_sums::<E, M, 1>(query, [query], &Ahead::none(query), dim);
             _mm_cvtss_f32(sum4(qq, qq, qq, qq))
         } else {
             1.0
         };
+        let len_bytes = dim * if E == F32 { 4 } else { 2 };
         let mut i = 0;
-        while i + 4 <= n {
-            let p = [
-                rows.row(i),
-                rows.row(i + 1),
-                rows.row(i + 2),
-                rows.row(i + 3),
-            ];
-            let ahead = |k: usize| rows.row(if i + k < n { i + k } else { i });
-            let next = [ahead(4), ahead(5), ahead(6), ahead(7)];
-            let (a, b) = float_sums::<E, M, 4>(query, p, next, dim);
+        while i < n {
+            // The last tile repeats its last row.
+            let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
+            let p = [row(0), row(1), row(2), row(3)];
+            let count = if n - i < TILE { n - i } else { TILE };
+            let (a, b) = if count == 1 {
+                let ([a], [b]) = float_sums::<E, M, 1>(query, [p[0]], &Ahead::none(p[0]), dim);
+                ([a; TILE], [b; TILE])
+            } else {
+                let ahead = Ahead::tile(rows, i, n, len_bytes);
+                float_sums::<E, M, TILE>(query, p, &ahead, dim)
+            };
             let (keys, good) = avx2::float_keys::<M>(
                 sum4(a[0], a[1], a[2], a[3]),
                 sum4(b[0], b[1], b[2], b[3]),
                 qq,
             );
-            _mm_storeu_si128(out.add(i).cast(), keys);
-            if good != 0xf {
-                for k in 0..4 {
-                    if good >> k & 1 == 0 {
-                        *out.add(i + k) = scalar::float_key::<E, M>(query, p[k], dim);
-                    }
+            if count == TILE && good == 0xf {
+                _mm_storeu_si128(out.add(i).cast(), keys);
+            } else {
+                let mut some = [0u32; TILE];
+                _mm_storeu_si128(some.as_mut_ptr().cast(), keys);
+                for k in 0..count {
+                    *out.add(i + k) = if good >> k & 1 != 0 {
+                        some[k]
+                    } else {
+                        scalar::float_key::<E, M>(query, p[k], dim)
+                    };
                 }
             }
-            i += 4;
-        }
-        while i < n {
-            let p = rows.row(i);
-            let ahead = rows.row(if i + 1 < n { i + 1 } else { i });
-            let ([a], [b]) = float_sums::<E, M, 1>(query, [p], [ahead], dim);
-            let (keys, good) = avx2::float_keys::<M>(sum4(a, a, a, a), sum4(b, b, b, b), qq);
-            *out.add(i) = if good == 0xf {
-                _mm_cvtsi128_si32(keys) as u32
-            } else {
-                scalar::float_key::<E, M>(query, p, dim)
-            };
-            i += 1;
+            i += TILE;
         }
     }
 }
 
 /// Lane sums for `N` rows: of squared differences or products, and for `COSINE` of the squares of
-/// the row. Prefetches `next` at the same pace.
+/// the row. Each row has two independent sums, one of each kind or two of one kind: with four rows
+/// that is eight, the product of two multiply-add units and a latency of four cycles. The order of
+/// additions is the same for any `N`. Prefetches `ahead` at the same pace.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 unsafe fn float_sums<const E: u32, const M: u32, const N: usize>(
     q: *const u8,
     p: [*const u8; N],
-    next: [*const u8; N],
+    ahead: &Ahead<N>,
     dim: usize,
 ) -> ([__m512; N], [__m512; N]) {
     let zero = _mm512_setzero_ps();
-    // Without a second kind of sum both places take every other group of sixteen elements.
     let (mut a, mut b) = ([zero; N], [zero; N]);
-    let (mut block_a, mut block_b) = ([zero; N], [zero; N]);
+    let (mut block_a, mut block_b) = ([[zero; 2]; N], [[zero; 2]; N]);
+    let groups = if M == COSINE { 1 } else { 2 };
     let size = if E == F32 { 4 } else { 2 };
+    let step = 16 * groups;
+    let whole = dim - dim % step;
+    let mut block_end = if whole < BLOCK { whole } else { BLOCK };
+    let mut fetch = &ahead.near;
     let mut i = 0;
     // SAFETY: each load ends at or before element `dim`; prefetches do not fault.
     unsafe {
-        while i + 32 <= dim {
-            let left = dim - i;
-            let end = i + if left < BLOCK { left & !31 } else { BLOCK };
+        while i < whole {
+            let mut end = block_end;
+            if i * size >= ahead.cut {
+                fetch = &ahead.far;
+            } else if end * size > ahead.cut {
+                end = ahead.cut / size;
+                end += (step - end % step) % step;
+            }
             while i < end {
-                let at = i * size;
-                let (q0, q1) = (load16::<E>(q.add(at)), load16::<E>(q.add(at + 16 * size)));
+                let mut q_parts = [zero; 2];
+                for u in 0..groups {
+                    q_parts[u] = load16::<E>(q.add((i + 16 * u) * size));
+                }
                 for k in 0..N {
-                    let r0 = load16::<E>(p[k].add(at));
-                    let r1 = load16::<E>(p[k].add(at + 16 * size));
-                    _mm_prefetch::<_MM_HINT_T0>(next[k].wrapping_add(at).cast());
-                    if E == F32 {
-                        _mm_prefetch::<_MM_HINT_T0>(next[k].wrapping_add(at + 64).cast());
-                    }
-                    block_a[k] = term::<M>(q0, r0, block_a[k]);
-                    if M == COSINE {
-                        block_b[k] = _mm512_fmadd_ps(r0, r0, block_b[k]);
-                        block_a[k] = term::<M>(q1, r1, block_a[k]);
-                        block_b[k] = _mm512_fmadd_ps(r1, r1, block_b[k]);
-                    } else {
-                        block_b[k] = term::<M>(q1, r1, block_b[k]);
+                    for u in 0..groups {
+                        let at = (i + 16 * u) * size;
+                        if u * 16 * size % 64 == 0 {
+                            _mm_prefetch::<_MM_HINT_T0>(
+                                fetch[k].wrapping_add(at << ahead.shift).cast(),
+                            );
+                        }
+                        let r = load16::<E>(p[k].add(at));
+                        block_a[k][u] = term::<M>(q_parts[u], r, block_a[k][u]);
+                        if M == COSINE {
+                            block_b[k][u] = _mm512_fmadd_ps(r, r, block_b[k][u]);
+                        }
                     }
                 }
-                i += 32;
+                i += step;
             }
-            for k in 0..N {
-                a[k] = _mm512_add_ps(a[k], block_a[k]);
-                b[k] = _mm512_add_ps(b[k], block_b[k]);
-                block_a[k] = zero;
-                block_b[k] = zero;
+            if i == block_end {
+                for k in 0..N {
+                    for u in 0..groups {
+                        a[k] = _mm512_add_ps(a[k], block_a[k][u]);
+                        b[k] = _mm512_add_ps(b[k], block_b[k][u]);
+                    }
+                    block_a[k] = [zero; 2];
+                    block_b[k] = [zero; 2];
+                }
+                block_end = if whole - i < BLOCK { whole } else { i + BLOCK };
             }
         }
         while i < dim {
             let count = if dim - i < 16 { dim - i } else { 16 };
-            let q0 = load_part::<E>(q.add(i * size), count);
+            let q_part = load_part::<E>(q.add(i * size), count);
             for k in 0..N {
-                let r0 = load_part::<E>(p[k].add(i * size), count);
-                a[k] = term::<M>(q0, r0, a[k]);
+                let r = load_part::<E>(p[k].add(i * size), count);
+                a[k] = term::<M>(q_part, r, a[k]);
                 if M == COSINE {
-                    b[k] = _mm512_fmadd_ps(r0, r0, b[k]);
+                    b[k] = _mm512_fmadd_ps(r, r, b[k]);
                 }
             }
             i += 16;
-        }
-    }
-    if M != COSINE {
-        for k in 0..N {
-            a[k] = _mm512_add_ps(a[k], b[k]);
         }
     }
     (a, b)
@@ -234,29 +243,27 @@ unsafe fn bytes<R: Rows, const E: u32, const M: u32>(
     // below is less than `n`.
     unsafe {
         let qq = if M == COSINE {
-            let (_, [qq]) = byte_sums::<E, M, 1>(query, [query], dim);
+            let (_, [qq]) = byte_sums::<E, M, 1>(query, [query], &Ahead::none(query), dim);
             qq
         } else {
             0
         };
         let mut i = 0;
-        while i + 4 <= n {
-            let p = [
-                rows.row(i),
-                rows.row(i + 1),
-                rows.row(i + 2),
-                rows.row(i + 3),
-            ];
-            let (dot, rr) = byte_sums::<E, M, 4>(query, p, dim);
-            for k in 0..4 {
+        while i < n {
+            // The last tile repeats its last row.
+            let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
+            let p = [row(0), row(1), row(2), row(3)];
+            let count = if n - i < TILE { n - i } else { TILE };
+            let (dot, rr) = if count == 1 {
+                let ([dot], [rr]) = byte_sums::<E, M, 1>(query, [p[0]], &Ahead::none(p[0]), dim);
+                ([dot; TILE], [rr; TILE])
+            } else {
+                byte_sums::<E, M, TILE>(query, p, &Ahead::tile(rows, i, n, dim), dim)
+            };
+            for k in 0..count {
                 *out.add(i + k) = scalar::finish_bytes::<E, M>(dot[k], qq, rr[k]);
             }
-            i += 4;
-        }
-        while i < n {
-            let ([dot], [rr]) = byte_sums::<E, M, 1>(query, [rows.row(i)], dim);
-            *out.add(i) = scalar::finish_bytes::<E, M>(dot, qq, rr);
-            i += 1;
+            i += TILE;
         }
     }
 }
@@ -268,16 +275,25 @@ unsafe fn bytes<R: Rows, const E: u32, const M: u32>(
 unsafe fn byte_sums<const E: u32, const M: u32, const N: usize>(
     q: *const u8,
     p: [*const u8; N],
+    ahead: &Ahead<N>,
     dim: usize,
 ) -> ([u32; N], [u32; N]) {
     let zero = _mm512_setzero_si512();
     let (mut a, mut b) = ([zero; N], [zero; N]);
+    let mut fetch = &ahead.near;
     let mut i = 0;
-    // SAFETY: each load ends at or before element `dim`; masked lanes are not read.
+    // SAFETY: each load ends at or before element `dim`, prefetches do not fault,
+    // masked lanes are not read.
     unsafe {
         while i + 32 <= dim {
+            if i >= ahead.cut {
+                fetch = &ahead.far;
+            }
             let q0 = widen_bytes::<E>(_mm256_loadu_si256(q.add(i).cast()));
             for k in 0..N {
+                if i % 64 == 0 {
+                    _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(i << ahead.shift).cast());
+                }
                 let r0 = widen_bytes::<E>(_mm256_loadu_si256(p[k].add(i).cast()));
                 byte_terms::<M>(q0, r0, &mut a[k], &mut b[k]);
             }
@@ -336,8 +352,18 @@ unsafe fn bits<R: Rows, const M: u32>(
     out: *mut u32,
     n: usize,
 ) {
+    let len_bytes = Elem::Binary.row_bytes(dim);
+    let ahead = bit_lead(len_bytes);
     for i in 0..n {
-        // SAFETY: the caller promises `n` rows and `n` places for results.
-        unsafe { *out.add(i) = scalar::bit_key::<M>(query, rows.row(i), dim) }
+        // SAFETY: the caller promises `n` rows and `n` places for results; a prefetch does not fault.
+        unsafe {
+            let next = rows.row(if i + ahead < n { i + ahead } else { i });
+            let mut at = 0;
+            while at < len_bytes {
+                _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(at).cast());
+                at += 64;
+            }
+            *out.add(i) = scalar::bit_key::<M>(query, rows.row(i), dim);
+        }
     }
 }

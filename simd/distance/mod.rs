@@ -68,6 +68,9 @@ mod scalar;
 
 /// Where row `i` of a batch starts.
 pub trait Rows: Copy {
+    /// Whether rows of `len_bytes` follow each other with hardly a gap.
+    fn are_dense(self, len_bytes: usize) -> bool;
+
     /// # Safety
     ///
     /// `i` is below the length of the batch.
@@ -82,6 +85,12 @@ pub struct Strided {
 }
 
 impl Rows for Strided {
+    #[inline(always)]
+    fn are_dense(self, len_bytes: usize) -> bool {
+        // The difference of a smaller stride wraps to a large number.
+        self.stride.wrapping_sub(len_bytes) < 64
+    }
+
     #[inline(always)]
     unsafe fn row(self, i: usize) -> *const u8 {
         // SAFETY: the caller keeps `i` inside the batch, whose rows lie in one allocation.
@@ -98,6 +107,11 @@ pub struct Gathered {
 
 impl Rows for Gathered {
     #[inline(always)]
+    fn are_dense(self, _: usize) -> bool {
+        false
+    }
+
+    #[inline(always)]
     unsafe fn row(self, i: usize) -> *const u8 {
         // SAFETY: the caller keeps `i` inside the list, and every offset in it is inside the
         // allocation that `base` points to.
@@ -105,7 +119,89 @@ impl Rows for Gathered {
     }
 }
 
+/// Rows that share each load of the query.
+const TILE: usize = 4;
+
+/// How far ahead of its loads a tile prefetches, in bytes of each of its rows. Four times this must
+/// cover the latency of memory and leave room in a 32 KiB first-level cache.
+const LEAD: usize = 1024;
+
+/// Where a tile prefetches: element bytes `at` of row `k` bring in `at << shift` of `near[k]` if `at`
+/// is below `cut`, and of `far[k]` if not. The addresses need not be inside of anything.
+struct Ahead<const N: usize> {
+    near: [*const u8; N],
+    far: [*const u8; N],
+    cut: usize,
+    shift: u32,
+}
+
+impl<const N: usize> Ahead<N> {
+    /// Nothing that is not there already: `p` itself.
+    #[inline(always)]
+    fn none(p: *const u8) -> Self {
+        Ahead {
+            near: [p; N],
+            far: [p; N],
+            cut: usize::MAX,
+            shift: 0,
+        }
+    }
+}
+
+impl Ahead<TILE> {
+    /// What to prefetch beside the tile at row `i` of `n`, with rows of `len_bytes`.
+    ///
+    /// Rows without gaps are prefetched in the order of their addresses, because the memory
+    /// controller and the processor's own prefetcher like one stream better than four: 15 instead
+    /// of 10 GB/s for 512-byte rows on a Zen 3 core that reads 20 GB/s. Of other rows it is the
+    /// same rows further on if they are long, later tiles if they are short.
+    ///
+    /// # Safety
+    ///
+    /// `i` is below `n`, the length of the batch.
+    #[inline(always)]
+    unsafe fn tile<R: Rows>(rows: R, i: usize, n: usize, len_bytes: usize) -> Self {
+        let at = |tile: usize, k: usize, offset: usize| {
+            let row = i + tile * TILE + k;
+            // SAFETY: `row` or else `i` is below `n`.
+            unsafe { rows.row(if row < n { row } else { i }) }.wrapping_add(offset)
+        };
+        let mut ahead = Ahead::none(at(0, 0, TILE * LEAD));
+        if rows.are_dense(len_bytes) {
+            ahead.shift = 2;
+            for k in 0..TILE {
+                ahead.near[k] = at(0, 0, TILE * LEAD + 64 * k);
+            }
+        } else {
+            let (tiles, rest) = if len_bytes > LEAD || len_bytes == 0 {
+                (0, LEAD)
+            } else {
+                (LEAD / len_bytes, LEAD % len_bytes)
+            };
+            ahead.cut = len_bytes.wrapping_sub(rest);
+            for k in 0..TILE {
+                ahead.near[k] = at(tiles, k, rest);
+                ahead.far[k] = at(tiles + 1, k, rest.wrapping_sub(len_bytes));
+            }
+        }
+        ahead
+    }
+}
+
+/// How many rows ahead of its loads a kernel that reads short rows one by one prefetches.
+#[inline(always)]
+fn bit_lead(len_bytes: usize) -> usize {
+    if len_bytes > LEAD {
+        1
+    } else {
+        // At least 16 lines are under way, each row has one or more.
+        (LEAD >> 6) * 64 / (if len_bytes < 64 { 64 } else { len_bytes })
+    }
+}
+
 /// Writes the keys of the distances from `query` to `n` rows to `out`.
+///
+/// A row's key does not depend on its place in the batch or on how its address was found.
 ///
 /// # Safety
 ///
