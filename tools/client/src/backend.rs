@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The door between [`Container`](crate::Container) and what holds the rows: the
+//! The door between [`Container`] and what holds the rows: the
 //! kernel, or memory in tests. It speaks in slices, never in addresses.
 
 use crate::error::{Error, Failure, Operation, Result};

@@ -125,7 +125,7 @@ impl Container {
 
     /// Number of vectors in `elements`, or an error that names the shapes.
     fn count(&self, what: &str, elements: usize) -> Result<usize> {
-        if self.dim == 0 || elements == 0 || elements % self.dim != 0 {
+        if self.dim == 0 || elements == 0 || !elements.is_multiple_of(self.dim) {
             return Err(Error::Argument(format!(
                 "{what} of {elements} elements are not rows of {} ({}); pass whole rows, at least one",
                 self.dim,

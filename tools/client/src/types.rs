@@ -345,7 +345,7 @@ impl std::ops::AddAssign for Counters {
         self.hops = self.hops.saturating_add(other.hops);
         self.rows_exact = self.rows_exact.saturating_add(other.rows_exact);
         self.elapsed_ns = self.elapsed_ns.saturating_add(other.elapsed_ns);
-        self.partial |= other.partial;
+        self.partial = self.partial || other.partial;
     }
 }
 

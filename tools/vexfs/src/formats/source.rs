@@ -114,7 +114,7 @@ impl<R: Read + Seek> Source<R> {
             .map_err(|e| sentence!("cannot read {name}: {e}"))?;
         let dim = check_dim(name, i64::from(i32::from_le_bytes(first)).max(0) as u64)?;
         let row_bytes = 4 + dim * dtype.bytes();
-        if length % row_bytes as u64 != 0 {
+        if !length.is_multiple_of(row_bytes as u64) {
             return Err(sentence!(
                 "{name} is truncated or not of its format: {length} bytes are not rows of {row_bytes} (dimension {dim}); make or copy it again"
             ));
