@@ -305,7 +305,7 @@ FIXTURE_SETUP(symlink_length)
 	ASSERT_NE(NULL, mkdtemp(self->path));
 	OK(chdir(self->path));
 }
-FIXTURE_TEARDOWN(symlink_length)
+FIXTURE_TEARDOWN_PARENT(symlink_length)
 {
 	if (self->path[0]) {
 		EXPECT_EQ(0, remove_tree(self->path));

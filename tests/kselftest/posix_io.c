@@ -132,7 +132,7 @@ FIXTURE_SETUP(far)
 	ASSERT_NE(NULL, mkdtemp(self->path));
 	OK(chdir(self->path));
 }
-FIXTURE_TEARDOWN(far)
+FIXTURE_TEARDOWN_PARENT(far)
 {
 	if (self->path[0]) {
 		EXPECT_EQ(0, remove_tree(self->path));
@@ -347,7 +347,7 @@ FIXTURE_SETUP(falloc_mode)
 	ASSERT_NE(NULL, mkdtemp(self->path));
 	OK(chdir(self->path));
 }
-FIXTURE_TEARDOWN(falloc_mode)
+FIXTURE_TEARDOWN_PARENT(falloc_mode)
 {
 	if (self->path[0]) {
 		EXPECT_EQ(0, remove_tree(self->path));

@@ -121,7 +121,7 @@ FIXTURE_SETUP(list_of)
 	ASSERT_EQ(0, enter("d"));
 	ASSERT_EQ(0, make_many("keep", 0, variant->count));
 }
-FIXTURE_TEARDOWN(list_of)
+FIXTURE_TEARDOWN_PARENT(list_of)
 {
 	if (self->path[0]) {
 		EXPECT_EQ(0, remove_tree(self->path));

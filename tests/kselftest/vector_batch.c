@@ -185,7 +185,7 @@ FIXTURE_SETUP(bad_number)
 	ASSERT_NE(NULL, mkdtemp(self->path));
 	OK(chdir(self->path));
 }
-FIXTURE_TEARDOWN(bad_number)
+FIXTURE_TEARDOWN_PARENT(bad_number)
 {
 	if (self->path[0]) {
 		EXPECT_EQ(0, remove_tree(self->path));

@@ -67,7 +67,7 @@ FIXTURE_SETUP(create_aligned)
 	ASSERT_NE(NULL, mkdtemp(self->path));
 	OK(chdir(self->path));
 }
-FIXTURE_TEARDOWN(create_aligned)
+FIXTURE_TEARDOWN_PARENT(create_aligned)
 {
 	if (self->path[0]) {
 		EXPECT_EQ(0, remove_tree(self->path));
@@ -306,7 +306,7 @@ FIXTURE_SETUP(abi)
 	}
 	*(uint32_t *)self->arg = variant->size;
 }
-FIXTURE_TEARDOWN(abi)
+FIXTURE_TEARDOWN_PARENT(abi)
 {
 	if (self->path[0]) {
 		EXPECT_EQ(0, remove_tree(self->path));

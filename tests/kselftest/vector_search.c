@@ -33,7 +33,7 @@ FIXTURE_SETUP(exact)
 	ASSERT_NE(NULL, mkdtemp(self->path));
 	OK(chdir(self->path));
 }
-FIXTURE_TEARDOWN(exact)
+FIXTURE_TEARDOWN_PARENT(exact)
 {
 	if (self->path[0]) {
 		EXPECT_EQ(0, remove_tree(self->path));
@@ -293,7 +293,7 @@ FIXTURE_SETUP(filtered)
 		self->dead[i] = true;
 	}
 }
-FIXTURE_TEARDOWN(filtered)
+FIXTURE_TEARDOWN_PARENT(filtered)
 {
 	if (self->path[0]) {
 		EXPECT_EQ(0, remove_tree(self->path));

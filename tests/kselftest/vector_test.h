@@ -317,7 +317,7 @@ FIXTURE_SETUP(box)							\
 	OK(chdir(self->path));						\
 	umask(0022);							\
 }									\
-FIXTURE_TEARDOWN(box)							\
+FIXTURE_TEARDOWN_PARENT(box)							\
 {									\
 	if (!self->path[0])						\
 		return;							\
