@@ -3,7 +3,7 @@
 //! Formats a device: the whole of a new volume.
 //!
 //! Written are the superblock and its copies, the group descriptors, the bitmaps and the
-//! first inode table block of group 0, and the start of the journal. Everything else is
+//! first inode table blocks of group 0, and the start of the journal. Everything else is
 //! marked as never written and made when it is first used, so the time this takes grows
 //! with the descriptors only.
 
@@ -16,7 +16,7 @@ use vexfs_format::header::{self, MAGIC_BLOCK_BITMAP, MAGIC_GROUPS, MAGIC_INODE_B
 use vexfs_format::journal::JournalSuperblock;
 use vexfs_format::{
     group, inode, superblock, Geometry, Inode, InodeTime, Superblock, BLOCK_SIZE, FIRST_INO,
-    INODE_SIZE, ORPHAN_INO, ROOT_INO,
+    INODES_PER_BLOCK, INODE_SIZE, ORPHAN_INO, ROOT_INO,
 };
 use zerocopy::IntoBytes;
 
@@ -39,6 +39,9 @@ pub struct Options {
 /// journal is found at the start of the log.
 const JOURNAL_ZEROED: u64 = 8;
 
+/// Blocks of the inode table that hold the reserved inodes.
+const RESERVED_TABLE: u64 = (FIRST_INO - 1).div_ceil(INODES_PER_BLOCK);
+
 /// Formats `device` with the shape `geometry`. The superblock is written last: until then
 /// there is no volume.
 ///
@@ -60,7 +63,7 @@ pub fn make(device: &mut impl Device, geometry: &Geometry, options: &Options) ->
                 summary.flags = 0;
                 summary.free_inodes -= (FIRST_INO - 1) as u32;
                 summary.used_dirs = 1;
-                summary.itable_init_blocks = 1;
+                summary.itable_init_blocks = RESERVED_TABLE as u32;
             }
             let slot = (group - first) as usize;
             summary.to_descriptor().store(&mut block, slot);
@@ -86,20 +89,22 @@ pub fn make(device: &mut impl Device, geometry: &Geometry, options: &Options) ->
     header::seal(number, &mut block, seed, crc);
     device.write_block(number, &block)?;
 
-    block.fill(0);
-    for (ino, inode) in [
+    let fixed = [
         (ROOT_INO, root(options.time)),
         (ORPHAN_INO, orphans(options.time)),
-    ] {
-        let (table, at) = geometry
-            .inode_location(ino)
-            .ok_or_else(|| io::Error::other("a fixed inode has no place"))?;
-        debug_assert_eq!(table, geometry.inode_table_block(0, 0));
-        let mut bytes = [0; INODE_SIZE];
-        inode.encode(&mut bytes, ino, seed, crc);
-        block[at..at + INODE_SIZE].copy_from_slice(&bytes);
+    ];
+    for index in 0..RESERVED_TABLE {
+        let number = geometry.inode_table_block(0, index);
+        block.fill(0);
+        for (ino, inode) in &fixed {
+            if let Some((_, at)) = geometry.inode_location(*ino).filter(|l| l.0 == number) {
+                let mut bytes = [0; INODE_SIZE];
+                inode.encode(&mut bytes, *ino, seed, crc);
+                block[at..at + INODE_SIZE].copy_from_slice(&bytes);
+            }
+        }
+        device.write_block(number, &block)?;
     }
-    device.write_block(geometry.inode_table_block(0, 0), &block)?;
 
     block.fill(0);
     for index in 1..=JOURNAL_ZEROED {
