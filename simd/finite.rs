@@ -1,48 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
 //! Finds the first float element that is NaN or infinite: its exponent bits are all ones.
-//!
-//! One body serves every instruction set: the test is a reduction over integers, which the
-//! compiler turns into vector code for whatever features the wrapper enables.
 
-use crate::abi::{Elem, Isa};
+use crate::abi::Elem;
+use crate::isa::per_isa;
 
-/// The index of the first of `n` elements that is not finite, or `usize::MAX`.
-///
+per_isa! {
+    /// The index of the first of `n` elements that is not finite, or `usize::MAX`.
+    pub unsafe fn first_non_finite(isa, elem: Elem, p: *const u8, n: usize) -> usize = scan;
+}
+
 /// # Safety
 ///
-/// The processor has `isa`, vector registers may be used, and `n` elements are readable at `p`,
-/// at any alignment.
-pub unsafe fn first_non_finite(isa: Isa, elem: Elem, p: *const u8, n: usize) -> usize {
-    // SAFETY: the caller's promises are those of each variant.
-    unsafe {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512(elem, p, n),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2(elem, p, n),
-            _ => scan(elem, p, n),
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn avx2(elem: Elem, p: *const u8, n: usize) -> usize {
-    // SAFETY: as promised by the caller.
-    unsafe { scan(elem, p, n) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn avx512(elem: Elem, p: *const u8, n: usize) -> usize {
-    // SAFETY: as promised by the caller.
-    unsafe { scan(elem, p, n) }
-}
-
+/// `n` elements are readable at `p`, at any alignment.
 #[inline(always)]
 unsafe fn scan(elem: Elem, p: *const u8, n: usize) -> usize {
-    // SAFETY: as promised by the caller.
+    // SAFETY: `blocks` asks for indices below `n` only.
     unsafe {
         match elem {
             Elem::F32 => blocks(n, |i| {

@@ -43,3 +43,54 @@ pub fn f16_to_f32(bits: u16) -> f32 {
 pub fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits((bits as u32) << 16)
 }
+
+/// The bits of the binary16 nearest to `x`, ties to even.
+#[inline(always)]
+pub fn f32_to_f16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let sign = (bits >> 16 & 0x8000) as u16;
+    let magnitude = bits & 0x7fff_ffff;
+    // From 2^-14 on: the exponent moves from bias 127 to bias 15, half a unit is added, and one
+    // unit less if that is even. Rounding up may carry into the exponent, which is what it should do.
+    let normal = (magnitude
+        .wrapping_sub(112 << 23)
+        .wrapping_add(0xfff)
+        .wrapping_add(magnitude >> 13 & 1)
+        >> 13) as u16;
+    // Below: adding 0.5, whose unit is 2^-24 as that of subnormal binary16, makes the processor round.
+    let half = f32::from_bits(126 << 23);
+    let subnormal = (f32::from_bits(magnitude) + half)
+        .to_bits()
+        .wrapping_sub(half.to_bits()) as u16;
+    let finite = if magnitude < 113 << 23 {
+        subnormal
+    } else {
+        normal
+    };
+    // From 65520 on, halfway to the first number that does not exist, infinity is nearest.
+    let rounded = if magnitude >= 0x477f_f000 {
+        0x7c00
+    } else {
+        finite
+    };
+    let not_a_number = 0x7e00 | (magnitude >> 13 & 0x1ff) as u16;
+    sign | if magnitude > 0x7f80_0000 {
+        not_a_number
+    } else {
+        rounded
+    }
+}
+
+/// The bits of the bfloat16 nearest to `x`, ties to even.
+#[inline(always)]
+pub fn f32_to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff).wrapping_add(bits >> 16 & 1) >> 16) as u16;
+    // Rounding must not carry a NaN into infinity.
+    let not_a_number = (bits >> 16) as u16 | 0x40;
+    if bits & 0x7fff_ffff > 0x7f80_0000 {
+        not_a_number
+    } else {
+        rounded
+    }
+}

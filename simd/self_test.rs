@@ -6,6 +6,7 @@
 //! microseconds, and on data from a table in the image, at odd addresses.
 
 use crate::abi::{Distance, Elem, Isa, Metric};
+use crate::convert::{convert, normalise, quantise};
 use crate::distance::{score, Strided};
 use crate::finite::first_non_finite;
 use crate::math::{bf16_to_f32, f16_to_f32};
@@ -54,7 +55,10 @@ pub unsafe fn run(isa: Isa, step: u32) -> Option<bool> {
         if step < RANGE_STEPS {
             return Some(range_agrees(isa, Metric::from_u32(step)?));
         }
-        None
+        match step - RANGE_STEPS {
+            0 => Some(conversions_agree(isa)),
+            _ => None,
+        }
     }
 }
 
@@ -253,4 +257,46 @@ unsafe fn range_agrees(isa: Isa, metric: Metric) -> bool {
         }
     }
     ok
+}
+
+/// Whether `isa` converts, quantises and normalises to the same bits as the portable code.
+unsafe fn conversions_agree(isa: Isa) -> bool {
+    const LEN: usize = 203;
+    type Buffer = [u8; 4 * LEN];
+    let same = |a: &Buffer, b: &Buffer| a.iter().zip(b).fold(true, |ok, (a, b)| ok & (a == b));
+    let mut ok = true;
+    // SAFETY: tables and buffers hold `LEN` elements of every type.
+    unsafe {
+        for (from, to) in [
+            (Elem::F32, Elem::F16),
+            (Elem::F32, Elem::Bf16),
+            (Elem::F16, Elem::F32),
+            (Elem::Bf16, Elem::F32),
+        ] {
+            let (mut got, mut want): (Buffer, Buffer) = ([0; 4 * LEN], [0; 4 * LEN]);
+            convert(isa, from, to, table(from), got.as_mut_ptr(), LEN);
+            convert(Isa::Scalar, from, to, table(from), want.as_mut_ptr(), LEN);
+            ok &= same(&got, &want);
+        }
+        let (offset, scale) = (0.25f32.to_bits(), 0.01f32.to_bits());
+        let (offset, scale) = ((&raw const offset).cast(), (&raw const scale).cast());
+        let (mut got, mut want): (Buffer, Buffer) = ([0; 4 * LEN], [0; 4 * LEN]);
+        let src = table(Elem::F32);
+        quantise(isa, src, got.as_mut_ptr(), LEN, offset, scale, false);
+        quantise(
+            Isa::Scalar,
+            src,
+            want.as_mut_ptr(),
+            LEN,
+            offset,
+            scale,
+            false,
+        );
+        ok &= same(&got, &want);
+        core::ptr::copy_nonoverlapping(src, got.as_mut_ptr(), 4 * LEN);
+        core::ptr::copy_nonoverlapping(src, want.as_mut_ptr(), 4 * LEN);
+        ok &= normalise(isa, got.as_mut_ptr(), LEN) == 1;
+        ok &= normalise(Isa::Scalar, want.as_mut_ptr(), LEN) == 1;
+        ok & same(&got, &want)
+    }
 }

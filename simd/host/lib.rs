@@ -8,28 +8,31 @@
 
 pub use vexfs_simd_ffi::*;
 
-/// The exported functions, named once so that every linker keeps them for the door.
-#[used]
-static IMPLEMENTATION: (
-    unsafe extern "C" fn(u32, u32, u32, *const u8, *const u8, usize, usize, *mut u32, usize) -> u32,
-    unsafe extern "C" fn(
-        u32,
-        u32,
-        u32,
-        *const u8,
-        *const u8,
-        *const u64,
-        usize,
-        *mut u32,
-        usize,
-    ) -> u32,
-    unsafe extern "C" fn(u32, u32, *const u8, usize) -> usize,
-    unsafe extern "C" fn(u32, u32) -> u32,
-) = (
-    vexfs_simd::vexfs_simd_score_rows,
-    vexfs_simd::vexfs_simd_score_gather,
-    vexfs_simd::vexfs_simd_first_non_finite,
-    vexfs_simd::vexfs_simd_self_test,
+/// Keeps one exported function for the door, whatever the linker's order of archives.
+macro_rules! keep {
+    ($($function:ident),*) => {$(
+        const _: () = {
+            #[used]
+            static KEEP: Address = Address(vexfs_simd::$function as *const ());
+        };
+    )*};
+}
+
+/// The address of a function, which every thread may know.
+#[allow(dead_code)]
+struct Address(*const ());
+
+// SAFETY: nobody reads or writes through the address.
+unsafe impl Sync for Address {}
+
+keep!(
+    vexfs_simd_score_rows,
+    vexfs_simd_score_gather,
+    vexfs_simd_first_non_finite,
+    vexfs_simd_convert,
+    vexfs_simd_quantise,
+    vexfs_simd_normalise,
+    vexfs_simd_self_test
 );
 
 /// The right to use vector registers, which every user-space thread has.
