@@ -4,7 +4,9 @@
 
 use crate::error::{Error, Failure, Operation, Result};
 use crate::ioctl::KernelFile;
-use crate::types::{Counters, CreateOptions, Inserted, Rows, SearchOptions, Select};
+use crate::types::{
+    BuildOptions, Counters, CreateOptions, IndexKind, Inserted, Rows, SearchOptions, Select,
+};
 use crate::Container;
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
@@ -72,6 +74,12 @@ pub trait Backend: std::fmt::Debug + Send {
         request: &SearchRequest<'_>,
         out: &mut SearchBuffers<'_>,
     ) -> std::result::Result<Counters, Failure>;
+    /// Builds an index.
+    fn build_index(
+        &mut self,
+        kind: IndexKind,
+        options: &BuildOptions,
+    ) -> std::result::Result<(), Failure>;
     /// What the container is and has done.
     fn stats(&self) -> std::result::Result<vexfs_vector_stats, Failure>;
     /// Returns when all changes are on the disk.

@@ -10,7 +10,7 @@
 
 use crate::backend::{Backend, GetBuffers, SearchBuffers, SearchRequest};
 use crate::error::Failure;
-use crate::types::{CreateOptions, Inserted, Rows, Select};
+use crate::types::{BuildOptions, CreateOptions, IndexKind, Inserted, Rows, Select};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -277,6 +277,22 @@ impl Backend for KernelFile {
             elapsed_ns: search.elapsed_ns,
             partial: search.outcome & VEXFS_OUTCOME_PARTIAL != 0,
         })
+    }
+
+    fn build_index(&mut self, kind: IndexKind, options: &BuildOptions) -> Result<(), Failure> {
+        let mut argument = vexfs_build_index {
+            size: size_field::<vexfs_build_index>(),
+            index_kind: kind.raw(),
+            m: options.m,
+            ef_construction: options.ef_construction,
+            nlist: options.nlist,
+            nsub: options.nsub,
+            nbits: options.nbits,
+            ntables: options.ntables,
+            ..FromZeros::new_zeroed()
+        };
+        // SAFETY: The structure of this command holds no address.
+        Ok(unsafe { self.call::<VEXFS_IOCTL_BUILD_INDEX, _>(&mut argument)? })
     }
 
     fn stats(&self) -> Result<vexfs_vector_stats, Failure> {

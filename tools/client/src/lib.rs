@@ -31,8 +31,8 @@ pub use backend::{Access, Backend, GetBuffers, Mounted, SearchBuffers, SearchReq
 pub use error::{Error, Failure, Operation, Result};
 pub use rustix::io::Errno;
 pub use types::{
-    Counters, CreateOptions, ElementType, Fetched, FetchedRow, Hit, IndexKind, Inserted, Isa,
-    Metric, Rows, SearchOptions, SearchResult, Select, Stats,
+    BuildOptions, Counters, CreateOptions, ElementType, Fetched, FetchedRow, Hit, IndexKind,
+    Inserted, Isa, Metric, Rows, SearchOptions, SearchResult, Select, Stats,
 };
 /// The interface as the kernel has it: bounds, reserved values, raw structures.
 pub use vexfs_uapi as uapi;
@@ -248,6 +248,15 @@ impl Container {
             counts,
             counters,
         })
+    }
+
+    /// Builds an index of a kind. Exact search needs none, so that is done at once.
+    ///
+    /// Errors: a kind or parameter that the kernel module does not have.
+    pub fn build_index(&mut self, kind: IndexKind, options: &BuildOptions) -> Result<()> {
+        self.backend
+            .build_index(kind, options)
+            .map_err(|failure| Error::refused(Operation::Build, &self.path, failure))
     }
 
     /// What the container is and has done.

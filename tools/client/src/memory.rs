@@ -6,7 +6,7 @@
 use crate::backend::{Access, Backend, GetBuffers, SearchBuffers, SearchRequest, Volume};
 use crate::error::{Error, Failure, Operation, Result};
 use crate::types::{
-    Counters, CreateOptions, ElementType, IndexKind, Inserted, Metric, Rows, Select,
+    BuildOptions, Counters, CreateOptions, ElementType, IndexKind, Inserted, Metric, Rows, Select,
 };
 use crate::Container;
 use rustix::io::Errno;
@@ -281,6 +281,18 @@ impl Backend for MemoryFile {
             }
             counters.rows_exact = counters.distances;
             Ok(counters)
+        })
+    }
+
+    fn build_index(
+        &mut self,
+        kind: IndexKind,
+        _options: &BuildOptions,
+    ) -> std::result::Result<(), Failure> {
+        self.with(Access::Write, |_| match kind {
+            IndexKind::Exact => Ok(()),
+            IndexKind::Auto => Err(Errno::INVAL.into()),
+            _ => Err(Errno::OPNOTSUPP.into()),
         })
     }
 

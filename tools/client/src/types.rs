@@ -313,6 +313,23 @@ impl SearchOptions<'_> {
     }
 }
 
+/// Parameters of an index; 0 is the kernel's default for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BuildOptions {
+    /// HNSW: links per node.
+    pub m: u32,
+    /// HNSW: candidates while building.
+    pub ef_construction: u32,
+    /// IVF: lists.
+    pub nlist: u32,
+    /// PQ: sub-quantisers.
+    pub nsub: u32,
+    /// PQ, LSH: bits.
+    pub nbits: u32,
+    /// LSH: hash tables.
+    pub ntables: u32,
+}
+
 /// A row found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hit {

@@ -6,7 +6,8 @@
 use std::path::Path;
 use vexfs_client::memory::MemoryVolume;
 use vexfs_client::{
-    Access, Container, CreateOptions, Error, Metric, Rows, SearchOptions, Select, Volume,
+    Access, BuildOptions, Container, CreateOptions, Error, IndexKind, Metric, Rows, SearchOptions,
+    Select, Volume,
 };
 
 fn container() -> Container {
@@ -124,5 +125,19 @@ fn deleted_rows_are_not_found_again() {
             .map(|h| (h.row, h.distance))
             .collect::<Vec<_>>(),
         [(1, 25.0)]
+    );
+}
+
+#[test]
+fn exact_search_needs_no_index_and_others_say_what_is_missing() {
+    let mut c = container();
+    c.build_index(IndexKind::Exact, &BuildOptions::default())
+        .unwrap();
+    let error = c
+        .build_index(IndexKind::Hnsw, &BuildOptions::default())
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("no index of that kind yet"),
+        "{error}"
     );
 }
