@@ -292,7 +292,8 @@ impl Backend for KernelFile {
             ..FromZeros::new_zeroed()
         };
         // SAFETY: The structure of this command holds no address.
-        Ok(unsafe { self.call::<VEXFS_IOCTL_BUILD_INDEX, _>(&mut argument)? })
+        unsafe { self.call::<VEXFS_IOCTL_BUILD_INDEX, _>(&mut argument)? };
+        Ok(())
     }
 
     fn stats(&self) -> Result<vexfs_vector_stats, Failure> {
