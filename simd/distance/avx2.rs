@@ -193,7 +193,7 @@ unsafe fn load8<const E: u32>(p: *const u8) -> __m256 {
     unsafe {
         match E {
             F32 => _mm256_loadu_ps(p.cast()),
-            F16 => _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
+            F16 => widen_f16(_mm_loadu_si128(p.cast())),
             _ => widen_bf16(_mm_loadu_si128(p.cast())),
         }
     }
@@ -211,7 +211,7 @@ unsafe fn load_part<const E: u32>(p: *const u8, count: usize) -> __m256 {
         }
         let halves = load_part128(p, count * 2);
         if E == F16 {
-            _mm256_cvtph_ps(halves)
+            widen_f16(halves)
         } else {
             widen_bf16(halves)
         }
@@ -252,6 +252,22 @@ unsafe fn load_part128(p: *const u8, count: usize) -> __m128i {
             _mm_set_epi64x(0, part as i64)
         }
     }
+}
+
+/// Eight binary16 as f32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+fn widen_f16(v: __m128i) -> __m256 {
+    // Miri does not know the instruction.
+    #[cfg(miri)]
+    return {
+        // SAFETY: both are eight lanes of plain numbers.
+        let halves: [u16; 8] = unsafe { core::mem::transmute(v) };
+        // SAFETY: as above.
+        unsafe { core::mem::transmute(halves.map(crate::math::f16_to_f32)) }
+    };
+    #[cfg(not(miri))]
+    _mm256_cvtph_ps(v)
 }
 
 /// Eight bfloat16 as f32.

@@ -190,7 +190,7 @@ unsafe fn load16<const E: u32>(p: *const u8) -> __m512 {
     unsafe {
         match E {
             F32 => _mm512_loadu_ps(p.cast()),
-            F16 => _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())),
+            F16 => widen_f16(_mm256_loadu_si256(p.cast())),
             _ => widen_bf16(_mm256_loadu_si256(p.cast())),
         }
     }
@@ -205,10 +205,26 @@ unsafe fn load_part<const E: u32>(p: *const u8, count: usize) -> __m512 {
     unsafe {
         match E {
             F32 => _mm512_maskz_loadu_ps(mask, p.cast()),
-            F16 => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p.cast())),
+            F16 => widen_f16(_mm256_maskz_loadu_epi16(mask, p.cast())),
             _ => widen_bf16(_mm256_maskz_loadu_epi16(mask, p.cast())),
         }
     }
+}
+
+/// Sixteen binary16 as f32.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+fn widen_f16(v: __m256i) -> __m512 {
+    // Miri does not know the instruction.
+    #[cfg(miri)]
+    return {
+        // SAFETY: both are sixteen lanes of plain numbers.
+        let halves: [u16; 16] = unsafe { core::mem::transmute(v) };
+        // SAFETY: as above.
+        unsafe { core::mem::transmute(halves.map(crate::math::f16_to_f32)) }
+    };
+    #[cfg(not(miri))]
+    _mm512_cvtph_ps(v)
 }
 
 /// Sixteen bfloat16 as f32.

@@ -64,6 +64,8 @@ macro_rules! dispatch {
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 /// Where row `i` of a batch starts.
@@ -224,6 +226,8 @@ pub unsafe fn score<R: Rows>(
             Isa::Avx512 => avx512::score(elem, metric, query, rows, dim, out, n),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::score(elem, metric, query, rows, dim, out, n),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::score(elem, metric, query, rows, dim, out, n),
             _ => scalar::score(elem, metric, query, rows, dim, out, n),
         }
     }
