@@ -215,6 +215,14 @@ fn split<T: Txn>(
     };
     let want = splits.saturating_add(usize::from(grows));
     let mut fresh = Fresh::allocate(t, want, goal)?;
+    // A bitmap that has one of our own nodes as free would have us hold its bytes twice.
+    let in_path = |block: &u64| path.steps.iter().flatten().any(|s| s.block == *block);
+    if let Some(block) = fresh.blocks.iter().take(want).copied().find(in_path) {
+        return Err(Error::Corrupt {
+            block,
+            what: "tree node: in use, but free in its bitmap",
+        });
+    }
 
     if grows {
         grow(t, root, owner, &mut path, fresh.pop().ok_or(missing)?)?;

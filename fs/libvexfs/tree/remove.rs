@@ -112,6 +112,9 @@ fn merge<T: Txn>(
     let after = Some(index.saturating_add(1)).filter(|next| *next < parent.count());
     for neighbour in [after, index.checked_sub(1)].into_iter().flatten() {
         let block = parent.child(neighbour)?;
+        if block == sparse.block {
+            return Err(Place::Block(block).corrupt("tree node: has two parents"));
+        }
         // Merging is for the future only: if the neighbour cannot be read, whoever needs it
         // will report that.
         let Ok(buf) = read_child(
