@@ -1,0 +1,65 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Runs the kselftests, in a guest or wherever one is root: formats the first disk
+# of $VEXFS_DISKS for them, and gives them the second, a small one, to format
+# themselves. Prints KTAP, one plan per program.
+#
+#   guest.sh DIR [PROGRAM...]     programs of DIR; without names, all of them
+#
+# VEXFS_TEST_FS=ext4 runs them on another filesystem: so it is seen whether a test
+# or VexFS is wrong.
+set -u
+dir=$1
+shift
+: "${VEXFS_TEST_FS:=vexfs}"
+disk=${VEXFS_DISKS%% *}
+scratch=${VEXFS_DISKS#* }
+scratch=${scratch%% *}
+case $VEXFS_TEST_FS in
+vexfs) VEXFS_MKFS="mkfs.vexfs -q -f" ;;
+ext4) VEXFS_MKFS="mkfs.ext4 -q -F -b 4096" ;;
+*) VEXFS_MKFS="mkfs.$VEXFS_TEST_FS" ;;
+esac
+
+work=$(mktemp -d /tmp/kselftest.XXXXXX) || exit 1
+VEXFS_TEST_DIR=$work/volume VEXFS_SCRATCH_DIR=$work/scratch VEXFS_TMPFS_DIR=$work/tmpfs
+mkdir "$VEXFS_TEST_DIR" "$VEXFS_SCRATCH_DIR" "$VEXFS_TMPFS_DIR"
+mount -t tmpfs tmpfs "$VEXFS_TMPFS_DIR" || exit 1
+export VEXFS_TEST_FS VEXFS_MKFS VEXFS_TEST_DIR VEXFS_SCRATCH_DIR VEXFS_TMPFS_DIR
+if [ "$scratch" != "$disk" ]; then
+	export VEXFS_SCRATCH_DEV="$scratch"
+fi
+
+failed=0
+if ! $VEXFS_MKFS "$disk" >&2 || ! mount -t "$VEXFS_TEST_FS" "$disk" "$VEXFS_TEST_DIR"; then
+	echo "not ok 1 volume: $VEXFS_MKFS and mount of $disk"
+	exit 1
+fi
+[ $# -gt 0 ] || set -- $(cd "$dir" && ls | grep -E '^(posix|vector)_[a-z0-9_]*$')
+for name in "$@"; do
+	echo "# program $name"
+	start=$(date +%s)
+	timeout -k 5 3000 "$dir/$name" 2>&1 || failed=1
+	echo "# program $name took $(($(date +%s) - start)) s"
+	if ! mountpoint -q "$VEXFS_TEST_DIR"; then
+		echo "not ok 1 volume.is_still_mounted_after_$name"
+		exit 1
+	fi
+done
+
+# What is left must be an empty volume that unmounts and mounts again.
+echo "# program volume"
+echo "1..2"
+left=$(ls -A "$VEXFS_TEST_DIR" | grep -vx lost+found)
+if umount "$VEXFS_TEST_DIR" && mount -t "$VEXFS_TEST_FS" "$disk" "$VEXFS_TEST_DIR"; then
+	echo "ok 1 volume.mounts_again"
+	[ "$left" = "$(ls -A "$VEXFS_TEST_DIR" | grep -vx lost+found)" ] &&
+		echo "ok 2 volume.lists_the_same" || { echo "not ok 2 volume.lists_the_same"; failed=1; }
+	umount "$VEXFS_TEST_DIR"
+else
+	echo "not ok 1 volume.mounts_again"
+	failed=1
+fi
+umount "$VEXFS_TMPFS_DIR"
+exit $failed
