@@ -1,0 +1,601 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changing and reading the rows of a container: batches, and whole-row write(2).
+//!
+//! A batch writes its vectors behind the last row, where no search looks, then records keys,
+//! tags and tombstones under a batch number that is not confirmed, then publishes rows and
+//! number together in memory. `container::push_durable` makes that last step durable.
+
+use crate::container::{self, Container, HIDDEN_CREDITS};
+use crate::file::free_tail;
+use crate::node::{self, Change};
+use crate::VexFs;
+use kernel::prelude::*;
+use kernel::uaccess::{UserSlice, UserSliceReader};
+use libvexfs::format::row::RowMeta;
+use libvexfs::format::VectorArea;
+use libvexfs::{rows, tree};
+use vexfs_simd_ffi::{first_non_finite, Elem};
+use vexfs_uapi::VEXFS_KEY_NONE;
+use vexfs_vfs::file::{OpenFile, Source};
+use vexfs_vfs::page_cache::Pinned;
+use vexfs_vfs::{fpu, task, Inode};
+
+/// Bytes moved at once between user memory and the page cache: fits the L2 cache.
+const CHUNK: usize = 256 * 1024;
+/// Bytes checked in one FPU section, some microseconds of work.
+const CHECK: usize = 32 * 1024;
+
+/// The user's side of an insertion.
+pub(crate) struct Vectors {
+    /// User address of the first vector.
+    pub(crate) address: usize,
+    /// Bytes from one vector to the next.
+    pub(crate) stride: usize,
+}
+
+/// What a batch did, or which of its rows was wrong.
+pub(crate) struct Outcome {
+    pub(crate) done: u64,
+    pub(crate) first_row: u64,
+}
+
+/// An error, and the index in the batch of the row it is about.
+pub(crate) struct BatchError {
+    pub(crate) error: Error,
+    pub(crate) row: Option<u64>,
+}
+
+impl From<Error> for BatchError {
+    fn from(error: Error) -> Self {
+        BatchError { error, row: None }
+    }
+}
+
+impl From<kernel::alloc::AllocError> for BatchError {
+    fn from(_: kernel::alloc::AllocError) -> Self {
+        ENOMEM.into()
+    }
+}
+
+fn about(error: Error, row: usize) -> BatchError {
+    BatchError {
+        error,
+        row: Some(row as u64),
+    }
+}
+
+type BatchResult<T> = core::result::Result<T, BatchError>;
+
+/// Bytes of a vector, without the padding to the stride.
+pub(crate) fn row_bytes(area: &VectorArea) -> usize {
+    area.dim as usize * 4
+}
+
+/// Finds the first NaN or infinity among the elements of `bytes`.
+pub(crate) fn find_non_finite(inode: &Inode<VexFs>, bytes: &[u8]) -> Option<usize> {
+    let isa = inode.volume().isa;
+    let mut before = 0;
+    for piece in bytes.chunks(CHECK) {
+        if let Some(at) = fpu::section(|t| first_non_finite(t, isa, Elem::F32, piece)) {
+            return Some(before + at);
+        }
+        before += piece.len() / 4;
+    }
+    None
+}
+
+/// The index of the first element of `keys` that occurred before.
+fn first_repeated(keys: &[u64]) -> Result<Option<usize>> {
+    let mut order = KVVec::with_capacity(keys.len(), GFP_KERNEL)?;
+    for (index, key) in keys.iter().enumerate() {
+        order
+            .push_within_capacity((*key, index))
+            .map_err(|_| ENOMEM)?;
+    }
+    order.sort_unstable();
+    Ok(order
+        .windows(2)
+        .filter_map(|pair| match pair {
+            [a, b] if a.0 == b.0 => Some(b.1),
+            _ => None,
+        })
+        .min())
+}
+
+/// Inserts or upserts `count` rows. The inode is locked exclusively.
+pub(crate) fn insert(
+    file: &OpenFile<'_, VexFs>,
+    vectors: &Vectors,
+    count: u64,
+    keys: Option<&[u64]>,
+    tags: Option<&[u64]>,
+    upsert: bool,
+) -> BatchResult<Outcome> {
+    let inode = file.inode();
+    let started = task::monotonic_ns();
+    let (area, has_keys) = container::with_locked(inode, |c| Ok((c.area, c.key_map.is_some())))?;
+    let first_row = area.rows;
+    let rows_after = first_row.checked_add(count).ok_or(EFBIG)?;
+    let bytes_after = rows_after
+        .checked_mul(u64::from(area.stride))
+        .filter(|bytes| *bytes <= libvexfs::format::inode::MAX_SIZE)
+        .ok_or(EFBIG)?;
+    let replaced = check_keys(inode, first_row, count, keys, has_keys, upsert)?;
+
+    file.modified()?;
+    let written = write_vectors(file, &area, vectors, count);
+    let published = written
+        .and_then(|()| publish(inode, count, keys, tags, &replaced).map_err(BatchError::from));
+    if let Err(e) = published {
+        // Pages and blocks behind the last row go away again.
+        let size = first_row.saturating_mul(u64::from(area.stride));
+        let pages = inode.lock_page_cache();
+        inode.truncate_page_cache(size);
+        let freed = free_tail(inode, size);
+        drop(pages);
+        if freed.is_err() {
+            pr_err!(
+                "{}: inode {}: space behind the last row is not freed\n",
+                inode.sb().id(),
+                inode.ino()
+            );
+        }
+        return Err(e);
+    }
+    debug_assert!(inode.size() == bytes_after);
+    container::with_locked(inode, |c| {
+        c.counters.inserted = c.counters.inserted.saturating_add(count);
+        let elapsed = task::monotonic_ns().saturating_sub(started);
+        c.counters.insert_ns = c.counters.insert_ns.saturating_add(elapsed);
+        Ok(())
+    })?;
+    Ok(Outcome {
+        done: count,
+        first_row,
+    })
+}
+
+/// Checks the keys of a batch; for an upsert, returns the rows that it replaces.
+fn check_keys(
+    inode: &Inode<VexFs>,
+    first_row: u64,
+    count: u64,
+    keys: Option<&[u64]>,
+    has_keys: bool,
+    upsert: bool,
+) -> BatchResult<KVVec<u64>> {
+    let mut replaced = KVVec::new();
+    let Some(keys) = keys else {
+        // The keys are the row numbers. Only explicit keys can be in their way.
+        if has_keys {
+            for index in 0..count {
+                let key = first_row.saturating_add(index);
+                if container::with_locked(inode, |c| c.find(inode.sb(), key))?.is_some() {
+                    return Err(about(EEXIST, index as usize));
+                }
+            }
+        }
+        return Ok(replaced);
+    };
+    if let Some(index) = keys.iter().position(|key| *key == VEXFS_KEY_NONE) {
+        return Err(about(EINVAL, index));
+    }
+    if let Some(index) = first_repeated(keys)? {
+        return Err(about(if upsert { EINVAL } else { EEXIST }, index));
+    }
+    for (index, key) in keys.iter().enumerate() {
+        match container::with_locked(inode, |c| c.find(inode.sb(), *key))? {
+            Some(row) if upsert => replaced.push(row, GFP_KERNEL)?,
+            Some(_) => return Err(about(EEXIST, index)),
+            None => {}
+        }
+    }
+    Ok(replaced)
+}
+
+/// Copies the vectors behind the last row.
+fn write_vectors(
+    file: &OpenFile<'_, VexFs>,
+    area: &VectorArea,
+    vectors: &Vectors,
+    count: u64,
+) -> BatchResult<()> {
+    let inode = file.inode();
+    let (bytes, stride) = (row_bytes(area), area.stride as usize);
+    let per_chunk = (CHUNK / stride).max(1);
+    let mut buffer = KVVec::from_elem(0u8, per_chunk * stride, GFP_KERNEL)?;
+    let mut done = 0usize;
+    let count = usize::try_from(count).map_err(|_| EFBIG)?;
+    while done < count {
+        if task::fatal_signal_pending() {
+            return Err(EINTR.into());
+        }
+        let n = per_chunk.min(count - done);
+        let chunk = buffer.get_mut(..n * stride).ok_or(EINVAL)?;
+        let address = vectors
+            .address
+            .wrapping_add(done.wrapping_mul(vectors.stride));
+        read_rows(address, vectors.stride, bytes, stride, chunk)?;
+        if let Some(element) = find_non_finite(inode, chunk) {
+            return Err(about(EINVAL, done + element * 4 / stride));
+        }
+        let position = (area.rows + done as u64) * u64::from(area.stride);
+        file.write_at(position, chunk)?;
+        done += n;
+    }
+    Ok(())
+}
+
+/// Reads rows of `bytes` bytes from user memory, `from_stride` apart, into `chunk`, where
+/// they are `stride` apart. Padding in `chunk` stays zero.
+fn read_rows(
+    address: usize,
+    from_stride: usize,
+    bytes: usize,
+    stride: usize,
+    chunk: &mut [u8],
+) -> Result {
+    if from_stride == stride && bytes == stride {
+        return user(address, chunk.len()).read_slice(chunk);
+    }
+    for (index, row) in chunk.chunks_mut(stride).enumerate() {
+        let at = address.wrapping_add(index.wrapping_mul(from_stride));
+        user(at, bytes).read_slice(row.get_mut(..bytes).ok_or(EINVAL)?)?;
+    }
+    Ok(())
+}
+
+fn user(address: usize, len: usize) -> UserSliceReader {
+    UserSlice::new(UserPtr::from_addr(address), len).reader()
+}
+
+/// Makes `count` rows visible that lie behind the last one, and hides those they replace.
+fn publish(
+    inode: &Inode<VexFs>,
+    count: u64,
+    keys: Option<&[u64]>,
+    tags: Option<&[u64]>,
+    replaced: &[u64],
+) -> Result {
+    let volume = inode.volume();
+    let node = inode.node();
+    let (first, rows_after, registered) = {
+        let mut c = node.container.lock();
+        let after = c.area.rows.saturating_add(count);
+        // Whatever can fail for lack of memory comes before any change.
+        if keys.is_some() || !c.keys.is_empty() {
+            c.reserve_keys(after)?;
+        }
+        if tags.is_some() || !c.tags.is_empty() {
+            c.reserve_tags(after)?;
+        }
+        if !replaced.is_empty() || !c.tombstones.is_empty() {
+            c.reserve_tombstones(after)?;
+        }
+        (c.area.rows, after, c.registered)
+    };
+    if !registered {
+        volume.register_unpushed(inode.ino())?;
+        node.container.lock().registered = true;
+    }
+    record(inode, first, count, keys, tags, replaced)
+        .inspect_err(|_| container::undo_batch(inode))?;
+    let mut guard = node.container.lock();
+    let c = &mut *guard;
+    if !c.keys.is_empty() || keys.is_some() {
+        for row in first..rows_after {
+            let key = keys.and_then(|k| k.get((row - first) as usize));
+            // Room was made above.
+            let _ = c.keys.push_within_capacity(key.copied().unwrap_or(row));
+        }
+    }
+    if !c.tags.is_empty() || tags.is_some() {
+        for row in first..rows_after {
+            let tag = tags.and_then(|t| t.get((row - first) as usize));
+            let _ = c.tags.push_within_capacity(tag.copied().unwrap_or(0));
+        }
+    }
+    for row in replaced {
+        c.set_deleted(*row);
+    }
+    c.area.rows = rows_after;
+    c.area.live = c
+        .area
+        .live
+        .saturating_add(count)
+        .saturating_sub(replaced.len() as u64);
+    c.area.batch_done = c.area.batch_started;
+    c.area.generation = c.area.generation.wrapping_add(1);
+    drop(guard);
+    // Writeback of the pages alone would not write the inode.
+    inode.mark_dirty();
+    Ok(())
+}
+
+/// Records on disk, under a batch number, what a batch says beside its vectors.
+fn record(
+    inode: &Inode<VexFs>,
+    first: u64,
+    count: u64,
+    keys: Option<&[u64]>,
+    tags: Option<&[u64]>,
+    replaced: &[u64],
+) -> Result {
+    let mut batch = None;
+    if keys.is_some() || tags.is_some_and(|tags| tags.iter().any(|t| *t != 0)) {
+        batch = Some(begin_batch(inode, keys.is_some())?);
+        for_each_in_transactions(inode, count, |c, txn, index| {
+            let row = first.saturating_add(index);
+            let key = keys
+                .and_then(|k| k.get(index as usize))
+                .copied()
+                .unwrap_or(row);
+            let tags = tags
+                .and_then(|t| t.get(index as usize))
+                .copied()
+                .unwrap_or(0);
+            let record = RowMeta {
+                key,
+                tags,
+                tomb_seq: 0,
+            };
+            if let Some(meta) = c.row_meta.as_mut() {
+                rows::set_meta(txn, &mut meta.disk.tree_root, meta.ino, row, &record)
+                    .map_err(|e| txn.failed(e))?;
+            }
+            if let (Some(_), Some(map)) = (keys, c.key_map.as_mut()) {
+                rows::set_row_of_key(txn, &mut map.disk.tree_root, map.ino, key, row)
+                    .map_err(|e| txn.failed(e))?;
+            }
+            Ok(())
+        })?;
+    }
+    if !replaced.is_empty() {
+        bury(inode, replaced, batch)?;
+    }
+    Ok(())
+}
+
+/// Deletes rows, which are live and different. The inode is locked exclusively.
+pub(crate) fn delete(inode: &Inode<VexFs>, rows: &[u64]) -> Result {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let node = inode.node();
+    let registered = container::with_locked(inode, |c| {
+        c.reserve_tombstones(c.area.rows)?;
+        Ok(c.registered)
+    })?;
+    if !registered {
+        inode.volume().register_unpushed(inode.ino())?;
+        node.container.lock().registered = true;
+    }
+    bury(inode, rows, None).inspect_err(|_| container::undo_batch(inode))?;
+    let mut c = node.container.lock();
+    for row in rows {
+        c.set_deleted(*row);
+    }
+    c.area.live = c.area.live.saturating_sub(rows.len() as u64);
+    c.area.batch_done = c.area.batch_started;
+    c.area.generation = c.area.generation.wrapping_add(1);
+    c.counters.deleted = c.counters.deleted.saturating_add(rows.len() as u64);
+    drop(c);
+    inode.mark_dirty();
+    Ok(())
+}
+
+/// Records tombstones on disk, under a batch number.
+fn bury(inode: &Inode<VexFs>, rows: &[u64], batch: Option<u64>) -> Result {
+    let sequence = match batch {
+        Some(sequence) => sequence,
+        None => begin_batch(inode, false)?,
+    };
+    for_each_in_transactions(inode, rows.len() as u64, |c, txn, index| {
+        let Some(row) = rows.get(index as usize) else {
+            return Ok(());
+        };
+        let record = RowMeta {
+            key: c.key_of(*row),
+            tags: c.tags_of(*row),
+            tomb_seq: sequence,
+        };
+        if let Some(meta) = c.row_meta.as_mut() {
+            rows::set_meta(txn, &mut meta.disk.tree_root, meta.ino, *row, &record)
+                .map_err(|e| txn.failed(e))?;
+        }
+        Ok(())
+    })
+}
+
+/// Gives the coming batch a number and makes the hidden inodes it needs. The number is on
+/// disk, unconfirmed, before any record carries it.
+fn begin_batch(inode: &Inode<VexFs>, wants_keys: bool) -> Result<u64> {
+    let mut txn = inode
+        .volume()
+        .begin(inode.sb(), 2 * HIDDEN_CREDITS + 1, 0)?;
+    let mut c = inode.node().container.lock();
+    if c.row_meta.is_none() {
+        let meta = container::make_hidden(&mut txn, inode)?;
+        c.area.row_meta_ino = meta.ino;
+        c.row_meta = Some(meta);
+    }
+    if wants_keys && c.key_map.is_none() {
+        let map = container::make_hidden(&mut txn, inode)?;
+        c.area.key_map_ino = map.ino;
+        c.key_map = Some(map);
+    }
+    c.area.batch_started = c.area.batch_started.wrapping_add(1);
+    let area = c.area;
+    drop(c);
+    let mut state = inode.node().state.lock();
+    state.disk.vector.row_meta_ino = area.row_meta_ino;
+    state.disk.vector.key_map_ino = area.key_map_ino;
+    state.disk.vector.batch_started = area.batch_started;
+    node::store(&mut txn, inode, &mut state, Change::Data)?;
+    drop(state);
+    txn.stop()?;
+    Ok(area.batch_started)
+}
+
+/// Calls `f` for each index of a batch, in as many transactions as it takes.
+fn for_each_in_transactions(
+    inode: &Inode<VexFs>,
+    count: u64,
+    mut f: impl FnMut(&mut Container, &mut crate::txn::Txn<'_>, u64) -> Result,
+) -> Result {
+    /// Levels that a tree may grow while a transaction is open.
+    const GROWTH: u16 = 1;
+    let volume = inode.volume();
+    let max = volume.journal()?.max_credits();
+    let mut index = 0;
+    while index < count {
+        let heights = {
+            let c = inode.node().container.lock();
+            let height = |h: &Option<container::Hidden>| {
+                h.as_ref()
+                    .map_or(0, |h| tree::height(&h.disk.tree_root).unwrap_or(0))
+            };
+            (height(&c.row_meta), height(&c.key_map))
+        };
+        let each = tree::insert_credits(heights.0.saturating_add(GROWTH))
+            .saturating_add(tree::insert_credits(heights.1.saturating_add(GROWTH)));
+        let inodes = 2;
+        let left = u32::try_from(count.saturating_sub(index)).unwrap_or(u32::MAX);
+        let credits = each
+            .saturating_mul(left)
+            .min(max)
+            .max(each)
+            .saturating_add(inodes);
+        let mut txn = volume.begin(inode.sb(), credits, 8)?;
+        let mut c = inode.node().container.lock();
+        loop {
+            f(&mut c, &mut txn, index)?;
+            index = index.saturating_add(1);
+            if index >= count || txn.credits_left() < each.saturating_add(inodes) {
+                break;
+            }
+        }
+        let c = &mut *c;
+        for hidden in [&c.row_meta, &c.key_map].into_iter().flatten() {
+            txn.write_inode(hidden.ino, &hidden.disk)?;
+        }
+        txn.stop()?;
+    }
+    Ok(())
+}
+
+/// Copies rows to user memory; rows that are `None` become zeros.
+pub(crate) fn read_to_user(
+    inode: &Inode<VexFs>,
+    wanted: &[Option<u64>],
+    address: usize,
+    user_stride: usize,
+) -> Result {
+    let area = container::with(inode, |c| Ok(c.area))?;
+    let bytes = row_bytes(&area);
+    let mut row_buffer = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
+    let mut pinned = Pinned::new()?;
+    let mut range = 0..0;
+    for (index, row) in wanted.iter().enumerate() {
+        match row {
+            None => row_buffer.fill(0),
+            Some(row) => {
+                let start = row.saturating_mul(u64::from(area.stride));
+                read_at(inode, &mut pinned, &mut range, start, &mut row_buffer)?;
+            }
+        }
+        let at = address.wrapping_add(index.wrapping_mul(user_stride));
+        UserSlice::new(UserPtr::from_addr(at), bytes)
+            .writer()
+            .write_slice(&row_buffer)?;
+    }
+    Ok(())
+}
+
+/// Copies bytes of the file, pinning pages as it goes. `range` is what is pinned.
+fn read_at(
+    inode: &Inode<VexFs>,
+    pinned: &mut Pinned,
+    range: &mut core::ops::Range<u64>,
+    start: u64,
+    out: &mut [u8],
+) -> Result {
+    let mut done = 0usize;
+    while done < out.len() {
+        let at = start.saturating_add(done as u64);
+        if !range.contains(&at) {
+            let end = start.saturating_add(out.len() as u64);
+            *range = 0..0;
+            *range = at..pinned.fill(inode, at, end)?;
+        }
+        let n = usize::try_from(range.end.saturating_sub(at))?.min(out.len() - done);
+        let piece = out
+            .get_mut(done..done + n)
+            .filter(|p| !p.is_empty())
+            .ok_or(EIO)?;
+        pinned.copy_at(at, piece)?;
+        done += n;
+    }
+    Ok(())
+}
+
+/// A write(2) of whole rows: overwrites those that are there, appends the rest. The inode is
+/// locked exclusively.
+///
+/// # Errors
+///
+/// `EINVAL` for a part of a row, a gap behind the last row, a NaN or an infinity; then
+/// nothing is written.
+pub(crate) fn write(
+    file: &OpenFile<'_, VexFs>,
+    position: u64,
+    source: &mut Source<'_>,
+) -> Result<usize> {
+    let inode = file.inode();
+    let area = container::with_locked(inode, |c| Ok(c.area))?;
+    let stride = u64::from(area.stride);
+    let len = source.len() as u64;
+    let end = area.rows.saturating_mul(stride);
+    if position % stride != 0 || len % stride != 0 || position > end {
+        return Err(EINVAL);
+    }
+    // All of it is read and checked before any row changes.
+    if len > u64::from(vexfs_uapi::VEXFS_MAX_BATCH_BYTES) {
+        return Err(EINVAL);
+    }
+    let mut bytes = KVVec::from_elem(0u8, usize::try_from(len)?, GFP_KERNEL)?;
+    source.read(&mut bytes)?;
+    let data = row_bytes(&area);
+    for row in bytes.chunks_mut(area.stride as usize) {
+        let (vector, padding) = row.split_at_mut_checked(data).ok_or(EINVAL)?;
+        if find_non_finite(inode, vector).is_some() {
+            return Err(EINVAL);
+        }
+        padding.fill(0);
+    }
+    file.modified()?;
+    let over = usize::try_from(len.min(end.saturating_sub(position)))?;
+    let (old, new) = bytes.split_at_checked(over).ok_or(EINVAL)?;
+    if !old.is_empty() {
+        inode.node().rows.write(|| file.write_at(position, old))?;
+        container::with_locked(inode, |c| {
+            c.area.generation = c.area.generation.wrapping_add(1);
+            Ok(())
+        })?;
+    }
+    if !new.is_empty() {
+        let count = (new.len() as u64) / stride;
+        let written = file
+            .write_at(position.saturating_add(over as u64), new)
+            .and_then(|()| publish(inode, count, None, None, &[]));
+        if let Err(e) = written {
+            let pages = inode.lock_page_cache();
+            inode.truncate_page_cache(end);
+            let _ = free_tail(inode, end);
+            drop(pages);
+            return Err(e);
+        }
+    }
+    Ok(bytes.len())
+}

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Searches: decodes the request, takes a snapshot of what is visible, scans.
+
+use crate::container;
+use crate::ioctl::{self, user_address};
+use crate::rows;
+use crate::scorer::{self, Candidates, Scan};
+use crate::VexFs;
+use kernel::prelude::*;
+use kernel::uaccess::UserSlice;
+use libvexfs::format::VectorArea;
+use vexfs_ann::topk::{Hit, TopK};
+use vexfs_simd_ffi::Distance;
+use vexfs_uapi as uapi;
+use vexfs_vfs::file::OpenFile;
+use vexfs_vfs::{task, Inode};
+use zerocopy::IntoBytes;
+
+const KNOWN_FLAGS: u32 = uapi::VEXFS_SEARCH_RADIUS
+    | uapi::VEXFS_SEARCH_TAGS_ALL
+    | uapi::VEXFS_SEARCH_TAGS_ANY
+    | uapi::VEXFS_SEARCH_ROW_BITMAP
+    | uapi::VEXFS_SEARCH_KEYS;
+
+/// Results kept for the queries that are answered together.
+const GROUP_HITS: usize = 65_536;
+/// Queries answered together: their vectors stay in the cache while rows stream by.
+const GROUP_QUERIES: usize = 64;
+
+/// `VEXFS_IOCTL_SIMILARITY_SEARCH`.
+pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
+    let (mut s, size) = ioctl::read::<uapi::vexfs_search>(argument, uapi::first_size::SEARCH)?;
+    let inode = file.inode();
+    if !inode.is_regular() {
+        return Err(ENOTTY);
+    }
+    let started = task::monotonic_ns();
+    let area = container::with(inode, |c| Ok(c.area))?;
+    if !file.is_readable() {
+        return Err(EBADF);
+    }
+    check(&s)?;
+    let flag = |bit: u32| s.flags & bit != 0;
+    let bound = if flag(uapi::VEXFS_SEARCH_RADIUS) {
+        radius_bound(s.radius)?
+    } else {
+        u32::MAX
+    };
+    let candidates = candidates(inode, &s)?;
+    let deadline = match s.time_budget_ns {
+        0 => None,
+        budget => Some(started.saturating_add(budget)),
+    };
+
+    let (nq, k) = (s.nq as usize, s.k as usize);
+    let bytes = rows::row_bytes(&area);
+    let query_stride = match s.query_stride {
+        0 => bytes,
+        stride => stride as usize,
+    };
+    if query_stride < bytes {
+        return Err(EINVAL);
+    }
+    let group = (GROUP_HITS / k).clamp(1, GROUP_QUERIES).min(nq);
+    let mut queries = KVVec::from_elem(0u8, group * bytes, GFP_KERNEL)?;
+    let mut hits = KVVec::from_elem(Hit::default(), group * k, GFP_KERNEL)?;
+    let mut totals = Totals::default();
+    let mut first = 0;
+    while first < nq {
+        let n = group.min(nq - first);
+        read_queries(inode, &s, first, n, query_stride, bytes, &mut queries)?;
+        let mut heaps = KVec::with_capacity(n, GFP_KERNEL)?;
+        for memory in hits.chunks_mut(k).take(n) {
+            heaps
+                .push_within_capacity(TopK::new(memory))
+                .map_err(|_| ENOMEM)?;
+        }
+        let scan = Scan {
+            inode,
+            area: &area,
+            queries: queries.get(..n * bytes).ok_or(EINVAL)?,
+            candidates: &candidates,
+            bound,
+            deadline,
+        };
+        let outcome = inode.node().rows.read(|| scorer::scan(&scan, &mut heaps))?;
+        totals.distances = totals.distances.saturating_add(outcome.distances);
+        totals.partial |= outcome.partial;
+        write_hits(&s, first, k, heaps)?;
+        first += n;
+    }
+
+    let elapsed = task::monotonic_ns().saturating_sub(started);
+    container::with(inode, |c| {
+        let counters = &mut c.counters;
+        counters.searches = counters.searches.saturating_add(u64::from(s.nq));
+        counters.distances = counters.distances.saturating_add(totals.distances);
+        counters.search_ns = counters.search_ns.saturating_add(elapsed);
+        Ok(())
+    })?;
+    s.distances = totals.distances;
+    s.hops = 0;
+    s.rows_exact = totals.distances;
+    s.elapsed_ns = elapsed;
+    s.outcome = if totals.partial {
+        uapi::VEXFS_OUTCOME_PARTIAL
+    } else {
+        0
+    };
+    ioctl::write(argument, &s, size)
+}
+
+#[derive(Default)]
+struct Totals {
+    distances: u64,
+    partial: bool,
+}
+
+fn check(s: &uapi::vexfs_search) -> Result {
+    if s.flags & !KNOWN_FLAGS != 0 || s.reserved != 0 || s.nq == 0 || s.k == 0 {
+        return Err(EINVAL);
+    }
+    let has = |bit: u32| s.flags & bit != 0;
+    // A field without its flag is a caller's mistake.
+    if (!has(uapi::VEXFS_SEARCH_RADIUS) && s.radius != 0)
+        || (!has(uapi::VEXFS_SEARCH_TAGS_ALL) && s.tags_all != 0)
+        || (!has(uapi::VEXFS_SEARCH_TAGS_ANY) && s.tags_any != 0)
+        || (!has(uapi::VEXFS_SEARCH_ROW_BITMAP) && (s.row_bitmap | s.row_bitmap_rows) != 0)
+        || (!has(uapi::VEXFS_SEARCH_KEYS) && (s.filter_keys | s.filter_key_count) != 0)
+    {
+        return Err(EINVAL);
+    }
+    if s.nq > uapi::VEXFS_MAX_QUERIES
+        || s.k > uapi::VEXFS_MAX_K
+        || u64::from(s.nq).saturating_mul(u64::from(s.k)) > u64::from(uapi::VEXFS_MAX_RESULTS)
+    {
+        return Err(E2BIG);
+    }
+    match s.index_kind {
+        uapi::VEXFS_INDEX_AUTO | uapi::VEXFS_INDEX_EXACT => Ok(()),
+        uapi::VEXFS_INDEX_HNSW
+        | uapi::VEXFS_INDEX_IVF
+        | uapi::VEXFS_INDEX_PQ
+        | uapi::VEXFS_INDEX_LSH => Err(ENOENT),
+        _ => Err(EINVAL),
+    }
+}
+
+/// The key of the largest distance within the radius.
+fn radius_bound(bits: u32) -> Result<u32> {
+    let is_nan = bits & 0x7fff_ffff > 0x7f80_0000;
+    if is_nan {
+        return Err(EINVAL);
+    }
+    // Minus zero is zero.
+    let bits = if bits == 1 << 31 { 0 } else { bits };
+    Ok(Distance::from_f32_bits(bits).0)
+}
+
+/// The rows that may be hits, as of now: a search sees every insert acknowledged before it
+/// and no row deleted before it.
+fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search) -> Result<Candidates> {
+    let has = |bit: u32| s.flags & bit != 0;
+    let bitmap = if has(uapi::VEXFS_SEARCH_ROW_BITMAP) {
+        let rows = container::with(inode, |c| Ok(c.area.rows))?;
+        let rows = s.row_bitmap_rows.min(rows);
+        let mut words = ioctl::read_u64s(s.row_bitmap, rows.div_ceil(64))?;
+        if let (Some(last), rest @ 1..) = (words.last_mut(), rows % 64) {
+            *last &= (1 << rest) - 1;
+        }
+        Some(words)
+    } else {
+        None
+    };
+    let keys = if has(uapi::VEXFS_SEARCH_KEYS) {
+        if s.filter_key_count == 0 {
+            return Err(EINVAL);
+        }
+        if s.filter_key_count > u64::from(uapi::VEXFS_MAX_FILTER_KEYS) {
+            return Err(E2BIG);
+        }
+        Some(ioctl::read_u64s(s.filter_keys, s.filter_key_count)?)
+    } else {
+        None
+    };
+    let tags_all = if has(uapi::VEXFS_SEARCH_TAGS_ALL) {
+        s.tags_all
+    } else {
+        0
+    };
+    let tags_any = has(uapi::VEXFS_SEARCH_TAGS_ANY).then_some(s.tags_any);
+    let filtered = bitmap.is_some() || keys.is_some() || tags_all != 0 || tags_any.is_some();
+
+    container::with(inode, |c| {
+        let rows = c.area.rows;
+        if !filtered && c.area.live == rows {
+            return Ok(Candidates { rows, bitmap: None });
+        }
+        let words = usize::try_from(rows.div_ceil(64))?;
+        let mut allowed = KVVec::from_elem(0u64, words, GFP_KERNEL_ACCOUNT)?;
+        match &keys {
+            Some(keys) => {
+                for key in keys {
+                    if let Some(row) = c.find(inode.sb(), *key)? {
+                        if let Some(word) = allowed.get_mut((row / 64) as usize) {
+                            *word |= 1 << (row % 64);
+                        }
+                    }
+                }
+            }
+            None => allowed.fill(u64::MAX),
+        }
+        for (index, word) in allowed.iter_mut().enumerate() {
+            if let Some(bitmap) = &bitmap {
+                *word &= bitmap.get(index).copied().unwrap_or(0);
+            }
+            *word &= !c.tombstones.get(index).copied().unwrap_or(0);
+        }
+        if tags_all != 0 || tags_any.is_some() {
+            for row in 0..rows {
+                let tags = c.tags_of(row);
+                let ok = tags & tags_all == tags_all && tags_any.is_none_or(|any| tags & any != 0);
+                if let (false, Some(word)) = (ok, allowed.get_mut((row / 64) as usize)) {
+                    *word &= !(1 << (row % 64));
+                }
+            }
+        }
+        Ok(Candidates {
+            rows,
+            bitmap: Some(allowed),
+        })
+    })
+}
+
+fn read_queries(
+    inode: &Inode<VexFs>,
+    s: &uapi::vexfs_search,
+    first: usize,
+    n: usize,
+    stride: usize,
+    bytes: usize,
+    out: &mut [u8],
+) -> Result {
+    let base = usize::try_from(s.queries).map_err(|_| EFAULT)?;
+    for (index, query) in out.chunks_mut(bytes).take(n).enumerate() {
+        let at = base.wrapping_add((first + index).wrapping_mul(stride));
+        UserSlice::new(UserPtr::from_addr(at), bytes)
+            .reader()
+            .read_slice(query)?;
+        if rows::find_non_finite(inode, query).is_some() {
+            return Err(EINVAL);
+        }
+    }
+    Ok(())
+}
+
+/// Sorts, names and writes out the hits of a group of queries, which begins at `first`.
+fn write_hits(s: &uapi::vexfs_search, first: usize, k: usize, heaps: KVec<TopK<'_>>) -> Result {
+    const NONE: uapi::vexfs_hit = uapi::vexfs_hit {
+        key: uapi::VEXFS_KEY_NONE,
+        row: uapi::VEXFS_ROW_NONE,
+        distance: uapi::DISTANCE_NONE,
+        reserved: 0,
+    };
+    let mut out = KVVec::from_elem(NONE, k, GFP_KERNEL)?;
+    for (index, heap) in heaps.into_iter().enumerate() {
+        let sorted = heap.into_sorted();
+        out.fill(NONE);
+        for (to, hit) in out.iter_mut().zip(sorted.iter()) {
+            *to = uapi::vexfs_hit {
+                key: hit.key,
+                row: hit.row,
+                distance: Distance(hit.distance).to_f32_bits(),
+                reserved: 0,
+            };
+        }
+        let at = (first + index) * k * size_of::<uapi::vexfs_hit>();
+        let address = s.hits.checked_add(at as u64).ok_or(EFAULT)?;
+        UserSlice::new(user_address(address)?, size_of_val(&out[..]))
+            .writer()
+            .write_slice(out.as_bytes())?;
+        if s.counts != 0 {
+            let count = (sorted.len() as u32).to_ne_bytes();
+            let address = s
+                .counts
+                .checked_add(((first + index) * 4) as u64)
+                .ok_or(EFAULT)?;
+            UserSlice::new(user_address(address)?, 4)
+                .writer()
+                .write_slice(&count)?;
+        }
+    }
+    Ok(())
+}
+
+/// The metric as the distance kernels know it.
+pub(crate) fn metric(area: &VectorArea) -> Result<vexfs_simd_ffi::Metric> {
+    use libvexfs::format::vector_area as v;
+    use vexfs_simd_ffi::Metric;
+    match area.metric {
+        v::METRIC_L2SQ => Ok(Metric::L2Sq),
+        v::METRIC_COSINE => Ok(Metric::Cosine),
+        v::METRIC_INNER_PRODUCT => Ok(Metric::InnerProduct),
+        _ => Err(EFSCORRUPTED),
+    }
+}

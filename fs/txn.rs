@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Blocks as `libvexfs` wants them: over the buffer cache for reading, over a journal
+//! handle for changing.
+
+use crate::errno;
+use crate::volume::Volume;
+use crate::VexFs;
+use kernel::prelude::*;
+use libvexfs::format::{self, header, Geometry, INODE_SIZE};
+use libvexfs::{Blocks, Error as E, Result as R};
+use vexfs_vfs::buffer::Buffer;
+use vexfs_vfs::jbd2::Handle;
+use vexfs_vfs::task::crc32c;
+use vexfs_vfs::SuperBlock;
+
+/// Reads metadata outside a transaction.
+#[derive(Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    pub(crate) sb: &'a SuperBlock<VexFs>,
+    pub(crate) seed: u32,
+}
+
+fn store(e: Error) -> E {
+    if e == EIO {
+        E::Io
+    } else {
+        E::Store(e.to_errno())
+    }
+}
+
+impl Blocks for Reader<'_> {
+    type Buf = Buffer;
+
+    fn read(&self, block: u64, magic: u32, owner: u64) -> R<Buffer> {
+        let buffer = self.sb.read_block(block).map_err(store)?;
+        if buffer.is_verified() {
+            // The checksum of a block that was changed since is computed at commit, but
+            // whose block it is must still be right.
+            header::check_identity(block, magic, owner, &buffer)?;
+        } else {
+            format::verify(block, magic, owner, &buffer, self.seed, crc32c)?;
+            buffer.set_verified();
+        }
+        Ok(buffer)
+    }
+}
+
+impl Reader<'_> {
+    /// Inode `ino`, checked; `ESTALE` if it is free.
+    pub(crate) fn inode(&self, geo: &Geometry, ino: u64) -> Result<format::Inode> {
+        let (block, offset) = geo.inode_location(ino).ok_or(ESTALE)?;
+        let buffer = self.sb.read_block(block)?;
+        let mut raw = [0u8; INODE_SIZE];
+        buffer.read_at(offset, &mut raw)?;
+        if format::inode::is_free(&raw) {
+            return Err(ESTALE);
+        }
+        format::Inode::parse(&raw, ino, self.seed, crc32c).map_err(|e| errno::of_format(self.sb, e))
+    }
+}
+
+/// An open transaction.
+pub(crate) struct Txn<'a> {
+    sb: &'a SuperBlock<VexFs>,
+    volume: &'a Volume,
+    handle: Handle<'a>,
+}
+
+impl<'a> Txn<'a> {
+    pub(crate) fn new(sb: &'a SuperBlock<VexFs>, volume: &'a Volume, handle: Handle<'a>) -> Self {
+        Txn { sb, volume, handle }
+    }
+
+    /// The volume's superblock.
+    pub(crate) fn sb(&self) -> &'a SuperBlock<VexFs> {
+        self.sb
+    }
+
+    fn reader(&self) -> Reader<'a> {
+        Reader {
+            sb: self.sb,
+            seed: self.volume.seed,
+        }
+    }
+
+    /// The transaction's number.
+    pub(crate) fn tid(&self) -> u32 {
+        self.handle.tid()
+    }
+
+    /// How many more blocks it may join.
+    pub(crate) fn credits_left(&self) -> u32 {
+        self.handle.credits_left()
+    }
+
+    /// Closes the transaction; it commits with the others of its time.
+    pub(crate) fn stop(self) -> Result {
+        self.handle.stop()
+    }
+
+    /// Turns an error of a changing operation into an errno, giving the volume up if the
+    /// operation may have left things half done.
+    pub(crate) fn failed(&self, e: E) -> Error {
+        let errno = errno::of(self.sb, e);
+        if !errno::is_clean(&e) {
+            self.volume.give_up(self.sb, errno);
+        }
+        errno
+    }
+
+    /// As [`Txn::failed`], for steps after which there is no going back.
+    pub(crate) fn failed_for_good(&self, e: E) -> Error {
+        let errno = errno::of(self.sb, e);
+        self.volume.give_up(self.sb, errno);
+        errno
+    }
+
+    /// Writes inode `ino`.
+    pub(crate) fn write_inode(&mut self, ino: u64, inode: &format::Inode) -> Result {
+        let mut raw = [0u8; INODE_SIZE];
+        inode.encode(&mut raw, ino, self.volume.seed, crc32c);
+        self.write_raw_inode(ino, &raw)
+    }
+
+    /// Makes inode `ino` a free one on disk.
+    pub(crate) fn clear_inode(&mut self, ino: u64) -> Result {
+        self.write_raw_inode(ino, &[0u8; INODE_SIZE])
+    }
+
+    fn write_raw_inode(&mut self, ino: u64, raw: &[u8; INODE_SIZE]) -> Result {
+        let (block, offset) = self.volume.geo.inode_location(ino).ok_or(EFSCORRUPTED)?;
+        let buffer = self.sb.read_block(block)?;
+        self.handle.write_at(&buffer, offset, raw)
+    }
+
+    /// Allocates file data: up to `want` contiguous blocks, near `goal`.
+    pub(crate) fn allocate(&mut self, goal: u64, want: u32) -> R<(u64, u64)> {
+        let volume = self.volume;
+        volume.with_allocator(|a| {
+            let withheld = volume.withheld().lock();
+            a.allocate_blocks(self, goal, want, &*withheld)
+        })
+    }
+
+    /// Frees blocks; they can be used again once this transaction is committed.
+    pub(crate) fn free(&mut self, start: u64, len: u64) -> R<()> {
+        let volume = self.volume;
+        let tid = self.tid();
+        volume.with_allocator(|a| {
+            a.free_blocks(self, start, len)?;
+            volume.withheld().lock().add(tid, start, len);
+            Ok(())
+        })
+    }
+
+    /// Allocates an inode number.
+    pub(crate) fn allocate_inode(&mut self, parent: u64, is_dir: bool) -> R<u64> {
+        let volume = self.volume;
+        let group = volume
+            .geo
+            .inode_position(parent)
+            .map_or(0, |(group, _)| group);
+        volume.with_allocator(|a| a.allocate_inode(self, group, is_dir))
+    }
+
+    /// Frees an inode number.
+    pub(crate) fn free_inode(&mut self, ino: u64, was_dir: bool) -> R<()> {
+        let volume = self.volume;
+        volume.with_allocator(|a| a.free_inode(self, ino, was_dir))
+    }
+}
+
+impl Blocks for Txn<'_> {
+    type Buf = Buffer;
+
+    fn read(&self, block: u64, magic: u32, owner: u64) -> R<Buffer> {
+        self.reader().read(block, magic, owner)
+    }
+}
+
+impl libvexfs::Txn for Txn<'_> {
+    fn modify<'b>(&mut self, buf: &'b mut Buffer) -> R<&'b mut [u8]> {
+        self.handle.modify(buf).map_err(store)
+    }
+
+    fn create(&mut self, block: u64, magic: u32, owner: u64) -> R<Buffer> {
+        let mut buffer = self.handle.create(self.sb, block, true).map_err(store)?;
+        let bytes = self.handle.modify(&mut buffer).map_err(store)?;
+        header::init(bytes, block, magic, owner);
+        Ok(buffer)
+    }
+
+    fn init_inode_block(&mut self, block: u64) -> R<()> {
+        self.handle.create(self.sb, block, false).map_err(store)?;
+        Ok(())
+    }
+
+    fn discard(&mut self, buf: Buffer) -> R<()> {
+        self.handle.revoke(buf).map_err(store)
+    }
+
+    fn allocate_block(&mut self, goal: u64) -> R<u64> {
+        Ok(self.allocate(goal, 1)?.0)
+    }
+
+    fn release_block(&mut self, block: u64) -> R<()> {
+        self.free(block, 1)
+    }
+}

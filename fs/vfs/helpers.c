@@ -1,0 +1,708 @@
+// SPDX-License-Identifier: GPL-2.0
+/* See helpers.h. */
+
+#include <linux/backing-dev.h>
+#include <linux/blkdev.h>
+#include <linux/buffer_head.h>
+#include <linux/iomap.h>
+#include <linux/jbd2.h>
+#include <linux/mm.h>
+#include <linux/moduleparam.h>
+#include <linux/pagemap.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/uio.h>
+#include <linux/workqueue.h>
+#include <linux/writeback.h>
+
+#ifdef CONFIG_UML
+#include <asm/cpufeature.h>
+#elif defined(CONFIG_X86)
+#include <asm/cpufeature.h>
+#include <asm/fpu/api.h>
+#elif defined(CONFIG_ARM64)
+#include <linux/fpu.h>
+#endif
+
+#include "helpers.h"
+
+#if !IS_ENABLED(CONFIG_JBD2) || !IS_ENABLED(CONFIG_FS_IOMAP)
+#error "VexFS needs CONFIG_JBD2 and CONFIG_FS_IOMAP: enable CONFIG_EXT4_FS, which selects both"
+#endif
+
+void vexfs_fc_error(struct fs_context *fc, const char *message)
+{
+	errorfc(fc, "%s", message);
+}
+
+bool vexfs_fc_is_reconfigure(struct fs_context *fc)
+{
+	return fc->purpose == FS_CONTEXT_FOR_RECONFIGURE;
+}
+
+const char *vexfs_param_key(const struct fs_parameter *param)
+{
+	return param->key;
+}
+
+const char *vexfs_param_string(const struct fs_parameter *param)
+{
+	return param->type == fs_value_is_string ? param->string : NULL;
+}
+
+void vexfs_super_set_uuid(struct super_block *sb, const u8 *uuid, unsigned int len)
+{
+	super_set_uuid(sb, uuid, len);
+}
+
+bool vexfs_sb_rdonly(struct super_block *sb)
+{
+	return sb_rdonly(sb);
+}
+
+void vexfs_sb_start_intwrite(struct super_block *sb)
+{
+	sb_start_intwrite(sb);
+}
+
+void vexfs_sb_end_intwrite(struct super_block *sb)
+{
+	sb_end_intwrite(sb);
+}
+
+u64 vexfs_bdev_bytes(struct super_block *sb)
+{
+	return bdev_nr_bytes(sb->s_bdev);
+}
+
+u32 vexfs_logical_block_size(struct super_block *sb)
+{
+	return bdev_logical_block_size(sb->s_bdev);
+}
+
+bool vexfs_bdev_read_only(struct super_block *sb)
+{
+	return bdev_read_only(sb->s_bdev);
+}
+
+void vexfs_seq_puts(struct seq_file *seq, const char *text)
+{
+	seq_puts(seq, text);
+}
+
+void *vexfs_alloc_inode(struct super_block *sb, struct kmem_cache *cache)
+{
+	return alloc_inode_sb(sb, cache, GFP_KERNEL);
+}
+
+bool vexfs_inode_is_new(struct inode *inode)
+{
+	return inode_state_read_once(inode) & I_NEW;
+}
+
+loff_t vexfs_i_size_read(const struct inode *inode)
+{
+	return i_size_read(inode);
+}
+
+void vexfs_i_size_write(struct inode *inode, loff_t size)
+{
+	i_size_write(inode, size);
+}
+
+u32 vexfs_i_uid_read(const struct inode *inode)
+{
+	return i_uid_read(inode);
+}
+
+u32 vexfs_i_gid_read(const struct inode *inode)
+{
+	return i_gid_read(inode);
+}
+
+void vexfs_i_uid_write(struct inode *inode, u32 uid)
+{
+	i_uid_write(inode, uid);
+}
+
+void vexfs_i_gid_write(struct inode *inode, u32 gid)
+{
+	i_gid_write(inode, gid);
+}
+
+struct timespec64 vexfs_inode_atime(const struct inode *inode)
+{
+	return inode_get_atime(inode);
+}
+
+struct timespec64 vexfs_inode_mtime(const struct inode *inode)
+{
+	return inode_get_mtime(inode);
+}
+
+struct timespec64 vexfs_inode_ctime(const struct inode *inode)
+{
+	return inode_get_ctime(inode);
+}
+
+void vexfs_inode_set_atime(struct inode *inode, struct timespec64 ts)
+{
+	inode_set_atime_to_ts(inode, ts);
+}
+
+void vexfs_inode_set_mtime(struct inode *inode, struct timespec64 ts)
+{
+	inode_set_mtime_to_ts(inode, ts);
+}
+
+void vexfs_inode_set_nlink(struct inode *inode, unsigned int nlink)
+{
+	set_nlink(inode, nlink);
+}
+
+void vexfs_inode_set_fop(struct inode *inode, const struct file_operations *fop)
+{
+	inode->i_fop = fop;
+}
+
+unsigned int vexfs_inode_nlink(const struct inode *inode)
+{
+	return inode->i_nlink;
+}
+
+void vexfs_inode_init_page_cache(struct inode *inode, bool large_folios)
+{
+	if (large_folios)
+		mapping_set_large_folios(inode->i_mapping);
+}
+
+void vexfs_inode_lock(struct inode *inode)
+{
+	inode_lock(inode);
+}
+
+bool vexfs_inode_trylock(struct inode *inode)
+{
+	return inode_trylock(inode);
+}
+
+void vexfs_inode_unlock(struct inode *inode)
+{
+	inode_unlock(inode);
+}
+
+void vexfs_inode_lock_shared(struct inode *inode)
+{
+	inode_lock_shared(inode);
+}
+
+bool vexfs_inode_trylock_shared(struct inode *inode)
+{
+	return inode_trylock_shared(inode);
+}
+
+void vexfs_inode_unlock_shared(struct inode *inode)
+{
+	inode_unlock_shared(inode);
+}
+
+void vexfs_invalidate_lock(struct inode *inode)
+{
+	filemap_invalidate_lock(inode->i_mapping);
+}
+
+void vexfs_invalidate_unlock(struct inode *inode)
+{
+	filemap_invalidate_unlock(inode->i_mapping);
+}
+
+void vexfs_invalidate_lock_shared(struct inode *inode)
+{
+	filemap_invalidate_lock_shared(inode->i_mapping);
+}
+
+void vexfs_invalidate_unlock_shared(struct inode *inode)
+{
+	filemap_invalidate_unlock_shared(inode->i_mapping);
+}
+
+bool vexfs_mapping_busy(struct inode *inode)
+{
+	return mapping_tagged(inode->i_mapping, PAGECACHE_TAG_DIRTY) ||
+	       mapping_tagged(inode->i_mapping, PAGECACHE_TAG_WRITEBACK);
+}
+
+bool vexfs_mapping_writably_mapped(struct inode *inode)
+{
+	return mapping_writably_mapped(inode->i_mapping);
+}
+
+void vexfs_mark_inode_dirty(struct inode *inode)
+{
+	mark_inode_dirty(inode);
+}
+
+void vexfs_set_delayed_kfree(struct delayed_call *call, void *buffer)
+{
+	set_delayed_call(call, kfree_link, buffer);
+}
+
+void vexfs_inode_nohighmem(struct inode *inode)
+{
+	inode_nohighmem(inode);
+}
+
+int vexfs_finish_open_simple(struct file *file, int error)
+{
+	return finish_open_simple(file, error);
+}
+
+const u8 *vexfs_dentry_name(const struct dentry *dentry, size_t *len)
+{
+	*len = dentry->d_name.len;
+	return dentry->d_name.name;
+}
+
+bool vexfs_wbc_for_fsync(const struct writeback_control *wbc)
+{
+	/* sync(2) and umount commit once for all inodes, in sync_fs. */
+	return wbc->sync_mode == WB_SYNC_ALL && !wbc->for_sync;
+}
+
+void vexfs_file_set_modes(struct file *file)
+{
+	file->f_mode |= FMODE_CAN_ODIRECT | FMODE_NOWAIT;
+}
+
+struct mnt_idmap *vexfs_file_idmap(struct file *file)
+{
+	return file_mnt_idmap(file);
+}
+
+bool vexfs_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino,
+		    unsigned int type)
+{
+	return dir_emit(ctx, name, len, ino, type);
+}
+
+bool vexfs_dir_emit_dots(struct file *file, struct dir_context *ctx)
+{
+	return dir_emit_dots(file, ctx);
+}
+
+ssize_t vexfs_generic_write_sync(struct kiocb *iocb, ssize_t count)
+{
+	return generic_write_sync(iocb, count);
+}
+
+bool vexfs_desc_shared_writable(const struct vm_area_desc *desc)
+{
+	return vma_desc_test(desc, VMA_SHARED_BIT) && vma_desc_test(desc, VMA_WRITE_BIT);
+}
+
+bool vexfs_desc_shared_may_write(const struct vm_area_desc *desc)
+{
+	return vma_desc_test(desc, VMA_SHARED_BIT) && vma_desc_test(desc, VMA_MAYWRITE_BIT);
+}
+
+void vexfs_desc_forbid_write(struct vm_area_desc *desc)
+{
+	vma_desc_clear_flags(desc, VMA_MAYWRITE_BIT);
+}
+
+loff_t vexfs_vfs_setpos(struct file *file, loff_t offset)
+{
+	return vfs_setpos(file, offset, file_inode(file)->i_sb->s_maxbytes);
+}
+
+int vexfs_kiocb_modified(struct kiocb *iocb)
+{
+	return kiocb_modified(iocb);
+}
+
+size_t vexfs_iov_iter_count(const struct iov_iter *iter)
+{
+	return iov_iter_count(iter);
+}
+
+size_t vexfs_copy_from_iter(void *to, size_t bytes, struct iov_iter *iter)
+{
+	return copy_from_iter(to, bytes, iter);
+}
+
+void vexfs_file_accessed(struct file *file)
+{
+	file_accessed(file);
+}
+
+bool vexfs_access_ok(const void __user *ptr, size_t len)
+{
+	return access_ok(ptr, len);
+}
+
+struct buffer_head *vexfs_sb_bread(struct super_block *sb, sector_t block)
+{
+	return sb_bread(sb, block);
+}
+
+struct buffer_head *vexfs_sb_getblk(struct super_block *sb, sector_t block)
+{
+	return sb_getblk(sb, block);
+}
+
+void vexfs_sb_readahead(struct super_block *sb, sector_t block)
+{
+	sb_breadahead(sb, block);
+}
+
+void vexfs_get_bh(struct buffer_head *bh)
+{
+	get_bh(bh);
+}
+
+void vexfs_brelse(struct buffer_head *bh)
+{
+	brelse(bh);
+}
+
+void vexfs_bh_lock(struct buffer_head *bh)
+{
+	lock_buffer(bh);
+}
+
+void vexfs_bh_unlock(struct buffer_head *bh)
+{
+	unlock_buffer(bh);
+}
+
+void vexfs_bh_set_uptodate(struct buffer_head *bh)
+{
+	set_buffer_uptodate(bh);
+}
+
+bool vexfs_bh_verified(struct buffer_head *bh)
+{
+	return buffer_verified(bh);
+}
+
+void vexfs_bh_set_verified(struct buffer_head *bh)
+{
+	set_buffer_verified(bh);
+}
+
+void vexfs_bh_clear_verified(struct buffer_head *bh)
+{
+	clear_buffer_verified(bh);
+}
+
+int vexfs_bh_write_sync(struct buffer_head *bh, bool fua)
+{
+	mark_buffer_dirty(bh);
+	return __sync_dirty_buffer(bh, REQ_SYNC | (fua ? REQ_FUA | REQ_PREFLUSH : 0));
+}
+
+void vexfs_clean_bdev_aliases(struct super_block *sb, sector_t block, sector_t len)
+{
+	clean_bdev_aliases(sb->s_bdev, block, len);
+}
+
+void vexfs_journal_set_barrier(journal_t *journal, bool on)
+{
+	write_lock(&journal->j_state_lock);
+	if (on)
+		journal->j_flags |= JBD2_BARRIER;
+	else
+		journal->j_flags &= ~JBD2_BARRIER;
+	write_unlock(&journal->j_state_lock);
+}
+
+void vexfs_journal_set_commit_interval(journal_t *journal, unsigned int seconds)
+{
+	write_lock(&journal->j_state_lock);
+	journal->j_commit_interval = seconds * HZ;
+	write_unlock(&journal->j_state_lock);
+}
+
+tid_t vexfs_handle_tid(handle_t *handle)
+{
+	return handle->h_transaction ? handle->h_transaction->t_tid : 0;
+}
+
+u32 vexfs_handle_credits(handle_t *handle)
+{
+	int left = jbd2_handle_buffer_credits(handle);
+
+	return left > 0 ? left : 0;
+}
+
+bool vexfs_journal_aborted(journal_t *journal)
+{
+	return is_journal_aborted(journal);
+}
+
+bool vexfs_in_handle(void)
+{
+	return journal_current_handle() != NULL;
+}
+
+bool vexfs_journal_barrier(journal_t *journal)
+{
+	return journal->j_flags & JBD2_BARRIER;
+}
+
+int vexfs_bio_read_folio(struct folio *folio, const struct iomap_ops *ops)
+{
+	iomap_bio_read_folio(folio, ops);
+	return 0;
+}
+
+void vexfs_bio_readahead(struct readahead_control *rac, const struct iomap_ops *ops)
+{
+	iomap_bio_readahead(rac, ops);
+}
+
+void vexfs_ioend_defer(struct iomap_ioend *ioend, bio_end_io_t *end_io)
+{
+	ioend->io_bio.bi_end_io = end_io;
+	/* Completion goes to a workqueue: the block layer need not defer it too. */
+	bio_clear_flag(&ioend->io_bio, BIO_COMPLETE_IN_TASK);
+}
+
+int vexfs_ioend_error(struct iomap_ioend *ioend)
+{
+	return blk_status_to_errno(ioend->io_bio.bi_status);
+}
+
+struct iomap_ioend *vexfs_ioend_from_bio(struct bio *bio)
+{
+	return iomap_ioend_from_bio(bio);
+}
+
+void vexfs_ioend_isolate(struct iomap_ioend *ioend)
+{
+	INIT_LIST_HEAD(&ioend->io_list);
+}
+
+struct inode *vexfs_fault_inode(struct vm_fault *vmf)
+{
+	return file_inode(vmf->vma->vm_file);
+}
+
+struct file *vexfs_fault_file(struct vm_fault *vmf)
+{
+	return vmf->vma->vm_file;
+}
+
+loff_t vexfs_fault_folio_pos(struct vm_fault *vmf, size_t *len)
+{
+	struct folio *folio = page_folio(vmf->page);
+
+	*len = folio_size(folio);
+	return folio_pos(folio);
+}
+
+void vexfs_sb_start_pagefault(struct super_block *sb)
+{
+	sb_start_pagefault(sb);
+}
+
+void vexfs_sb_end_pagefault(struct super_block *sb)
+{
+	sb_end_pagefault(sb);
+}
+
+/* Folios of a contiguous run of the page cache from @first on; fewer at a gap. */
+unsigned int vexfs_folio_run(struct address_space *mapping, pgoff_t first, pgoff_t last,
+			     struct folio **folios, unsigned int max)
+{
+	struct folio_batch batch;
+	unsigned int n, i;
+
+	folio_batch_init(&batch);
+	n = filemap_get_folios_contig(mapping, &first, last, &batch);
+	for (i = 0; i < n; i++) {
+		if (i < max)
+			folios[i] = batch.folios[i];
+		else
+			folio_put(batch.folios[i]);
+	}
+	return min(n, max);
+}
+
+void *vexfs_folio_address(struct folio *folio, size_t *bytes, loff_t *pos)
+{
+	*bytes = folio_size(folio);
+	*pos = folio_pos(folio);
+	return folio_address(folio);
+}
+
+bool vexfs_folio_uptodate(struct folio *folio)
+{
+	return folio_test_uptodate(folio);
+}
+
+void vexfs_folio_put(struct folio *folio)
+{
+	folio_put(folio);
+}
+
+void vexfs_iov_iter_kvec(struct iov_iter *iter, bool source, struct kvec *vec, size_t len)
+{
+	iov_iter_kvec(iter, source ? ITER_SOURCE : ITER_DEST, vec, 1, len);
+}
+
+void vexfs_init_work(struct work_struct *work, work_func_t func)
+{
+	INIT_WORK(work, func);
+}
+
+const gfp_t vexfs_gfp_nofs = GFP_NOFS;
+
+/* The kernel crate has no string parameters. */
+static char *simd = "auto";
+module_param(simd, charp, 0444);
+MODULE_PARM_DESC(simd, "Instruction set for distances: auto, scalar, avx2, avx512 or neon");
+
+const char *vexfs_simd_parameter(void)
+{
+	return simd;
+}
+
+bool vexfs_queue_work(struct workqueue_struct *queue, struct work_struct *work)
+{
+	return queue_work(queue, work);
+}
+
+vm_fault_t vexfs_vmf_error(int error)
+{
+	return vmf_fs_error(error);
+}
+
+/* Buffered write from kernel memory, with the inode locked by the caller. */
+ssize_t vexfs_kernel_write(struct file *file, loff_t pos, const void *bytes, size_t len,
+			   const struct iomap_ops *ops, const struct iomap_write_ops *write_ops)
+{
+	struct kvec vec = { .iov_base = (void *)bytes, .iov_len = len };
+	struct iov_iter iter;
+	struct kiocb iocb;
+
+	init_sync_kiocb(&iocb, file);
+	iocb.ki_pos = pos;
+	iov_iter_kvec(&iter, ITER_SOURCE, &vec, 1, len);
+	return iomap_file_buffered_write(&iocb, &iter, ops, write_ops, NULL);
+}
+
+void vexfs_readahead(struct address_space *mapping, pgoff_t first, unsigned long pages)
+{
+	struct file_ra_state ra = { };
+
+	file_ra_state_init(&ra, mapping);
+	DEFINE_READAHEAD(ractl, NULL, &ra, mapping, first);
+	page_cache_ra_unbounded(&ractl, pages, 0);
+}
+
+int vexfs_read_folio(struct address_space *mapping, pgoff_t index, struct folio **folio)
+{
+	struct folio *found = read_mapping_folio(mapping, index, NULL);
+
+	if (IS_ERR(found))
+		return PTR_ERR(found);
+	*folio = found;
+	return 0;
+}
+
+void vexfs_init_rwsem(struct rw_semaphore *sem)
+{
+	init_rwsem(sem);
+}
+
+unsigned int vexfs_nofs_save(void)
+{
+	return memalloc_nofs_save();
+}
+
+void vexfs_nofs_restore(unsigned int flags)
+{
+	memalloc_nofs_restore(flags);
+}
+
+bool vexfs_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
+}
+
+void vexfs_cond_resched(void)
+{
+	cond_resched();
+}
+
+bool vexfs_task_is_reclaiming(void)
+{
+	return current->flags & PF_MEMALLOC;
+}
+
+struct workqueue_struct *vexfs_alloc_workqueue(const char *name)
+{
+	/* Writeback waits for it, so it needs a rescuer. */
+	return alloc_workqueue("%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+}
+
+/*
+ * User-Mode Linux defines CONFIG_X86_64 and CONFIG_UML, but not CONFIG_X86. Its
+ * kernel code runs in an ordinary process, whose vector registers the host keeps.
+ */
+#if defined(CONFIG_UML)
+void vexfs_fpu_begin(void)
+{
+	preempt_disable();
+}
+
+void vexfs_fpu_end(void)
+{
+	preempt_enable();
+}
+#elif defined(CONFIG_X86) || defined(CONFIG_ARM64)
+void vexfs_fpu_begin(void)
+{
+	kernel_fpu_begin();
+}
+
+void vexfs_fpu_end(void)
+{
+	kernel_fpu_end();
+}
+#else
+#error "VexFS has vector kernels for x86-64 and arm64 only"
+#endif
+
+#if defined(CONFIG_UML) || defined(CONFIG_X86)
+bool vexfs_cpu_has_avx2(void)
+{
+	return boot_cpu_has(X86_FEATURE_AVX2) && boot_cpu_has(X86_FEATURE_FMA);
+}
+
+bool vexfs_cpu_has_avx512(void)
+{
+	return boot_cpu_has(X86_FEATURE_AVX512F) && boot_cpu_has(X86_FEATURE_AVX512BW) &&
+	       boot_cpu_has(X86_FEATURE_AVX512VL) && boot_cpu_has(X86_FEATURE_AVX512DQ);
+}
+#else
+bool vexfs_cpu_has_avx2(void)
+{
+	return false;
+}
+
+bool vexfs_cpu_has_avx512(void)
+{
+	return false;
+}
+#endif
+
+struct kmem_cache *vexfs_inode_cache_create(const char *name, unsigned int size,
+					    void (*ctor)(void *object))
+{
+	return kmem_cache_create(name, size, 0, SLAB_RECLAIM_ACCOUNT | SLAB_ACCOUNT, ctor);
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Registration of the file_system_type, and mounting through the fs_context API.
+//!
+//! C headers: `linux/fs_context.h`, `linux/fs_parser.h`.
+
+use crate::bindings;
+use crate::super_block::{self, SuperBlock};
+use crate::{errno, inode, FileSystem};
+use core::cell::UnsafeCell;
+use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
+use kernel::error::to_result;
+use kernel::prelude::*;
+use kernel::types::ForeignOwnable;
+
+/// A registered filesystem type; dropping it unregisters.
+///
+/// # Invariants
+///
+/// `fs` is registered and does not move, as it lives in a box.
+pub struct Registration<T: FileSystem> {
+    fs: KBox<UnsafeCell<bindings::file_system_type>>,
+    cache: inode::Cache<T>,
+}
+
+// SAFETY: The VFS locks what it changes in the file_system_type; this side does not touch it.
+unsafe impl<T: FileSystem> Send for Registration<T> {}
+// SAFETY: As above.
+unsafe impl<T: FileSystem> Sync for Registration<T> {}
+
+impl<T: FileSystem> Registration<T> {
+    /// Registers `T`.
+    pub fn new(module: &'static ThisModule) -> Result<Self> {
+        let cache = inode::Cache::<T>::new()?;
+        let fs = KBox::new(
+            UnsafeCell::new(bindings::file_system_type {
+                owner: module.as_ptr(),
+                name: crate::mount::name_ptr::<T>(),
+                fs_flags: (bindings::FS_REQUIRES_DEV | bindings::FS_MGTIME) as c_int,
+                init_fs_context: Some(init_fs_context::<T>),
+                kill_sb: Some(kill_sb::<T>),
+                ..pin_init::zeroed()
+            }),
+            GFP_KERNEL,
+        )?;
+        // SAFETY: The object is boxed, so its address is stable until `drop` unregisters it.
+        to_result(unsafe { bindings::register_filesystem(fs.get()) })?;
+        Ok(Registration { fs, cache })
+    }
+}
+
+fn name_ptr<T: FileSystem>() -> *const c_char {
+    kernel::str::CStrExt::as_char_ptr(T::NAME)
+}
+
+impl<T: FileSystem> Drop for Registration<T> {
+    fn drop(&mut self) {
+        // SAFETY: Registered by the type invariant. The module cannot unload while mounts
+        // hold it, so no superblock is left.
+        unsafe { bindings::unregister_filesystem(self.fs.get()) };
+        // The cache goes after this, when no inode can be made any more.
+        self.cache.quiesce();
+    }
+}
+
+struct Context<T: FileSystem> {
+    options: ManuallyDrop<T::Options>,
+}
+
+struct Ops<T>(PhantomData<T>);
+
+impl<T: FileSystem> Ops<T> {
+    const CONTEXT: &'static bindings::fs_context_operations =
+        &bindings::fs_context_operations {
+            free: Some(free::<T>),
+            parse_param: Some(parse_param::<T>),
+            get_tree: Some(get_tree::<T>),
+            reconfigure: Some(reconfigure::<T>),
+            dup: None,
+            parse_monolithic: None,
+        };
+}
+
+unsafe extern "C" fn init_fs_context<T: FileSystem>(
+    fc: *mut kernel::bindings::fs_context,
+) -> c_int {
+    // Opaque in the kernel crate.
+    let fc = fc.cast::<bindings::fs_context>();
+    errno((|| {
+        let context = KBox::new(
+            Context::<T> {
+                options: ManuallyDrop::new(T::Options::default()),
+            },
+            GFP_KERNEL,
+        )?;
+        // SAFETY: The VFS passes a context under construction, ours to fill.
+        unsafe {
+            (*fc).fs_private = context.into_foreign().cast();
+            (*fc).ops = Ops::<T>::CONTEXT;
+        }
+        Ok(())
+    })())
+}
+
+unsafe extern "C" fn free<T: FileSystem>(fc: *mut bindings::fs_context) {
+    // SAFETY: fs_private is null or the box made in `init_fs_context`; the VFS calls this once.
+    unsafe {
+        let private = (*fc).fs_private;
+        if !private.is_null() {
+            let mut context = KBox::<Context<T>>::from_foreign(private.cast());
+            ManuallyDrop::drop(&mut context.options);
+            (*fc).fs_private = core::ptr::null_mut();
+        }
+    }
+}
+
+unsafe extern "C" fn parse_param<T: FileSystem>(
+    fc: *mut bindings::fs_context,
+    param: *mut bindings::fs_parameter,
+) -> c_int {
+    // SAFETY: The VFS serialises calls on a context and passes a valid parameter, whose
+    // strings are NUL-terminated and live for the call.
+    let (options, key, value) = unsafe {
+        let context = (*fc).fs_private.cast::<Context<T>>();
+        let key = bindings::vexfs_param_key(param);
+        let value = bindings::vexfs_param_string(param);
+        (
+            &mut *(*context).options,
+            kernel::str::CStr::from_char_ptr(key).to_bytes(),
+            (!value.is_null()).then(|| kernel::str::CStr::from_char_ptr(value).to_bytes()),
+        )
+    };
+    match T::parse_option(options, key, value) {
+        Ok(true) => 0,
+        // The VFS handles `source` and the generic flags itself.
+        Ok(false) => ENOPARAM.to_errno(),
+        Err(e) => e.to_errno(),
+    }
+}
+
+unsafe extern "C" fn get_tree<T: FileSystem>(fc: *mut bindings::fs_context) -> c_int {
+    // SAFETY: The context is valid, and fill_super has the type that the VFS expects.
+    unsafe { bindings::get_tree_bdev(fc.cast(), Some(fill_super::<T>)) }
+}
+
+unsafe extern "C" fn fill_super<T: FileSystem>(
+    sb: *mut bindings::super_block,
+    fc: *mut bindings::fs_context,
+) -> c_int {
+    // SAFETY: The VFS passes a new superblock with its device open, exclusively ours, and
+    // the context that `init_fs_context` prepared.
+    let (sb, options) = unsafe {
+        let context = (*fc).fs_private.cast::<Context<T>>();
+        (
+            SuperBlock::<T>::from_raw(sb),
+            core::mem::take(&mut *(*context).options),
+        )
+    };
+    match super_block::fill(sb, options) {
+        Ok(()) => 0,
+        Err(e) => e.to_errno(),
+    }
+}
+
+unsafe extern "C" fn reconfigure<T: FileSystem>(fc: *mut bindings::fs_context) -> c_int {
+    // SAFETY: For reconfiguration the context carries the root dentry of a live superblock.
+    let (sb, options, read_only) = unsafe {
+        let context = (*fc).fs_private.cast::<Context<T>>();
+        let sb = (*(*fc).root).d_sb;
+        (
+            SuperBlock::<T>::from_raw(sb),
+            core::mem::take(&mut *(*context).options),
+            (*fc).sb_flags & bindings::vexfs_sb_rdonly_flag as c_uint != 0,
+        )
+    };
+    // SAFETY: The superblock is alive and s_umount is held, as reconfigure demands.
+    let sync = unsafe { bindings::sync_filesystem(sb.as_ptr()) };
+    errno(to_result(sync).and_then(|()| T::reconfigure(sb, options, read_only)))
+}
+
+unsafe extern "C" fn kill_sb<T: FileSystem>(sb: *mut bindings::super_block) {
+    // s_fs_info may be read until the superblock is shut down, so it goes afterwards.
+    // SAFETY: The VFS passes a superblock it is done with.
+    unsafe {
+        let volume = (*sb).s_fs_info;
+        bindings::kill_block_super(sb);
+        super_block::drop_volume::<T>(volume);
+    }
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading a file's pages in place and writing them from kernel memory.
+//!
+//! C header: `linux/pagemap.h`.
+
+use crate::bindings;
+use crate::file::OpenFile;
+use crate::inode::Inode;
+use crate::iomap;
+use crate::FileSystem;
+use core::cell::UnsafeCell;
+use core::ptr;
+use kernel::error::to_result;
+use kernel::prelude::*;
+
+const PAGE_SIZE: u64 = kernel::page::PAGE_SIZE as u64;
+/// Folios looked up at once: those of a folio_batch.
+const BATCH: usize = 31;
+/// Pages read ahead at once.
+const READAHEAD_PAGES: u64 = 256;
+
+struct Span {
+    folio: *mut bindings::folio,
+    data: *const u8,
+    start: u64,
+    end: u64,
+}
+
+/// Pages of a byte range, uptodate and kept from going away.
+///
+/// # Invariants
+///
+/// `spans` are folios on which this value holds a count, in the order of the file and
+/// without gaps; `data` is the folio's address and covers `start..end` of the file.
+pub struct Pinned {
+    spans: KVec<Span>,
+    start: u64,
+    end: u64,
+}
+
+// SAFETY: Folio counts may be dropped by any task.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    /// Room for the folios of one call of [`Pinned::fill`].
+    pub fn new() -> Result<Self> {
+        Ok(Pinned {
+            spans: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            start: 0,
+            end: 0,
+        })
+    }
+
+    /// Pins pages from byte `start` on, as many as one look-up gives, but none that begin
+    /// at `end` or later. Returns where the pinned range ends. May sleep and read.
+    ///
+    /// Pages may be written while they are pinned; callers see to it that the rows they
+    /// read are not (see `RwSem`).
+    pub fn fill<T: FileSystem>(&mut self, inode: &Inode<T>, start: u64, end: u64) -> Result<u64> {
+        self.clear();
+        let first = start / PAGE_SIZE;
+        let last = end.saturating_sub(1) / PAGE_SIZE;
+        let mut folios = [ptr::null_mut::<bindings::folio>(); BATCH];
+        // SAFETY: The mapping lives as long as the inode; the array has BATCH entries.
+        let mapping = unsafe { (*inode.as_ptr()).i_mapping };
+        // SAFETY: As above.
+        let mut n = unsafe {
+            bindings::vexfs_folio_run(
+                mapping,
+                first as _,
+                last as _,
+                folios.as_mut_ptr(),
+                BATCH as c_uint,
+            )
+        } as usize;
+        // SAFETY: The folios found carry a count.
+        let ready = |f: *mut bindings::folio| unsafe { bindings::vexfs_folio_uptodate(f) };
+        let usable = folios.iter().take(n).take_while(|f| ready(**f)).count();
+        for folio in folios.iter().take(n).skip(usable) {
+            // SAFETY: Gives back the count of a folio that is not used.
+            unsafe { bindings::vexfs_folio_put(*folio) };
+        }
+        n = usable;
+        if n == 0 {
+            // SAFETY: The mapping is alive. Reads at most what lies below the end.
+            n = unsafe {
+                let pages = (last - first + 1).min(READAHEAD_PAGES);
+                bindings::vexfs_readahead(mapping, first as _, pages as _);
+                to_result(bindings::vexfs_read_folio(
+                    mapping,
+                    first as _,
+                    folios.as_mut_ptr(),
+                ))?;
+                1
+            };
+        }
+        self.start = start;
+        self.end = start;
+        for folio in folios.iter().take(n) {
+            let (mut bytes, mut position) = (0, 0);
+            // SAFETY: The folio carries a count, so its address and size stay.
+            let data = unsafe {
+                bindings::vexfs_folio_address(*folio, &mut bytes, &mut position).cast::<u8>()
+            };
+            let span = Span {
+                folio: *folio,
+                data,
+                start: position as u64,
+                end: (position as u64).saturating_add(bytes as u64),
+            };
+            self.end = span.end.min(end);
+            // INVARIANT: The count moves into the span. Capacity is BATCH, n at most that.
+            if self.spans.push_within_capacity(span).is_err() {
+                return Err(EINVAL);
+            }
+        }
+        Ok(self.end)
+    }
+
+    /// The bytes at `position`, as many as lie together in memory; empty outside the range.
+    pub fn bytes_at(&self, position: u64) -> &[u8] {
+        if position < self.start || position >= self.end {
+            return &[];
+        }
+        let i = self.spans.partition_point(|s| s.end <= position);
+        match self.spans.get(i) {
+            Some(s) if s.start <= position => {
+                let end = s.end.min(self.end);
+                // SAFETY: By the invariant `data` covers `start..end` of the file and stays
+                // for as long as the count, which `&self` outlives.
+                unsafe {
+                    core::slice::from_raw_parts(
+                        s.data.add((position - s.start) as usize),
+                        (end - position) as usize,
+                    )
+                }
+            }
+            _ => &[],
+        }
+    }
+
+    /// Copies `out.len()` bytes at `position`, across folios. `EINVAL` outside the range.
+    pub fn copy_at(&self, position: u64, out: &mut [u8]) -> Result {
+        let mut done = 0usize;
+        while done < out.len() {
+            let from = self.bytes_at(position.saturating_add(done as u64));
+            let n = from.len().min(out.len() - done);
+            if n == 0 {
+                return Err(EINVAL);
+            }
+            let (Some(to), Some(from)) = (out.get_mut(done..done + n), from.get(..n)) else {
+                return Err(EINVAL);
+            };
+            to.copy_from_slice(from);
+            done += n;
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        while let Some(span) = self.spans.pop() {
+            // SAFETY: Gives back the count of the invariant.
+            unsafe { bindings::vexfs_folio_put(span.folio) };
+        }
+        self.start = 0;
+        self.end = 0;
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl<T: FileSystem> OpenFile<'_, T> {
+    /// Writes `bytes` at `position` through the page cache; may be short only at an error,
+    /// which it then returns. The inode's lock is held.
+    pub fn write_at(&self, position: u64, bytes: &[u8]) -> Result {
+        let mut done = 0usize;
+        while let Some(rest) = bytes.get(done..).filter(|r| !r.is_empty()) {
+            // SAFETY: The file is open, the slice alive, the tables static.
+            let n = unsafe {
+                bindings::vexfs_kernel_write(
+                    self.as_ptr(),
+                    position.saturating_add(done as u64) as i64,
+                    rest.as_ptr().cast(),
+                    rest.len(),
+                    iomap::Ops::<T>::WRITE,
+                    iomap::Ops::<T>::write_ops(),
+                )
+            };
+            if n < 0 {
+                return Err(Error::from_errno(n as c_int));
+            }
+            if n == 0 {
+                return Err(EIO);
+            }
+            done += n as usize;
+        }
+        Ok(())
+    }
+}
+
+/// The kernel's read-write semaphore, guarding nothing by itself.
+#[pin_data]
+pub struct RwSem {
+    #[pin]
+    sem: UnsafeCell<bindings::rw_semaphore>,
+}
+
+// SAFETY: A lock is made to be shared.
+unsafe impl Send for RwSem {}
+// SAFETY: As above.
+unsafe impl Sync for RwSem {}
+
+impl RwSem {
+    /// Initialises the semaphore in place.
+    pub fn new() -> impl PinInit<Self, Error> {
+        // SAFETY: The closure initialises the only field at its final, pinned address.
+        unsafe {
+            pin_init::pin_init_from_closure(|slot: *mut Self| {
+                bindings::vexfs_init_rwsem((&raw mut (*slot).sem).cast());
+                Ok(())
+            })
+        }
+    }
+
+    /// Runs `f` with the semaphore held shared.
+    pub fn read<R>(&self, f: impl FnOnce() -> R) -> R {
+        // SAFETY: Initialised in `new`; released below.
+        unsafe { bindings::down_read(self.sem.get()) };
+        let result = f();
+        // SAFETY: Taken above.
+        unsafe { bindings::up_read(self.sem.get()) };
+        result
+    }
+
+    /// Runs `f` with the semaphore held exclusively.
+    pub fn write<R>(&self, f: impl FnOnce() -> R) -> R {
+        // SAFETY: Initialised in `new`; released below.
+        unsafe { bindings::down_write(self.sem.get()) };
+        let result = f();
+        // SAFETY: Taken above.
+        unsafe { bindings::up_write(self.sem.get()) };
+        result
+    }
+}
