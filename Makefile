@@ -69,6 +69,7 @@ modules-debug: kernel-x86_64-debug
 .PHONY: tools
 tools: setup-tools
 	@$(WITH_ENV) $(CARGO) build --release --workspace --bins
+	@ln -sf mkfs_vexfs "$${CARGO_TARGET_DIR:-target}/release/mkfs.vexfs" # cargo's names have no dot
 
 ## install     the tools to $(PREFIX), the module to the running kernel's tree
 .PHONY: install
