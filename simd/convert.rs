@@ -6,7 +6,7 @@
 //! (quiet) NaN. Widening is exact. Quantisation to i8 is affine: `x = code * scale + offset`, with one
 //! pair of `offset` and `scale` for all dimensions or one for each.
 
-use crate::abi::Elem;
+use crate::abi::{Elem, Isa};
 use crate::isa::per_isa;
 use crate::math::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, sqrt};
 
@@ -179,4 +179,77 @@ unsafe fn normalise_body(p: *mut u8, dim: usize) -> u32 {
         }
     }
     1
+}
+
+/// Converts `n` elements of type `from` at `src` to type `to` at `dst`; one of the types is f32, the
+/// other f16 or bf16. Returns 0, or 1 if there is no such conversion.
+///
+/// # Safety
+///
+/// The processor has `isa`, vector registers may be used, `n` elements are readable at `src` and
+/// writable at `dst`, at any alignment, and the two do not overlap.
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_convert(
+    isa: u32,
+    from: u32,
+    to: u32,
+    src: *const u8,
+    dst: *mut u8,
+    n: usize,
+) -> u32 {
+    match (Isa::from_u32(isa), Elem::from_u32(from), Elem::from_u32(to)) {
+        (Some(isa), Some(from), Some(to)) => {
+            // SAFETY: as promised by the caller.
+            unsafe { convert(isa, from, to, src, dst, n) }
+        }
+        _ => 1,
+    }
+}
+
+/// Quantises a vector of f32 at `src` to i8 at `dst`, or back if `back` is not 0. `offset` and `scale`
+/// are `dim` f32 each if `per_dim` is not 0, else one each. Returns 0, or 1 for an unknown `isa`.
+///
+/// # Safety
+///
+/// The processor has `isa`, vector registers may be used, all vectors are readable or writable at
+/// any alignment, and `dst` overlaps none of the others.
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_quantise(
+    isa: u32,
+    back: u32,
+    src: *const u8,
+    dst: *mut u8,
+    dim: usize,
+    offset: *const u8,
+    scale: *const u8,
+    per_dim: u32,
+) -> u32 {
+    let Some(isa) = Isa::from_u32(isa) else {
+        return 1;
+    };
+    // SAFETY: as promised by the caller.
+    unsafe {
+        if back == 0 {
+            quantise(isa, src, dst, dim, offset, scale, per_dim != 0);
+        } else {
+            dequantise(isa, src, dst, dim, offset, scale, per_dim != 0);
+        }
+    }
+    0
+}
+
+/// Divides the vector of `dim` f32 at `p` by its norm. Returns 1, or 0 if it is zero or not finite,
+/// and then leaves it as it is.
+///
+/// # Safety
+///
+/// The processor has `isa`, vector registers may be used, and `dim` f32 are readable and writable at
+/// `p`, at any alignment.
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_normalise(isa: u32, p: *mut u8, dim: usize) -> u32 {
+    match Isa::from_u32(isa) {
+        // SAFETY: as promised by the caller.
+        Some(isa) => unsafe { normalise(isa, p, dim) },
+        None => 0,
+    }
 }

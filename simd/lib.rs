@@ -9,6 +9,7 @@
 //! that a section is open. User space builds the same sources and goes through the same door.
 //!
 //! - `distance/`: one query against many rows, one file per instruction set
+//! - `cluster.rs`: k-means steps, random rotation, sign bits
 //! - `convert.rs`: between element types; normalisation
 //! - `finite.rs`: search for NaN and infinity
 //! - `self_test.rs`: every instruction set against the portable code
@@ -23,12 +24,19 @@
 
 #[allow(dead_code)]
 mod abi;
+mod cluster;
 mod convert;
 mod distance;
 mod finite;
 mod isa;
 mod math;
 mod self_test;
+
+pub use cluster::{
+    vexfs_simd_accumulate, vexfs_simd_assign, vexfs_simd_centroids, vexfs_simd_rotate,
+    vexfs_simd_sign_bits,
+};
+pub use convert::{vexfs_simd_convert, vexfs_simd_normalise, vexfs_simd_quantise};
 
 use abi::{Elem, Isa, Metric};
 use distance::{Gathered, Strided};
@@ -120,79 +128,6 @@ pub unsafe extern "C" fn vexfs_simd_first_non_finite(
         // SAFETY: as promised by the caller.
         (Some(isa), Some(elem)) => unsafe { finite::first_non_finite(isa, elem, p, n) },
         _ => usize::MAX,
-    }
-}
-
-/// Converts `n` elements of type `from` at `src` to type `to` at `dst`; one of the types is f32, the
-/// other f16 or bf16. Returns 0, or 1 if there is no such conversion.
-///
-/// # Safety
-///
-/// The processor has `isa`, vector registers may be used, `n` elements are readable at `src` and
-/// writable at `dst`, at any alignment, and the two do not overlap.
-#[no_mangle]
-pub unsafe extern "C" fn vexfs_simd_convert(
-    isa: u32,
-    from: u32,
-    to: u32,
-    src: *const u8,
-    dst: *mut u8,
-    n: usize,
-) -> u32 {
-    match (Isa::from_u32(isa), Elem::from_u32(from), Elem::from_u32(to)) {
-        (Some(isa), Some(from), Some(to)) => {
-            // SAFETY: as promised by the caller.
-            unsafe { convert::convert(isa, from, to, src, dst, n) }
-        }
-        _ => 1,
-    }
-}
-
-/// Quantises a vector of f32 at `src` to i8 at `dst`, or back if `back` is not 0. `offset` and `scale`
-/// are `dim` f32 each if `per_dim` is not 0, else one each. Returns 0, or 1 for an unknown `isa`.
-///
-/// # Safety
-///
-/// The processor has `isa`, vector registers may be used, all vectors are readable or writable at
-/// any alignment, and `dst` overlaps none of the others.
-#[no_mangle]
-pub unsafe extern "C" fn vexfs_simd_quantise(
-    isa: u32,
-    back: u32,
-    src: *const u8,
-    dst: *mut u8,
-    dim: usize,
-    offset: *const u8,
-    scale: *const u8,
-    per_dim: u32,
-) -> u32 {
-    let Some(isa) = Isa::from_u32(isa) else {
-        return 1;
-    };
-    // SAFETY: as promised by the caller.
-    unsafe {
-        if back == 0 {
-            convert::quantise(isa, src, dst, dim, offset, scale, per_dim != 0);
-        } else {
-            convert::dequantise(isa, src, dst, dim, offset, scale, per_dim != 0);
-        }
-    }
-    0
-}
-
-/// Divides the vector of `dim` f32 at `p` by its norm. Returns 1, or 0 if it is zero or not finite,
-/// and then leaves it as it is.
-///
-/// # Safety
-///
-/// The processor has `isa`, vector registers may be used, and `dim` f32 are readable and writable at
-/// `p`, at any alignment.
-#[no_mangle]
-pub unsafe extern "C" fn vexfs_simd_normalise(isa: u32, p: *mut u8, dim: usize) -> u32 {
-    match Isa::from_u32(isa) {
-        // SAFETY: as promised by the caller.
-        Some(isa) => unsafe { convert::normalise(isa, p, dim) },
-        None => 0,
     }
 }
 

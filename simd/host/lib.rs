@@ -32,6 +32,11 @@ keep!(
     vexfs_simd_convert,
     vexfs_simd_quantise,
     vexfs_simd_normalise,
+    vexfs_simd_assign,
+    vexfs_simd_accumulate,
+    vexfs_simd_centroids,
+    vexfs_simd_rotate,
+    vexfs_simd_sign_bits,
     vexfs_simd_self_test
 );
 

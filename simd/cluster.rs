@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! Steps of k-means, the structured random rotation, and sign bits. All but `assign` give the same
+//! bits on every instruction set.
+
+use crate::abi::{Elem, Isa, Metric};
+use crate::distance::{score, Strided};
+use crate::isa::per_isa;
+
+/// Distances from one row to a block of centroids fit the stack.
+const BLOCK: usize = 64;
+
+per_isa! {
+    /// Adds each of `n` rows of `dim` f32 to the f64 sums of its cluster, and 1 to its count.
+    pub unsafe fn accumulate(
+        isa, rows: *const u8, stride: usize, n: usize, dim: usize,
+        ids: *const u32, sums: *mut u64, counts: *mut u64,
+    ) -> () = accumulate_body;
+
+    /// Divides `k` sums by their counts; a centroid without rows stays as it is. Returns how many have
+    /// none.
+    pub unsafe fn centroids(
+        isa, sums: *const u64, counts: *const u64, k: usize, dim: usize, out: *mut u8,
+    ) -> usize = centroids_body;
+
+    /// Rotates the vector of `dim` f32 at `p` in place.
+    pub unsafe fn rotate(isa, seed: u64, p: *mut u8, dim: usize) -> () = rotate_body;
+
+    /// Writes one bit per element: whether it is greater than zero.
+    pub unsafe fn sign_bits(isa, src: *const u8, dim: usize, dst: *mut u8) -> () = sign_bits_body;
+}
+
+/// The nearest of `k` dense centroids for each of `n` rows; of equal ones the first.
+///
+/// # Safety
+///
+/// The processor has `isa`, vector registers may be used, rows and centroids are readable, `ids` and
+/// `keys` writable for `n` elements. `k` is not 0.
+unsafe fn assign(
+    isa: Isa,
+    rows: *const u8,
+    stride: usize,
+    n: usize,
+    dim: usize,
+    centroids: *const u8,
+    k: usize,
+    ids: *mut u32,
+    keys: *mut u32,
+) {
+    let len_bytes = Elem::F32.row_bytes(dim);
+    let mut block = [0u32; BLOCK];
+    for i in 0..n {
+        let (mut nearest, mut least) = (0u32, u32::MAX);
+        let mut first = 0;
+        // SAFETY: the row and each block of centroids are within what the caller promises.
+        unsafe {
+            let row = rows.add(i * stride);
+            while first < k {
+                let count = if k - first < BLOCK { k - first } else { BLOCK };
+                let part = Strided {
+                    base: centroids.add(first * len_bytes),
+                    stride: len_bytes,
+                };
+                score(
+                    isa,
+                    Elem::F32,
+                    Metric::L2Sq,
+                    row,
+                    part,
+                    dim,
+                    block.as_mut_ptr(),
+                    count,
+                );
+                for (at, &key) in block.iter().enumerate() {
+                    if at < count && key < least {
+                        least = key;
+                        nearest = (first + at) as u32;
+                    }
+                }
+                first += count;
+            }
+            *ids.add(i) = nearest;
+            *keys.add(i) = least;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn load(p: *const u8, i: usize) -> f32 {
+    // SAFETY: the caller keeps `i` within the vector; the read allows any alignment.
+    unsafe { p.cast::<f32>().add(i).read_unaligned() }
+}
+
+#[inline(always)]
+unsafe fn store(p: *mut u8, i: usize, v: f32) {
+    // SAFETY: the caller keeps `i` within the vector; the write allows any alignment.
+    unsafe { p.cast::<f32>().add(i).write_unaligned(v) }
+}
+
+/// # Safety
+///
+/// The rows are readable, every id is below the number of clusters that `sums` and `counts` have room
+/// for, and these two overlap nothing.
+#[inline(always)]
+unsafe fn accumulate_body(
+    rows: *const u8,
+    stride: usize,
+    n: usize,
+    dim: usize,
+    ids: *const u32,
+    sums: *mut u64,
+    counts: *mut u64,
+) {
+    for i in 0..n {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            let row = rows.add(i * stride);
+            let id = *ids.add(i) as usize;
+            let sum = sums.add(id * dim).cast::<f64>();
+            for d in 0..dim {
+                *sum.add(d) += load(row, d) as f64;
+            }
+            *counts.add(id) += 1;
+        }
+    }
+}
+
+/// # Safety
+///
+/// `sums` and `out` hold `k * dim` elements, `counts` holds `k`.
+#[inline(always)]
+unsafe fn centroids_body(
+    sums: *const u64,
+    counts: *const u64,
+    k: usize,
+    dim: usize,
+    out: *mut u8,
+) -> usize {
+    let mut empty = 0;
+    for c in 0..k {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            let count = *counts.add(c);
+            if count == 0 {
+                empty += 1;
+                continue;
+            }
+            let inverse = 1.0 / count as f64;
+            for d in c * dim..(c + 1) * dim {
+                store(out, d, (*sums.cast::<f64>().add(d) * inverse) as f32);
+            }
+        }
+    }
+    empty
+}
+
+/// Bits `64 * i..64 * i + 64` of the random signs of a round: SplitMix64.
+#[inline(always)]
+fn signs(seed: u64, round: usize, i: usize) -> u64 {
+    let counter = (round as u64) << 32 | i as u64;
+    let z = seed.wrapping_add(counter.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
+/// An orthogonal map in O(d log d): rounds of random signs and a Walsh-Hadamard transform of the
+/// largest power of two of elements, at the beginning and at the end in turn, with a mixing of both
+/// halves where that is not all of them. Compare the FHT-Kac rotator of the RaBitQ library
+/// (arXiv 2409.09913).
+///
+/// # Safety
+///
+/// `dim` f32 are readable and writable at `p`.
+#[inline(always)]
+unsafe fn rotate_body(seed: u64, p: *mut u8, dim: usize) {
+    if dim == 0 {
+        return;
+    }
+    let log = usize::BITS - 1 - dim.leading_zeros();
+    let part = 1 << log;
+    // The transform of 2^log elements has norm 2^(log/2); an odd power leaves a root of two.
+    let exponent = 127 - (log >> 1);
+    let scale = f32::from_bits(exponent << 23)
+        * if log & 1 == 1 {
+            core::f32::consts::FRAC_1_SQRT_2
+        } else {
+            1.0
+        };
+    for round in 0..4 {
+        let first = if round & 1 == 0 { 0 } else { dim - part };
+        // SAFETY: every index is below `dim`: the transform covers `part` elements from `first`.
+        unsafe {
+            let mut word = 0;
+            for i in 0..dim {
+                if i & 63 == 0 {
+                    word = signs(seed, round, i >> 6);
+                }
+                let flip = ((word >> (i & 63)) as u32) << 31;
+                store(p, i, f32::from_bits(load(p, i).to_bits() ^ flip));
+            }
+            let q = p.add(first * 4);
+            let mut half = 1;
+            while half < part {
+                let mut block = 0;
+                while block < part {
+                    for i in block..block + half {
+                        let (a, b) = (load(q, i), load(q, i + half));
+                        store(q, i, a + b);
+                        store(q, i + half, a - b);
+                    }
+                    block += 2 * half;
+                }
+                half *= 2;
+            }
+            for i in 0..part {
+                store(q, i, load(q, i) * scale);
+            }
+            if part != dim {
+                let half = dim >> 1;
+                for i in 0..half {
+                    let (a, b) = (load(p, i), load(p, i + half));
+                    store(p, i, (a + b) * core::f32::consts::FRAC_1_SQRT_2);
+                    store(p, i + half, (a - b) * core::f32::consts::FRAC_1_SQRT_2);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// `dim` f32 are readable at `src`, and `(dim + 7) / 8` bytes writable at `dst`.
+#[inline(always)]
+unsafe fn sign_bits_body(src: *const u8, dim: usize, dst: *mut u8) {
+    let mut i = 0;
+    // SAFETY: every index is below `dim`.
+    unsafe {
+        while i + 8 <= dim {
+            let mut byte = 0;
+            for k in 0..8 {
+                byte |= ((load(src, i + k) > 0.0) as u8) << k;
+            }
+            *dst.add(i >> 3) = byte;
+            i += 8;
+        }
+        if i < dim {
+            let mut byte = 0;
+            for k in 0..dim - i {
+                byte |= ((load(src, i + k) > 0.0) as u8) << k;
+            }
+            *dst.add(i >> 3) = byte;
+        }
+    }
+}
+
+/// See [`assign`]. Returns 0, or 1 for an unknown `isa`.
+///
+/// # Safety
+///
+/// As [`assign`].
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_assign(
+    isa: u32,
+    rows: *const u8,
+    stride: usize,
+    n: usize,
+    dim: usize,
+    centroids: *const u8,
+    k: usize,
+    ids: *mut u32,
+    keys: *mut u32,
+) -> u32 {
+    let Some(isa) = Isa::from_u32(isa) else {
+        return 1;
+    };
+    // SAFETY: as promised by the caller.
+    unsafe { assign(isa, rows, stride, n, dim, centroids, k, ids, keys) };
+    0
+}
+
+/// See [`accumulate`]. Returns 0, or 1 for an unknown `isa`.
+///
+/// # Safety
+///
+/// As [`accumulate`].
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_accumulate(
+    isa: u32,
+    rows: *const u8,
+    stride: usize,
+    n: usize,
+    dim: usize,
+    ids: *const u32,
+    sums: *mut u64,
+    counts: *mut u64,
+) -> u32 {
+    let Some(isa) = Isa::from_u32(isa) else {
+        return 1;
+    };
+    // SAFETY: as promised by the caller.
+    unsafe { accumulate(isa, rows, stride, n, dim, ids, sums, counts) };
+    0
+}
+
+/// See [`centroids`]. Returns the number of empty clusters, or `usize::MAX` for an unknown `isa`.
+///
+/// # Safety
+///
+/// As [`centroids`].
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_centroids(
+    isa: u32,
+    sums: *const u64,
+    counts: *const u64,
+    k: usize,
+    dim: usize,
+    out: *mut u8,
+) -> usize {
+    match Isa::from_u32(isa) {
+        // SAFETY: as promised by the caller.
+        Some(isa) => unsafe { centroids(isa, sums, counts, k, dim, out) },
+        None => usize::MAX,
+    }
+}
+
+/// See [`rotate`]. Returns 0, or 1 for an unknown `isa`.
+///
+/// # Safety
+///
+/// As [`rotate`].
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_rotate(isa: u32, seed: u64, p: *mut u8, dim: usize) -> u32 {
+    let Some(isa) = Isa::from_u32(isa) else {
+        return 1;
+    };
+    // SAFETY: as promised by the caller.
+    unsafe { rotate(isa, seed, p, dim) };
+    0
+}
+
+/// See [`sign_bits`]. Returns 0, or 1 for an unknown `isa`.
+///
+/// # Safety
+///
+/// As [`sign_bits`].
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_sign_bits(
+    isa: u32,
+    src: *const u8,
+    dim: usize,
+    dst: *mut u8,
+) -> u32 {
+    let Some(isa) = Isa::from_u32(isa) else {
+        return 1;
+    };
+    // SAFETY: as promised by the caller.
+    unsafe { sign_bits(isa, src, dim, dst) };
+    0
+}
