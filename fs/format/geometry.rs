@@ -32,7 +32,7 @@ pub const MAX_JOURNAL_BLOCKS: u64 = 16384;
 pub const BYTES_PER_INODE: u64 = 16384;
 /// Inodes in a group of full size.
 pub const INODES_PER_FULL_GROUP: u64 = BLOCKS_PER_GROUP * BLOCK_SIZE as u64 / BYTES_PER_INODE;
-/// Most groups whose descriptors still fit into group 0: about 233 TiB.
+/// Most groups whose descriptors still fit into group 0: about 236 TiB.
 pub const MAX_GROUPS: u64 =
     (BLOCKS_PER_GROUP - 3 - INODES_PER_FULL_GROUP / INODES_PER_BLOCK - MIN_DATA_BLOCKS)
         * DESCRIPTORS_PER_BLOCK;
@@ -87,7 +87,7 @@ impl Geometry {
             }
         }
         if geometry.group_count > MAX_GROUPS {
-            return Err(Error::Invalid("a volume can have at most 233 TiB"));
+            return Err(Error::Invalid("a volume can have at most 236 TiB"));
         }
         geometry.gdt_blocks = geometry.group_count.div_ceil(DESCRIPTORS_PER_BLOCK);
         geometry.journal_blocks =

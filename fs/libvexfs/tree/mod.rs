@@ -62,16 +62,27 @@ pub const fn insert_credits(height: u16) -> u32 {
 
 /// Blocks one [`remove`] can join to its transaction, on a tree of this height: on every
 /// level the node and a neighbour merged into it, and for that one a bitmap and a
-/// descriptor; the same once more if the root takes its last child in.
+/// descriptor; a bitmap and a descriptor more on every level that the root takes in.
 pub const fn remove_credits(height: u16) -> u32 {
-    (height as u32 + 1) * 4
+    height as u32 * 6 + 1
+}
+
+/// Blocks one [`remove`] can revoke: on every level one that is merged away and one that
+/// the root takes in.
+pub const fn remove_revokes(height: u16) -> u32 {
+    height as u32 * 2
 }
 
 /// Blocks one [`destroy_step`] with this budget can join to its transaction: bitmap and
-/// descriptor of each node freed, and the parents that stay. Each node freed is also one
-/// revoke.
+/// descriptor of each node freed, and the parents that stay.
 pub const fn destroy_credits(height: u16, budget: u32) -> u32 {
     (budget + height as u32) * 3
+}
+
+/// Blocks one [`destroy_step`] with this budget can revoke: a leaf more than asked for can
+/// be the last one of every parent up to the root.
+pub const fn destroy_revokes(height: u16, budget: u32) -> u32 {
+    budget + height as u32
 }
 
 /// What a node may hold: keys from `low` to `last`, both included.

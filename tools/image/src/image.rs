@@ -29,6 +29,8 @@ struct Cache {
     held: HashSet<u64>,
     /// Blocks changed by the open transaction: what credits have to cover.
     joined: BTreeSet<u64>,
+    /// Blocks discarded by it: what revoke records have to cover.
+    discarded: usize,
 }
 
 /// A block, pinned. Changes return to the transaction when it is dropped.
@@ -272,6 +274,12 @@ impl<D: Device> Transaction<'_, D> {
         std::mem::take(&mut cache.joined).len()
     }
 
+    /// Number of blocks discarded so far, and starts to count again.
+    pub fn take_discarded(&mut self) -> usize {
+        let mut cache = self.image.cache.borrow_mut();
+        std::mem::take(&mut cache.discarded)
+    }
+
     fn allocator<R>(&mut self, f: impl FnOnce(&mut Allocator<'_>, &mut Self) -> R) -> R {
         let mut groups = std::mem::take(&mut self.image.groups);
         let geo = self.image.geometry;
@@ -419,7 +427,8 @@ impl<D: Device> Txn for Transaction<'_, D> {
         drop(buf);
         let mut cache = self.image.cache.borrow_mut();
         cache.dirty.remove(&block);
-        cache.joined.remove(&block);
+        // It stays counted: joining it took a credit.
+        cache.discarded += 1;
         Ok(())
     }
 

@@ -58,6 +58,7 @@ fn random_operations(seed: u64, keys: u64, max_record: u64, steps: u32) {
             let record = random.bytes(len);
             let height = tree::height(&root).unwrap();
             t.take_joined();
+            t.take_discarded();
             match random.below(10) {
                 0..=4 if growing => {
                     let done = tree::insert(&mut t, &mut root, OWNER, key, &record);
@@ -103,6 +104,7 @@ fn random_operations(seed: u64, keys: u64, max_record: u64, steps: u32) {
                         None => assert_eq!(done, Err(Error::NotFound), "seed {seed}"),
                     }
                     assert!(t.take_joined() <= tree::remove_credits(height) as usize);
+                    assert!(t.take_discarded() <= tree::remove_revokes(height) as usize);
                 }
             }
         }
@@ -257,6 +259,7 @@ fn destroying_frees_everything_in_bounded_steps() {
         let finished = tree::destroy_step(&mut t, &mut root, OWNER, 10).unwrap();
         assert!(image_free(&t) - free <= 10 + u64::from(height));
         assert!(t.take_joined() <= tree::destroy_credits(height, 10) as usize);
+        assert!(t.take_discarded() <= tree::destroy_revokes(height, 10) as usize);
         t.commit().unwrap();
         // Between steps it is a tree.
         check::tree(&image, &root, OWNER, &mut |_| Ok(()), &mut |_, _| Ok(())).unwrap();

@@ -293,7 +293,8 @@ fn a_volume_that_is_full_stays_sound() {
 /// The check itself finds what is wrong: otherwise the tests above mean nothing.
 #[test]
 fn the_check_notices_leaks_and_wrong_counts() {
-    let damage: [(&str, fn(&mut Transaction<'_, MemDevice>)); 5] = [
+    type Damage = fn(&mut Transaction<'_, MemDevice>);
+    let damage: [(&str, Damage); 5] = [
         ("bitmap does not fit", |t| {
             t.allocate_blocks(0, 3).unwrap();
         }),
