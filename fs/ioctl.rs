@@ -347,7 +347,7 @@ fn delete(
                 }
             }
         }
-        live.sort_unstable();
+        vexfs_vfs::sort::pairs(&mut live);
         let twice = live
             .windows(2)
             .filter_map(|pair| match pair {

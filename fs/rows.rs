@@ -19,7 +19,7 @@ use vexfs_simd_ffi::{first_non_finite, Elem};
 use vexfs_uapi::VEXFS_KEY_NONE;
 use vexfs_vfs::file::{OpenFile, Source};
 use vexfs_vfs::page_cache::Pinned;
-use vexfs_vfs::{fpu, task, Inode};
+use vexfs_vfs::{fpu, sort, task, Inode};
 
 /// Bytes moved at once between user memory and the page cache: fits the L2 cache.
 const CHUNK: usize = 256 * 1024;
@@ -93,7 +93,7 @@ fn first_repeated(keys: &[u64]) -> Result<Option<usize>> {
             .push_within_capacity((*key, index))
             .map_err(|_| ENOMEM)?;
     }
-    order.sort_unstable();
+    sort::pairs(&mut order);
     Ok(order
         .windows(2)
         .filter_map(|pair| match pair {

@@ -27,6 +27,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/seq_file.h>
+#include <linux/sort.h>
 #include <linux/statfs.h>
 #include <linux/uio.h>
 #include <linux/workqueue.h>

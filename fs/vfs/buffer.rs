@@ -168,7 +168,10 @@ impl Deref for Buffer {
         // SAFETY: b_data and b_size describe the block's bytes in a pinned page for as long
         // as the count is held; see the type's documentation for concurrent writers.
         unsafe {
-            core::slice::from_raw_parts((*self.as_ptr()).b_data.cast::<u8>(), (*self.as_ptr()).b_size)
+            core::slice::from_raw_parts(
+                (*self.as_ptr()).b_data.cast::<u8>(),
+                (*self.as_ptr()).b_size,
+            )
         }
     }
 }

@@ -154,7 +154,8 @@ impl Source<'_> {
     /// Copies `out.len()` bytes. `EFAULT` if they can't be read.
     pub fn read(&mut self, out: &mut [u8]) -> Result {
         // SAFETY: The iterator is valid for the callback and `out` is a live slice.
-        let n = unsafe { bindings::vexfs_copy_from_iter(out.as_mut_ptr().cast(), out.len(), self.0) };
+        let n =
+            unsafe { bindings::vexfs_copy_from_iter(out.as_mut_ptr().cast(), out.len(), self.0) };
         if n == out.len() {
             Ok(())
         } else {

@@ -601,7 +601,9 @@ void vexfs_readahead(struct address_space *mapping, pgoff_t first, unsigned long
 
 	file_ra_state_init(&ra, mapping);
 	DEFINE_READAHEAD(ractl, NULL, &ra, mapping, first);
+	filemap_invalidate_lock_shared(mapping);
 	page_cache_ra_unbounded(&ractl, pages, 0);
+	filemap_invalidate_unlock_shared(mapping);
 }
 
 int vexfs_read_folio(struct address_space *mapping, pgoff_t index, struct folio **folio)

@@ -128,8 +128,8 @@ pub(crate) unsafe extern "C" fn alloc<T: FileSystem>(
     // SAFETY: The cache exists while the filesystem is registered; objects have room for a
     // `Storage<T>`. The node is initialised in place and never moved, so it may be pinned.
     unsafe {
-        let storage = bindings::vexfs_alloc_inode(sb, CACHE.load(Ordering::Acquire))
-            .cast::<Storage<T>>();
+        let storage =
+            bindings::vexfs_alloc_inode(sb, CACHE.load(Ordering::Acquire)).cast::<Storage<T>>();
         if storage.is_null() {
             return core::ptr::null_mut();
         }
@@ -153,12 +153,7 @@ pub(crate) unsafe extern "C" fn destroy<T: FileSystem>(inode: *mut bindings::ino
 
 pub(crate) unsafe extern "C" fn free<T: FileSystem>(inode: *mut bindings::inode) {
     // SAFETY: The object came from this cache, and its RCU period is over.
-    unsafe {
-        bindings::kmem_cache_free(
-            CACHE.load(Ordering::Acquire),
-            storage::<T>(inode).cast(),
-        )
-    }
+    unsafe { bindings::kmem_cache_free(CACHE.load(Ordering::Acquire), storage::<T>(inode).cast()) }
 }
 
 pub(crate) fn storage<T: FileSystem>(inode: *mut bindings::inode) -> *mut Storage<T> {

@@ -162,7 +162,11 @@ unsafe fn fill(raw: *mut bindings::inode, iomap: *mut bindings::iomap, m: &Mappi
         (*iomap).length = m.len;
         (*iomap).bdev = (*(*raw).i_sb).s_bdev;
         (*iomap).validity_cookie = u64::from(m.sequence);
-        (*iomap).flags = if m.new { bindings::IOMAP_F_NEW as u16 } else { 0 };
+        (*iomap).flags = if m.new {
+            bindings::IOMAP_F_NEW as u16
+        } else {
+            0
+        };
         match m.state {
             State::Hole => {
                 (*iomap).type_ = bindings::IOMAP_HOLE as u16;
@@ -488,7 +492,9 @@ unsafe extern "C" fn direct_end<T: FileSystem>(
     }
 }
 
-unsafe extern "C" fn page_mkwrite<T: FileSystem>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+unsafe extern "C" fn page_mkwrite<T: FileSystem>(
+    vmf: *mut bindings::vm_fault,
+) -> bindings::vm_fault_t {
     // SAFETY: The fault holds the file; mmap_lock is held or the vma is locked.
     unsafe {
         let file = bindings::vexfs_fault_file(vmf);

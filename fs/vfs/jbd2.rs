@@ -326,13 +326,17 @@ impl Handle<'_> {
 
     /// Joins a block that was just allocated, filled with zeros. `sealed` blocks get their
     /// checksum from the journal.
-    pub fn create<T: FileSystem>(&self, sb: &SuperBlock<T>, block: u64, sealed: bool) -> Result<Buffer> {
+    pub fn create<T: FileSystem>(
+        &self,
+        sb: &SuperBlock<T>,
+        block: u64,
+        sealed: bool,
+    ) -> Result<Buffer> {
         let mut buffer = sb.block_without_reading(block)?;
         // SAFETY: The buffer is counted; create access wants it locked.
         let result = unsafe {
             bindings::vexfs_bh_lock(buffer.as_ptr());
-            let err =
-                bindings::jbd2_journal_get_create_access(self.as_ptr(), buffer.as_ptr());
+            let err = bindings::jbd2_journal_get_create_access(self.as_ptr(), buffer.as_ptr());
             if err == 0 {
                 buffer.bytes_mut().fill(0);
                 bindings::vexfs_bh_set_uptodate(buffer.as_ptr());

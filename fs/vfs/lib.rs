@@ -17,6 +17,7 @@
 //! jbd2.rs         journal and handles
 //! page_cache.rs   reading and writing a file's pages from the kernel
 //! fpu.rs          sections that may use vector registers
+//! sort.rs         sorting
 //! task.rs         current task, memory scopes, clocks, random numbers
 //! ```
 //!
@@ -34,10 +35,14 @@ use kernel::prelude::*;
     clippy::all,
     clippy::undocumented_unsafe_blocks,
     dead_code,
+    // Empty structures of some configurations, such as a spinlock without SMP.
+    improper_ctypes,
     missing_docs,
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
+    unknown_lints,
+    unnecessary_transmutes,
     unreachable_pub,
     unsafe_op_in_unsafe_fn,
     unused_imports
@@ -59,6 +64,7 @@ pub mod jbd2;
 pub mod mount;
 pub mod namei;
 pub mod page_cache;
+pub mod sort;
 pub mod super_block;
 pub mod task;
 

@@ -10,55 +10,67 @@ use crate::{errno, inode, FileSystem};
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
+use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::types::ForeignOwnable;
+
+// The object holds lock classes, which lockdep wants in static memory. One module registers
+// one filesystem.
+struct Static(UnsafeCell<bindings::file_system_type>);
+
+// SAFETY: Written once by `Registration::new`, before it is registered and under `TAKEN`; the
+// VFS locks what it changes afterwards.
+unsafe impl Sync for Static {}
+
+static FS_TYPE: Static = Static(UnsafeCell::new(pin_init::zeroed()));
+static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// A registered filesystem type; dropping it unregisters.
 ///
 /// # Invariants
 ///
-/// `fs` is registered and does not move, as it lives in a box.
+/// `FS_TYPE` is registered, and `TAKEN` is set.
 pub struct Registration<T: FileSystem> {
-    fs: KBox<UnsafeCell<bindings::file_system_type>>,
     cache: inode::Cache<T>,
 }
 
-// SAFETY: The VFS locks what it changes in the file_system_type; this side does not touch it.
-unsafe impl<T: FileSystem> Send for Registration<T> {}
-// SAFETY: As above.
-unsafe impl<T: FileSystem> Sync for Registration<T> {}
-
 impl<T: FileSystem> Registration<T> {
-    /// Registers `T`.
+    /// Registers `T`. `EBUSY` if this module has a filesystem registered.
     pub fn new(module: &'static ThisModule) -> Result<Self> {
-        let cache = inode::Cache::<T>::new()?;
-        let fs = KBox::new(
-            UnsafeCell::new(bindings::file_system_type {
-                owner: module.as_ptr(),
-                name: crate::mount::name_ptr::<T>(),
-                fs_flags: (bindings::FS_REQUIRES_DEV | bindings::FS_MGTIME) as c_int,
-                init_fs_context: Some(init_fs_context::<T>),
-                kill_sb: Some(kill_sb::<T>),
-                ..pin_init::zeroed()
-            }),
-            GFP_KERNEL,
-        )?;
-        // SAFETY: The object is boxed, so its address is stable until `drop` unregisters it.
-        to_result(unsafe { bindings::register_filesystem(fs.get()) })?;
-        Ok(Registration { fs, cache })
+        if TAKEN.swap(true, Ordering::AcqRel) {
+            return Err(EBUSY);
+        }
+        let result = Self::register(module);
+        if result.is_err() {
+            TAKEN.store(false, Ordering::Release);
+        }
+        result
     }
-}
 
-fn name_ptr<T: FileSystem>() -> *const c_char {
-    kernel::str::CStrExt::as_char_ptr(T::NAME)
+    fn register(module: &'static ThisModule) -> Result<Self> {
+        let cache = inode::Cache::<T>::new()?;
+        let fs = FS_TYPE.0.get();
+        // SAFETY: `TAKEN` makes this the only writer, and the object is not registered.
+        unsafe {
+            (*fs).owner = module.as_ptr();
+            (*fs).name = T::NAME.as_char_ptr();
+            (*fs).fs_flags = (bindings::FS_REQUIRES_DEV | bindings::FS_MGTIME) as c_int;
+            (*fs).init_fs_context = Some(init_fs_context::<T>);
+            (*fs).kill_sb = Some(kill_sb::<T>);
+        }
+        // SAFETY: Static memory, so it stays until `drop` unregisters it.
+        to_result(unsafe { bindings::register_filesystem(fs) })?;
+        Ok(Registration { cache })
+    }
 }
 
 impl<T: FileSystem> Drop for Registration<T> {
     fn drop(&mut self) {
         // SAFETY: Registered by the type invariant. The module cannot unload while mounts
         // hold it, so no superblock is left.
-        unsafe { bindings::unregister_filesystem(self.fs.get()) };
+        unsafe { bindings::unregister_filesystem(FS_TYPE.0.get()) };
+        TAKEN.store(false, Ordering::Release);
         // The cache goes after this, when no inode can be made any more.
         self.cache.quiesce();
     }
@@ -71,15 +83,14 @@ struct Context<T: FileSystem> {
 struct Ops<T>(PhantomData<T>);
 
 impl<T: FileSystem> Ops<T> {
-    const CONTEXT: &'static bindings::fs_context_operations =
-        &bindings::fs_context_operations {
-            free: Some(free::<T>),
-            parse_param: Some(parse_param::<T>),
-            get_tree: Some(get_tree::<T>),
-            reconfigure: Some(reconfigure::<T>),
-            dup: None,
-            parse_monolithic: None,
-        };
+    const CONTEXT: &'static bindings::fs_context_operations = &bindings::fs_context_operations {
+        free: Some(free::<T>),
+        parse_param: Some(parse_param::<T>),
+        get_tree: Some(get_tree::<T>),
+        reconfigure: Some(reconfigure::<T>),
+        dup: None,
+        parse_monolithic: None,
+    };
 }
 
 unsafe extern "C" fn init_fs_context<T: FileSystem>(

@@ -177,8 +177,13 @@ unsafe fn make<T: FileSystem>(
     target: Option<&[u8]>,
 ) -> Result {
     // SAFETY: By the caller's promise.
-    let (idmap, dir, name) =
-        unsafe { (Idmap::from_raw(idmap), Inode::<T>::from_raw(dir), name(dentry)) };
+    let (idmap, dir, name) = unsafe {
+        (
+            Idmap::from_raw(idmap),
+            Inode::<T>::from_raw(dir),
+            name(dentry),
+        )
+    };
     let inode = T::make(
         idmap,
         dir,

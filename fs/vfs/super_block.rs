@@ -53,7 +53,10 @@ pub trait Super: Types {
     /// Takes one mount option; `Ok(false)` if it is none of ours, an error if its value is bad.
     fn parse_option(options: &mut Self::Options, key: &[u8], value: Option<&[u8]>) -> Result<bool>;
     /// Reads the volume: superblock, journal replay, allocation groups.
-    fn mount(sb: &SuperBlock<Self>, options: Self::Options) -> Result<(Pin<KBox<Self::Volume>>, Limits)>
+    fn mount(
+        sb: &SuperBlock<Self>,
+        options: Self::Options,
+    ) -> Result<(Pin<KBox<Self::Volume>>, Limits)>
     where
         Self: FileSystem;
     /// The root directory; then whatever has to be finished before the mount appears.
@@ -343,7 +346,12 @@ unsafe extern "C" fn statfs<T: FileSystem>(
     buf: *mut kernel::bindings::kstatfs,
 ) -> c_int {
     // SAFETY: The VFS passes a live dentry and a buffer to fill.
-    let (sb, buf) = unsafe { (SuperBlock::<T>::from_raw((*dentry).d_sb), &mut *buf.cast::<bindings::kstatfs>()) };
+    let (sb, buf) = unsafe {
+        (
+            SuperBlock::<T>::from_raw((*dentry).d_sb),
+            &mut *buf.cast::<bindings::kstatfs>(),
+        )
+    };
     errno(T::statfs(sb).map(|s| {
         buf.f_type = s.magic as c_long;
         buf.f_bsize = s.block_size as c_long;
