@@ -17,6 +17,8 @@ mod abi;
 mod cluster;
 #[path = "ffi/convert.rs"]
 mod convert;
+#[path = "ffi/pq.rs"]
+mod pq;
 
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -24,6 +26,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 pub use abi::{Distance, Elem, Isa, Metric, MAX_DIM};
 pub use cluster::{accumulate_f32, assign_f32, centroids_f32, rotate_f32, sign_bits_f32};
 pub use convert::{convert, dequantise_i8, normalise_f32, quantise_i8, Quantiser};
+pub use pq::{pq_encode, pq_pack4, pq_reduce_table, pq_scan4, pq_scan8, pq_table, PqShape};
 
 extern "C" {
     fn vexfs_simd_score_rows(

@@ -12,6 +12,7 @@
 //! - `cluster.rs`: k-means steps, random rotation, sign bits
 //! - `convert.rs`: between element types; normalisation
 //! - `finite.rs`: search for NaN and infinity
+//! - `pq.rs`: product quantisation, its tables and its scans
 //! - `self_test.rs`: every instruction set against the portable code
 //! - `isa.rs`: one body, compiled once per instruction set
 //! - `abi.rs`: numbers shared with the door; `math.rs`: what `core` lacks
@@ -30,6 +31,7 @@ mod distance;
 mod finite;
 mod isa;
 mod math;
+mod pq;
 mod self_test;
 
 pub use cluster::{
@@ -37,6 +39,10 @@ pub use cluster::{
     vexfs_simd_sign_bits,
 };
 pub use convert::{vexfs_simd_convert, vexfs_simd_normalise, vexfs_simd_quantise};
+pub use pq::{
+    vexfs_simd_pq_encode, vexfs_simd_pq_reduce_table, vexfs_simd_pq_scan4, vexfs_simd_pq_scan8,
+    vexfs_simd_pq_table,
+};
 
 use abi::{Elem, Isa, Metric};
 use distance::{Gathered, Strided};

@@ -37,6 +37,11 @@ keep!(
     vexfs_simd_centroids,
     vexfs_simd_rotate,
     vexfs_simd_sign_bits,
+    vexfs_simd_pq_encode,
+    vexfs_simd_pq_table,
+    vexfs_simd_pq_scan8,
+    vexfs_simd_pq_reduce_table,
+    vexfs_simd_pq_scan4,
     vexfs_simd_self_test
 );
 
