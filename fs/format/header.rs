@@ -44,6 +44,7 @@ const _: () = assert!(core::mem::size_of::<BlockHeader>() == HEADER_BYTES);
 
 impl BlockHeader {
     /// The header of `block`, or nothing if that is shorter than a header.
+    #[inline]
     pub fn of(block: &[u8]) -> Option<&BlockHeader> {
         BlockHeader::ref_from_prefix(block).ok().map(|(h, _)| h)
     }
@@ -118,6 +119,7 @@ pub fn verify(
 /// # Errors
 ///
 /// [`Error::Corrupt`], saying which field is not what the pointer to the block promised.
+#[inline]
 pub fn check_identity(block_no: u64, magic: u32, owner: u64, block: &[u8]) -> Result<()> {
     let corrupt = |what| Error::Corrupt {
         block: block_no,

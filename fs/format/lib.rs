@@ -99,6 +99,7 @@ pub enum Error {
 pub type Result<T> = core::result::Result<T, Error>;
 
 /// The `N` bytes of `bytes` at `at`; zeros if it is too short, which callers have excluded.
+#[inline]
 pub(crate) fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     match bytes.get(at..).and_then(|rest| rest.first_chunk::<N>()) {
         Some(chunk) => *chunk,
@@ -106,6 +107,7 @@ pub(crate) fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     }
 }
 
+#[inline]
 pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     let end = at.saturating_add(value.len());
     if let Some(to) = bytes.get_mut(at..end) {

@@ -59,6 +59,7 @@ pub struct NodeHeader {
 
 impl NodeHeader {
     /// The header at `at` of a node's bytes.
+    #[inline]
     pub fn load(bytes: &[u8], at: usize) -> NodeHeader {
         let raw: [u8; 8] = bytes_at(bytes, at);
         let [l0, l1, c0, c1, h0, h1, _, _] = raw;
@@ -70,6 +71,7 @@ impl NodeHeader {
     }
 
     /// Writes the header at `at`.
+    #[inline]
     pub fn store(&self, bytes: &mut [u8], at: usize) {
         let [l0, l1] = self.level.to_le_bytes();
         let [c0, c1] = self.count.to_le_bytes();
@@ -80,6 +82,7 @@ impl NodeHeader {
 
 impl Slot {
     /// Where slot `index` lies in a node whose header is at `at`.
+    #[inline]
     pub fn position(at: usize, index: usize) -> usize {
         index
             .saturating_mul(SLOT_BYTES)
@@ -88,6 +91,7 @@ impl Slot {
     }
 
     /// Slot `index`; a slot outside the bytes reads as an empty one.
+    #[inline]
     pub fn load(bytes: &[u8], at: usize, index: usize) -> Slot {
         let raw: [u8; SLOT_BYTES] = bytes_at(bytes, Slot::position(at, index));
         let [k0, k1, k2, k3, k4, k5, k6, k7, o0, o1, l0, l1] = raw;
@@ -98,7 +102,14 @@ impl Slot {
         }
     }
 
+    /// The key of slot `index`: all that a search looks at.
+    #[inline]
+    pub fn load_key(bytes: &[u8], at: usize, index: usize) -> u64 {
+        u64::from_le_bytes(bytes_at(bytes, Slot::position(at, index)))
+    }
+
     /// Writes slot `index`. Offset and length are below 65536 because nodes are.
+    #[inline]
     pub fn store(&self, bytes: &mut [u8], at: usize, index: usize) {
         let position = Slot::position(at, index);
         crate::put(bytes, position, &self.key.to_le_bytes());

@@ -37,6 +37,7 @@ impl Place {
         }
     }
 
+    #[inline]
     fn header_at(self) -> usize {
         match self {
             Place::Root(_) => ROOT_HEADER_AT,
@@ -54,6 +55,7 @@ pub(crate) struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
+    #[inline]
     pub(crate) fn new(bytes: &'a [u8], place: Place) -> Node<'a> {
         Node {
             bytes,
@@ -62,26 +64,32 @@ impl<'a> Node<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn level(&self) -> u16 {
         self.header.level
     }
 
+    #[inline]
     pub(crate) fn count(&self) -> usize {
         self.header.count.into()
     }
 
+    #[inline]
     fn slot(&self, index: usize) -> Slot {
         Slot::load(self.bytes, self.place.header_at(), index)
     }
 
+    #[inline]
     pub(crate) fn key(&self, index: usize) -> u64 {
-        self.slot(index).key
+        Slot::load_key(self.bytes, self.place.header_at(), index)
     }
 
+    #[inline]
     pub(crate) fn record_len(&self, index: usize) -> usize {
         self.slot(index).len
     }
 
+    #[inline]
     pub(crate) fn record(&self, index: usize) -> Result<&'a [u8]> {
         let slot = self.slot(index);
         self.bytes
@@ -91,6 +99,7 @@ impl<'a> Node<'a> {
     }
 
     /// The block number in entry `index` of a node above level 0.
+    #[inline]
     pub(crate) fn child(&self, index: usize) -> Result<u64> {
         let record = self.record(index)?;
         let child = record
@@ -104,6 +113,7 @@ impl<'a> Node<'a> {
     }
 
     /// The entry with `key`, or where it would be inserted.
+    #[inline]
     pub(crate) fn find(&self, key: u64) -> core::result::Result<usize, usize> {
         let (mut low, mut high) = (0, self.count());
         while low < high {
@@ -118,6 +128,7 @@ impl<'a> Node<'a> {
     }
 
     /// The child that takes `key`; the first one takes what lies below its own key too.
+    #[inline]
     pub(crate) fn child_index(&self, key: u64) -> usize {
         match self.find(key) {
             Ok(index) => index,
@@ -126,12 +137,14 @@ impl<'a> Node<'a> {
     }
 
     /// Bytes between slots and records.
+    #[inline]
     pub(crate) fn free(&self) -> usize {
         usize::from(self.header.heap)
             .saturating_sub(Slot::position(self.place.header_at(), self.count()))
     }
 
     /// Bytes of slots and records.
+    #[inline]
     pub(crate) fn used(&self) -> usize {
         self.bytes
             .len()
@@ -148,10 +161,12 @@ pub(crate) struct NodeMut<'a> {
 }
 
 impl<'a> NodeMut<'a> {
+    #[inline]
     pub(crate) fn new(bytes: &'a mut [u8], place: Place) -> NodeMut<'a> {
         NodeMut { bytes, place }
     }
 
+    #[inline]
     pub(crate) fn view(&self) -> Node<'_> {
         Node::new(self.bytes, self.place)
     }
