@@ -33,6 +33,26 @@ pub fn initial_block_bitmap(geo: &Geometry, group: u64, bitmap: &mut [u8]) {
     fill(bitmap, len..BLOCKS_PER_GROUP as usize, true);
 }
 
+/// The longest run of a group that holds nothing yet.
+fn longest_untouched(geo: &Geometry, group: u64) -> Range<usize> {
+    let first = geo.group_first_block(group);
+    let end = geo.blocks_in_group(group) as usize;
+    let mut at = 0;
+    let mut longest = 0..0;
+    // Metadata comes first, the journal somewhere behind it.
+    for range in geo.metadata_in_group(group) {
+        let start = range.start.saturating_sub(first) as usize;
+        if start.saturating_sub(at) > longest.len() {
+            longest = at..start;
+        }
+        at = range.end.saturating_sub(first) as usize;
+    }
+    if end.saturating_sub(at) > longest.len() {
+        longest = at..end;
+    }
+    longest
+}
+
 /// A run that was found, and whether to look further.
 struct Run {
     bits: Range<usize>,
@@ -100,6 +120,15 @@ impl Allocator<'_> {
                 0 => goal.saturating_sub(self.geo.group_first_block(group)) as usize,
                 _ => 0,
             };
+            let untouched = longest_untouched(self.geo, group);
+            if summary.flags & BLOCK_UNINIT != 0 && untouched.len() < want {
+                // Too short, and a bitmap is only made for blocks that are taken: the
+                // credits of an allocation cover one.
+                if best.as_ref().is_none_or(|(_, b)| b.len() < untouched.len()) {
+                    best = Some((group, untouched));
+                }
+                continue;
+            }
             let (block, buf) = self.open_block_bitmap(t, group)?;
             let bits = Bits {
                 used: bits(&buf),
@@ -127,7 +156,7 @@ impl Allocator<'_> {
             }
         }
         let (group, run) = best.ok_or(Error::NoSpace)?;
-        let (_, buf) = self.block_bitmap(t, group)?;
+        let (_, buf) = self.open_block_bitmap(t, group)?;
         self.take(t, group, buf, run)
     }
 

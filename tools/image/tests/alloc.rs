@@ -5,7 +5,7 @@
 mod common;
 
 use common::{fresh, options, Random};
-use libvexfs::alloc::{Allocator, GroupSummary};
+use libvexfs::alloc::{Allocator, GroupSummary, ALLOCATE_BLOCKS_CREDITS};
 use libvexfs::{Error, Txn};
 use std::collections::BTreeSet;
 use vexfs_format::group::{BLOCK_UNINIT, INODE_UNINIT};
@@ -32,7 +32,10 @@ fn blocks_are_given_once_and_only_data() {
                 if random.below(5) < 3 || runs.is_empty() {
                     let goal = random.below(t.image().geometry.blocks_count * 5 / 4);
                     let want = 1 << random.below(13);
-                    match t.allocate_blocks(goal, want) {
+                    t.take_joined();
+                    let given = t.allocate_blocks(goal, want);
+                    assert!(t.take_joined() <= ALLOCATE_BLOCKS_CREDITS as usize);
+                    match given {
                         Ok((start, len)) => {
                             assert!(len >= 1 && len <= u64::from(want));
                             for block in start..start + len {
@@ -106,6 +109,21 @@ fn the_whole_volume_can_be_filled_and_emptied() {
     assert_eq!(t.allocate_blocks(0, 1), Err(Error::NoSpace));
     t.commit().unwrap();
     assert!(image.begin().allocate_blocks(0, 1).is_ok());
+}
+
+/// The last group is short, the others are untouched: none of them has what is asked for,
+/// and the best one is taken without touching the others.
+#[test]
+fn a_request_larger_than_any_group_takes_the_best_and_touches_one() {
+    let mut image = fresh(1300);
+    let mut t = image.begin();
+    t.take_joined();
+    let (_, len) = t.allocate_blocks(0, 32256).unwrap();
+    assert_eq!(len, 32256 - 2 - 1008, "all of a group without superblock");
+    assert!(t.take_joined() <= ALLOCATE_BLOCKS_CREDITS as usize);
+    t.commit().unwrap();
+    let made = image.groups.iter().filter(|g| g.flags & BLOCK_UNINIT == 0);
+    assert_eq!(made.count(), 2);
 }
 
 #[test]
