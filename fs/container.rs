@@ -318,7 +318,10 @@ fn forget_unfinished(inode: &Inode<VexFs>, area: &VectorArea, meta: &mut Hidden)
         for (row, record) in &found {
             let height = tree::height(&meta.disk.tree_root).map_err(|e| errno::of(sb, e))?;
             let credits = tree::remove_credits(height).max(tree::insert_credits(height)) + 1;
-            let mut txn = inode.volume().begin(sb, credits, u32::from(height) + 1)?;
+            let mut txn = inode
+                .volume()
+                .begin(sb, credits, tree::remove_revokes(height))?
+                .essential();
             let result = if *row >= area.rows {
                 tree::remove(&mut txn, &mut meta.disk.tree_root, meta.ino, *row)
             } else {
@@ -375,14 +378,24 @@ pub(crate) fn make_hidden(txn: &mut Txn<'_>, inode: &Inode<VexFs>) -> Result<Hid
     Ok(Hidden { ino, disk })
 }
 
-/// Turns an empty regular file into a container. The inode lock is held.
-pub(crate) fn create(inode: &Inode<VexFs>, area: VectorArea) -> Result {
+/// Turns an empty regular file into a container, with space for `reserve_bytes` of rows. The
+/// inode lock is held.
+pub(crate) fn create(inode: &Inode<VexFs>, area: VectorArea, reserve_bytes: u64) -> Result {
+    if is_container(&inode.node().state.lock()) || inode.size() != 0 {
+        return Err(EEXIST);
+    }
+    if reserve_bytes > 0 {
+        if reserve_bytes / format::BLOCK_SIZE as u64 >= inode.volume().free_for_data() {
+            return Err(ENOSPC);
+        }
+        if let Err(e) = crate::file::reserve(inode, 0, reserve_bytes) {
+            crate::file::free_tail(inode, 0)?;
+            return Err(e);
+        }
+    }
     let volume = inode.volume();
     let mut txn = volume.begin(inode.sb(), 1, 0)?;
     let mut state = inode.node().state.lock();
-    if is_container(&state) || inode.size() != 0 {
-        return Err(EEXIST);
-    }
     if inode.is_writably_mapped() {
         return Err(EACCES);
     }

@@ -76,7 +76,7 @@ fn allocate(inode: &Inode<VexFs>, first: u64, count: u64) -> Result<Mapping> {
         + alloc::ALLOCATE_BLOCKS_CREDITS
         + alloc::FREE_BLOCKS_CREDITS
         + 1;
-    let mut txn = volume.begin(sb, credits, u32::from(height) + 1)?;
+    let mut txn = volume.begin(sb, credits, tree::remove_revokes(height))?;
     let mut state = node.state.lock();
     let ino = inode.ino();
     let here =
@@ -170,7 +170,9 @@ impl Mapper for VexFs {
         loop {
             let height = height(inode)?.saturating_add(1);
             let credits = extent::change_credits(height) + 1;
-            let mut txn = volume.begin(sb, credits, u32::from(height) + 1)?;
+            let mut txn = volume
+                .begin(sb, credits, tree::remove_revokes(height))?
+                .essential();
             let mut state = node.state.lock();
             if unwritten && at < end {
                 let done = extent::mark_written(
@@ -211,11 +213,13 @@ pub(crate) fn free_tail(inode: &Inode<VexFs>, size: u64) -> Result {
         let height = height(inode)?.saturating_add(1);
         let each = tree::remove_credits(height) + alloc::FREE_EXTENT_CREDITS;
         let steps = steps_per_transaction(sb, each, 2)?;
-        let mut txn = volume.begin(
-            sb,
-            each.saturating_mul(steps).saturating_add(2),
-            (u32::from(height) + 1).saturating_mul(steps),
-        )?;
+        let mut txn = volume
+            .begin(
+                sb,
+                each.saturating_mul(steps).saturating_add(2),
+                tree::remove_revokes(height).saturating_mul(steps),
+            )?
+            .essential();
         let mut state = node.state.lock();
         let mut freed = 0u64;
         let finished = extent::remove_tail(
@@ -439,11 +443,13 @@ fn punch(inode: &Inode<VexFs>, offset: u64, end: u64) -> Result {
         let height = height(inode)?.saturating_add(1);
         let each = extent::change_credits(height) + alloc::FREE_EXTENT_CREDITS;
         let steps = steps_per_transaction(sb, each, 2)?;
-        let mut txn = volume.begin(
-            sb,
-            each.saturating_mul(steps).saturating_add(2),
-            (u32::from(height) + 1).saturating_mul(steps),
-        )?;
+        let mut txn = volume
+            .begin(
+                sb,
+                each.saturating_mul(steps).saturating_add(2),
+                tree::remove_revokes(height).saturating_mul(steps),
+            )?
+            .essential();
         let mut state = node.state.lock();
         let mut freed = 0u64;
         let finished = extent::punch(

@@ -150,12 +150,8 @@ fn create(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
             model_tag: c.model_tag,
             ..VectorArea::default()
         };
-        container::create(inode, area)?;
-        if c.reserve_rows > 0 {
-            // The container is there already; what can't be reserved is allocated later.
-            let bytes = c.reserve_rows.saturating_mul(u64::from(stride));
-            crate::file::reserve(inode, 0, bytes)?;
-        }
+        let bytes = c.reserve_rows.saturating_mul(u64::from(stride));
+        container::create(inode, area, bytes)?;
         drop(lock);
         Ok(())
     })

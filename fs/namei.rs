@@ -38,12 +38,14 @@ fn check_name(name: &[u8]) -> Result {
     Ok(())
 }
 
-/// Credits and revokes for one change of a directory's tree and of the directory itself.
+/// Credits and revokes for one change of a directory's tree and of the directory itself. A
+/// change before it in the same transaction may have made the tree higher.
 fn dir_credits(dir: &Inode<VexFs>) -> Result<(u32, u32)> {
     let height = tree::height(&node::root(dir)).map_err(|e| errno::of(dir.sb(), e))?;
+    let height = height.saturating_add(1);
     Ok((
         tree::insert_credits(height).max(tree::remove_credits(height)) + 1,
-        u32::from(height) + 2,
+        tree::remove_revokes(height),
     ))
 }
 
@@ -277,11 +279,14 @@ impl Names for VexFs {
 
     fn unlink(dir: &Inode<Self>, name: &[u8], inode: &Inode<Self>) -> Result {
         let (tree, revokes) = dir_credits(dir)?;
-        let mut txn = dir.volume().begin(
-            dir.sb(),
-            tree + orphan::CREDITS + 1,
-            revokes + orphan::REVOKES,
-        )?;
+        let mut txn = dir
+            .volume()
+            .begin(
+                dir.sb(),
+                tree + orphan::CREDITS + 1,
+                revokes + orphan::REVOKES,
+            )?
+            .essential();
         remove_entry(&mut txn, dir, name)?;
         dir.touch_mtime_ctime();
         node::store_locked(&mut txn, dir, Change::Data)?;
@@ -294,11 +299,14 @@ impl Names for VexFs {
             return Err(ENOTEMPTY);
         }
         let (tree, revokes) = dir_credits(dir)?;
-        let mut txn = dir.volume().begin(
-            dir.sb(),
-            tree + orphan::CREDITS + 1,
-            revokes + orphan::REVOKES,
-        )?;
+        let mut txn = dir
+            .volume()
+            .begin(
+                dir.sb(),
+                tree + orphan::CREDITS + 1,
+                revokes + orphan::REVOKES,
+            )?
+            .essential();
         remove_entry(&mut txn, dir, name)?;
         dir.drop_nlink();
         dir.touch_mtime_ctime();
@@ -345,7 +353,7 @@ fn rename(from: &Side<'_, VexFs>, to: &Side<'_, VexFs>, inode: &Inode<VexFs>) ->
     }
     let moves_dir = inode.is_dir() && from.dir.ino() != to.dir.ino();
     let (credits, revokes) = rename_credits(from, to)?;
-    let mut txn = from.dir.volume().begin(sb, credits, revokes)?;
+    let mut txn = from.dir.volume().begin(sb, credits, revokes)?.essential();
     // The new name first: it is the step that can run out of space.
     match to.inode {
         Some(_) => replace_entry(&mut txn, to.dir, to.name, inode.ino(), inode.mode())?,
@@ -383,7 +391,7 @@ fn exchange(
 ) -> Result {
     let sb = from.dir.sb();
     let (credits, revokes) = rename_credits(from, to)?;
-    let mut txn = from.dir.volume().begin(sb, credits, revokes)?;
+    let mut txn = from.dir.volume().begin(sb, credits, revokes)?.essential();
     replace_entry(&mut txn, from.dir, from.name, b.ino(), b.mode())?;
     if let Err(e) = replace_entry(&mut txn, to.dir, to.name, a.ino(), a.mode()) {
         from.dir.volume().give_up(sb, e);

@@ -17,7 +17,7 @@ const HEIGHT: u16 = 3;
 /// Blocks that adding or removing an orphan joins to a transaction.
 pub(crate) const CREDITS: u32 = tree::insert_credits(HEIGHT) + 1;
 /// Blocks that removing an orphan discards.
-pub(crate) const REVOKES: u32 = HEIGHT as u32 + 1;
+pub(crate) const REVOKES: u32 = tree::remove_revokes(HEIGHT);
 
 /// Notes that inode `ino` has lost its last name.
 pub(crate) fn add(txn: &mut Txn<'_>, sb: &SuperBlock<VexFs>, ino: u64) -> Result {
@@ -98,17 +98,22 @@ pub(crate) fn release_tree(sb: &SuperBlock<VexFs>, ino: u64, disk: &mut format::
         let (each, revokes) = if is_file {
             (
                 tree::remove_credits(height) + alloc::FREE_EXTENT_CREDITS,
-                u32::from(height) + 1,
+                tree::remove_revokes(height),
             )
         } else {
-            (tree::destroy_credits(height, 1), 1)
+            (
+                tree::destroy_credits(height, 1),
+                tree::destroy_revokes(height, 1),
+            )
         };
         let steps = steps_per_transaction(sb, each, 2)?;
-        let mut txn = volume.begin(
-            sb,
-            each.saturating_mul(steps).saturating_add(2),
-            revokes.saturating_mul(steps),
-        )?;
+        let mut txn = volume
+            .begin(
+                sb,
+                each.saturating_mul(steps).saturating_add(2),
+                revokes.saturating_mul(steps),
+            )?
+            .essential();
         let result = if is_file {
             extent::remove_tail(
                 &mut txn,

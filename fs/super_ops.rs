@@ -124,6 +124,7 @@ impl Super for VexFs {
             block_size: format::BLOCK_SIZE as u32,
             blocks: totals.data_blocks,
             blocks_free: totals.free_blocks,
+            blocks_available: volume.free_for_data(),
             files: volume.geo.inode_count(),
             files_free: totals.free_inodes,
             name_len: format::dirent::MAX_NAME as u32,

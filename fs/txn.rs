@@ -65,16 +65,30 @@ pub(crate) struct Txn<'a> {
     sb: &'a SuperBlock<VexFs>,
     volume: &'a Volume,
     handle: Handle<'a>,
+    /// Blocks that stay free for transactions that matter more.
+    leave_free: u64,
 }
 
 impl<'a> Txn<'a> {
     pub(crate) fn new(sb: &'a SuperBlock<VexFs>, volume: &'a Volume, handle: Handle<'a>) -> Self {
-        Txn { sb, volume, handle }
+        Txn {
+            sb,
+            volume,
+            handle,
+            leave_free: volume.reserve(),
+        }
     }
 
     /// The volume's superblock.
     pub(crate) fn sb(&self) -> &'a SuperBlock<VexFs> {
         self.sb
+    }
+
+    /// Lets the transaction use the last of the space: it gives space back, moves a name, or
+    /// finishes what was begun, and must not fail on a full volume.
+    pub(crate) fn essential(mut self) -> Self {
+        self.leave_free = 0;
+        self
     }
 
     fn reader(&self) -> Reader<'a> {
@@ -136,11 +150,24 @@ impl<'a> Txn<'a> {
 
     /// Allocates file data: up to `want` contiguous blocks, near `goal`.
     pub(crate) fn allocate(&mut self, goal: u64, want: u32) -> R<(u64, u64)> {
+        // Data leaves room for the metadata of what is there already.
+        let leave_free = self.leave_free.saturating_mul(2);
+        self.allocate_leaving(goal, want, leave_free)
+    }
+
+    fn allocate_leaving(&mut self, goal: u64, want: u32, leave_free: u64) -> R<(u64, u64)> {
         let volume = self.volume;
-        volume.with_allocator(|a| {
+        let available = volume.free_blocks().saturating_sub(leave_free);
+        let want = u32::try_from(available).map_or(want, |available| available.min(want));
+        if want == 0 {
+            return Err(E::NoSpace);
+        }
+        let (start, len) = volume.with_allocator(|a| {
             let withheld = volume.withheld().lock();
             a.allocate_blocks(self, goal, want, &*withheld)
-        })
+        })?;
+        volume.took_blocks(len);
+        Ok((start, len))
     }
 
     /// Frees blocks; they can be used again once this transaction is committed.
@@ -150,6 +177,7 @@ impl<'a> Txn<'a> {
         volume.with_allocator(|a| {
             a.free_blocks(self, start, len)?;
             volume.withheld().lock().add(tid, start, len);
+            volume.gave_blocks(len);
             Ok(())
         })
     }
@@ -201,7 +229,7 @@ impl libvexfs::Txn for Txn<'_> {
     }
 
     fn allocate_block(&mut self, goal: u64) -> R<u64> {
-        Ok(self.allocate(goal, 1)?.0)
+        Ok(self.allocate_leaving(goal, 1, self.leave_free)?.0)
     }
 
     fn release_block(&mut self, block: u64) -> R<()> {

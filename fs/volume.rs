@@ -8,6 +8,7 @@ use crate::simd;
 use crate::txn::{Reader, Txn};
 use crate::withheld::Withheld;
 use crate::VexFs;
+use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
 use libvexfs::alloc::{Allocator, GroupSummary};
@@ -48,6 +49,8 @@ pub(crate) struct Volume {
     #[pin]
     groups: Mutex<KVVec<GroupSummary>>,
     withheld: Arc<Mutex<Withheld>>,
+    /// The sum over `groups`, for quick answers.
+    free_blocks: AtomicU64,
     /// The inode whose tree holds the orphans.
     #[pin]
     pub(crate) orphans: Mutex<format::Inode>,
@@ -126,7 +129,8 @@ pub(crate) fn mount(sb: &SuperBlock<VexFs>, options: Options) -> Result<Pin<KBox
     for block in 0..geo.gdt_blocks {
         sb.read_ahead(format::geometry::GDT_START.saturating_add(block));
     }
-    libvexfs::alloc::load_summaries(&reader, &geo, &mut groups).map_err(|e| errno::of(sb, e))?;
+    let totals = libvexfs::alloc::load_summaries(&reader, &geo, &mut groups)
+        .map_err(|e| errno::of(sb, e))?;
     let orphans = reader.inode(&geo, format::ORPHAN_INO)?;
     let isa = simd::for_mount(options.simd);
     KBox::pin_init(
@@ -138,6 +142,7 @@ pub(crate) fn mount(sb: &SuperBlock<VexFs>, options: Options) -> Result<Pin<KBox
             journal,
             groups <- new_mutex!(groups),
             withheld,
+            free_blocks: AtomicU64::new(totals.free_blocks),
             orphans <- new_mutex!(orphans),
             options <- new_mutex!(options),
             unpushed <- new_mutex!(KVVec::new()),
@@ -199,6 +204,30 @@ impl Volume {
     /// What is withheld, locked.
     pub(crate) fn withheld(&self) -> &Mutex<Withheld> {
         &self.withheld
+    }
+
+    /// Blocks that are free or will be after the next commit.
+    pub(crate) fn free_blocks(&self) -> u64 {
+        self.free_blocks.load(Ordering::Relaxed)
+    }
+
+    /// Blocks kept back so that unlink, rename and the completion of writes work on a full
+    /// volume: one in a thousand, from 64 KiB to 1 MiB. Data leaves twice as much.
+    pub(crate) fn reserve(&self) -> u64 {
+        (self.geo.blocks_count / 1000).clamp(16, 256)
+    }
+
+    /// Blocks that data may take.
+    pub(crate) fn free_for_data(&self) -> u64 {
+        self.free_blocks().saturating_sub(2 * self.reserve())
+    }
+
+    pub(crate) fn took_blocks(&self, blocks: u64) {
+        self.free_blocks.fetch_sub(blocks, Ordering::Relaxed);
+    }
+
+    pub(crate) fn gave_blocks(&self, blocks: u64) {
+        self.free_blocks.fetch_add(blocks, Ordering::Relaxed);
     }
 
     /// Makes space that a commit can make. Says whether it is worth trying again. No

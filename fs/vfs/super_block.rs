@@ -24,6 +24,8 @@ pub struct Statfs {
     pub blocks: u64,
     /// Free blocks.
     pub blocks_free: u64,
+    /// Free blocks that files may take.
+    pub blocks_available: u64,
     /// Inodes in all.
     pub files: u64,
     /// Free inodes.
@@ -358,7 +360,7 @@ unsafe extern "C" fn statfs<T: FileSystem>(
         buf.f_frsize = s.block_size as c_long;
         buf.f_blocks = s.blocks;
         buf.f_bfree = s.blocks_free;
-        buf.f_bavail = s.blocks_free;
+        buf.f_bavail = s.blocks_available;
         buf.f_files = s.files;
         buf.f_ffree = s.files_free;
         buf.f_namelen = s.name_len as c_long;

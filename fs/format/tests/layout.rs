@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! Geometry for many sizes, sealing and verifying, and every record there and back.
+
+use vexfs_format::dirent::{Dirent, MAX_DIRENT};
+use vexfs_format::extent::Extent;
+use vexfs_format::geometry::{has_superblock, Geometry, BLOCKS_PER_GROUP, MAX_GROUPS};
+use vexfs_format::inode::{FLAG_VECTOR, MAX_SIZE};
+use vexfs_format::row::RowMeta;
+use vexfs_format::vector_area::{self, VectorArea};
+use vexfs_format::{header, seed, Error, Inode, InodeTime, Superblock, BLOCK_SIZE};
+
+fn crc(seed: u32, bytes: &[u8]) -> u32 {
+    !crc32c::crc32c_append(!seed, bytes)
+}
+
+/// Sizes around every edge, and a spread of others, in blocks.
+fn sizes() -> Vec<u64> {
+    let mut sizes: Vec<u64> = (2048..4200).collect();
+    for groups in [1, 2, 3, 4, 10, 64, 1000, 133_000] {
+        let edge = groups * BLOCKS_PER_GROUP;
+        sizes.extend(edge - 3..edge + 3);
+        sizes.extend(edge + 1060..edge + 1090);
+    }
+    sizes.extend((0..2000).map(|n| 5000 + n * n * 37));
+    sizes.push(MAX_GROUPS * BLOCKS_PER_GROUP);
+    sizes
+}
+
+#[test]
+fn every_size_has_a_layout_without_overlap() {
+    for size in sizes() {
+        let geometry = Geometry::plan(size).unwrap_or_else(|e| panic!("{size}: {e:?}"));
+        assert_eq!(geometry.check(), Ok(()), "{size}");
+        assert!(geometry.blocks_count <= size && geometry.blocks_count + 1100 > size);
+        let last = geometry.group_count - 1;
+        for group in [0, 1, 3, last / 2, last] {
+            let group = group.min(last);
+            let first = geometry.group_first_block(group);
+            let end = first + geometry.blocks_in_group(group);
+            let mut at = first;
+            for range in geometry.metadata_in_group(group) {
+                assert!(
+                    range.start >= at && range.end <= end,
+                    "{size} group {group}"
+                );
+                at = range.end;
+                assert!(geometry.is_metadata(range.start) && geometry.is_metadata(range.end - 1));
+            }
+            assert!(geometry.data_blocks_in_group(group) >= 64);
+            let places = [
+                geometry.block_bitmap_block(group),
+                geometry.inode_bitmap_block(group),
+                geometry.inode_table_block(group, 0),
+                geometry.inode_table_block(group, geometry.inode_table_blocks() - 1),
+            ];
+            assert!(places.windows(2).all(|p| p[0] < p[1]));
+            assert!(places.iter().all(|p| geometry.is_metadata(*p)), "{size}");
+            assert_eq!(geometry.is_metadata(first), true);
+            assert!(geometry.is_data_range(end - 1, 1), "{size} group {group}");
+            assert!(!geometry.is_data_range(end - 1, geometry.blocks_count));
+            for index in [0, geometry.inodes_per_group - 1] {
+                let ino = geometry.ino(group, index);
+                assert_eq!(geometry.inode_position(ino), Some((group, index)));
+            }
+        }
+        let sb = Superblock::new(&geometry, [7; 16], [8; 16]);
+        assert_eq!(sb.geometry(), Ok(geometry), "{size}");
+    }
+}
+
+#[test]
+fn sizes_out_of_range_are_refused() {
+    for size in [0, 1, 2047, (MAX_GROUPS + 1) * BLOCKS_PER_GROUP, u64::MAX] {
+        assert!(matches!(Geometry::plan(size), Err(Error::Invalid(_))));
+    }
+}
+
+#[test]
+fn superblock_copies_are_in_group_1_and_powers_of_3_5_and_7() {
+    let copies: Vec<u64> = (0..400).filter(|g| has_superblock(*g)).collect();
+    assert_eq!(copies, [0, 1, 3, 5, 7, 9, 25, 27, 49, 81, 125, 243, 343]);
+}
+
+#[test]
+fn a_sealed_block_verifies_as_itself_only() {
+    let seed = seed(&[1; 16], crc);
+    let mut block = vec![0; BLOCK_SIZE];
+    header::init(&mut block, 77, header::MAGIC_GROUPS, 5);
+    block[4000] = 9;
+    header::seal(77, &mut block, seed, crc);
+    let verify = |no, magic, owner, seed| header::verify(no, magic, owner, &block, seed, crc);
+    assert_eq!(verify(77, header::MAGIC_GROUPS, 5, seed), Ok(()));
+    let elsewhere = verify(78, header::MAGIC_GROUPS, 5, seed);
+    assert_eq!(elsewhere, Err(Error::BadChecksum { block: 78 }));
+    let other_volume = verify(77, header::MAGIC_GROUPS, 5, seed ^ 1);
+    assert_eq!(other_volume, Err(Error::BadChecksum { block: 77 }));
+    for (magic, owner) in [(header::MAGIC_NODE, 5), (header::MAGIC_GROUPS, 6)] {
+        let other = verify(77, magic, owner, seed);
+        assert!(matches!(other, Err(Error::Corrupt { block: 77, .. })));
+    }
+    let short = header::verify(77, header::MAGIC_GROUPS, 5, &block[..512], seed, crc);
+    assert!(short.is_err());
+}
+
+/// Every field has a place of its own: all come back with values that use all their bits.
+#[test]
+fn an_inode_comes_back_as_it_was() {
+    let time = |n: i64| InodeTime {
+        sec: -(1 << 40) * n,
+        nsec: 999_999_990 + n as u32,
+    };
+    let inode = Inode {
+        mode: 0o107777,
+        uid: 0xf1f2_f3f4,
+        gid: 0xe1e2_e3e4,
+        nlink: 0x0102_0304,
+        flags: FLAG_VECTOR | 2 | 64,
+        generation: 0xd1d2_d3d4,
+        rdev: 0xc1c2_c3c4,
+        project: 0xb1b2_b3b4,
+        size: MAX_SIZE,
+        blocks: u64::MAX - 1,
+        atime: time(1),
+        mtime: time(2),
+        ctime: time(3),
+        btime: time(4),
+        parent_ino: u64::MAX - 2,
+        parent_generation: 0xa1a2_a3a4,
+        data_seq: u64::MAX - 3,
+        attach_seq: u64::MAX - 4,
+        xattr_block: u64::MAX - 5,
+        vector: VectorArea {
+            dim: 1000,
+            element: vector_area::ELEMENT_INT8,
+            metric: vector_area::METRIC_COSINE,
+            flags: 0x1234,
+            stride: 1024,
+            align: 64,
+            rows: 1 << 50,
+            live: (1 << 50) - 1,
+            generation: u64::MAX - 6,
+            batch_started: u64::MAX - 7,
+            batch_done: u64::MAX - 8,
+            row_meta_ino: u64::MAX - 9,
+            key_map_ino: u64::MAX - 10,
+            index_ino: u64::MAX - 11,
+            model_tag: u64::MAX - 12,
+        },
+        xattrs: core::array::from_fn(|i| i as u8),
+        ..Inode::empty()
+    };
+    let seed = seed(&[3; 16], crc);
+    let mut raw = [0; 512];
+    inode.encode(&mut raw, 99, seed, crc);
+    assert_eq!(Inode::parse(&raw, 99, seed, crc), Ok(inode));
+}
+
+#[test]
+fn records_come_back_as_they_were_and_wrong_ones_are_refused() {
+    let extent = Extent {
+        logical: 5,
+        physical: u64::MAX - (1 << 20),
+        len: 1 << 20,
+        unwritten: true,
+    };
+    assert_eq!(Extent::parse(5, &extent.encode()), Ok(extent));
+    let wrong = |change: fn(&mut [u8; 16])| {
+        let mut record = extent.encode();
+        change(&mut record);
+        assert!(Extent::parse(5, &record).is_err());
+    };
+    wrong(|r| r[8..12].fill(0));
+    wrong(|r| r[8] = 1);
+    wrong(|r| r[12] = 2);
+    wrong(|r| r[..8].fill(0));
+    wrong(|r| r[..8].fill(0xff));
+    assert!(Extent::parse(u64::MAX, &extent.encode()).is_err());
+    assert!(Extent::parse(5, &extent.encode()[..15]).is_err());
+
+    let entry = Dirent {
+        ino: u64::MAX,
+        file_type: 12,
+        name: &[b'n'; 255],
+    };
+    let mut buffer = [0; MAX_DIRENT];
+    assert_eq!(Dirent::parse(entry.encode(&mut buffer).unwrap()), Ok(entry));
+    for record in [
+        &[1; 9][..],
+        &[1; 300],
+        b"\0\0\0\0\0\0\0\0\x08n",
+        b"12345678\x08a/b",
+    ] {
+        assert!(Dirent::parse(record).is_err(), "{record:?}");
+    }
+
+    let row = RowMeta {
+        key: u64::MAX,
+        tags: 1 << 63,
+        tomb_seq: 12345,
+    };
+    assert_eq!(RowMeta::parse(&row.encode()), Ok(row));
+    assert!(RowMeta::parse(&[0; 23]).is_err());
+}
+
+#[test]
+fn strides_are_rounded_up_to_the_alignment() {
+    let stride = vector_area::stride;
+    assert_eq!(stride(384, vector_area::ELEMENT_FLOAT32, 64), Some(1536));
+    assert_eq!(stride(100, vector_area::ELEMENT_FLOAT32, 64), Some(448));
+    assert_eq!(stride(100, vector_area::ELEMENT_FLOAT32, 4), Some(400));
+    assert_eq!(stride(9, vector_area::ELEMENT_BIT, 1), Some(2));
+    let max = stride(65536, vector_area::ELEMENT_FLOAT32, 4096);
+    assert_eq!(max, Some(65536 * 4));
+    for (dim, element, align) in [
+        (0, 1, 64),
+        (65537, 1, 64),
+        (8, 0, 64),
+        (8, 7, 64),
+        (8, 1, 48),
+    ] {
+        assert_eq!(stride(dim, element, align), None);
+    }
+}
