@@ -19,6 +19,8 @@ mod cluster;
 mod convert;
 #[path = "ffi/pq.rs"]
 mod pq;
+#[path = "ffi/rabitq.rs"]
+mod rabitq;
 
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +29,9 @@ pub use abi::{Distance, Elem, Isa, Metric, MAX_DIM};
 pub use cluster::{accumulate_f32, assign_f32, centroids_f32, rotate_f32, sign_bits_f32};
 pub use convert::{convert, dequantise_i8, normalise_f32, quantise_i8, Quantiser};
 pub use pq::{pq_encode, pq_pack4, pq_reduce_table, pq_scan4, pq_scan8, pq_table, PqShape};
+pub use rabitq::{
+    rabitq_code_bytes, rabitq_encode, rabitq_prepare, rabitq_query_words, rabitq_scan,
+};
 
 extern "C" {
     fn vexfs_simd_score_rows(

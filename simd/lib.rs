@@ -13,6 +13,7 @@
 //! - `convert.rs`: between element types; normalisation
 //! - `finite.rs`: search for NaN and infinity
 //! - `pq.rs`: product quantisation, its tables and its scans
+//! - `rabitq.rs`: one-bit codes with an error bound
 //! - `self_test.rs`: every instruction set against the portable code
 //! - `isa.rs`: one body, compiled once per instruction set
 //! - `abi.rs`: numbers shared with the door; `math.rs`: what `core` lacks
@@ -32,6 +33,7 @@ mod finite;
 mod isa;
 mod math;
 mod pq;
+mod rabitq;
 mod self_test;
 
 pub use cluster::{
@@ -43,6 +45,7 @@ pub use pq::{
     vexfs_simd_pq_encode, vexfs_simd_pq_reduce_table, vexfs_simd_pq_scan4, vexfs_simd_pq_scan8,
     vexfs_simd_pq_table,
 };
+pub use rabitq::{vexfs_simd_rabitq_encode, vexfs_simd_rabitq_prepare, vexfs_simd_rabitq_scan};
 
 use abi::{Elem, Isa, Metric};
 use distance::{Gathered, Strided};

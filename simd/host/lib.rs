@@ -42,6 +42,9 @@ keep!(
     vexfs_simd_pq_scan8,
     vexfs_simd_pq_reduce_table,
     vexfs_simd_pq_scan4,
+    vexfs_simd_rabitq_encode,
+    vexfs_simd_rabitq_prepare,
+    vexfs_simd_rabitq_scan,
     vexfs_simd_self_test
 );
 

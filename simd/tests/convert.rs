@@ -232,7 +232,11 @@ fn quantisation_handles_ties_ranges_of_width_zero_and_wrong_shapes() {
 #[test]
 fn normalised_vectors_have_norm_one_and_the_same_bits_everywhere() {
     let mut rng = Rng(33);
-    for dim in [1, 2, 7, 8, 9, 100, 384, 1536] {
+    for dim in if cfg!(miri) {
+        [1, 2, 7, 8, 9, 31, 33, 64]
+    } else {
+        [1, 2, 7, 8, 9, 100, 384, 1536]
+    } {
         for scale in [1e-42, 1e-20, 1.0, 1e25, 3e38] {
             let row: Vec<f32> = (0..dim).map(|_| (rng.unit() * scale) as f32).collect();
             let norm = row.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt();
