@@ -11,7 +11,7 @@ pub const MAX_TARGET: usize = 4095;
 /// Bytes of target per record.
 const CHUNK: usize = 960;
 
-/// Blocks one [`write`] can join to its transaction.
+/// Blocks one [`write()`] can join to its transaction.
 pub const WRITE_CREDITS: u32 = 5 * tree::insert_credits(2);
 
 /// Writes the target of a new link, whose tree is empty. If this fails the tree may hold a

@@ -56,7 +56,7 @@ fn every_size_has_a_layout_without_overlap() {
             ];
             assert!(places.windows(2).all(|p| p[0] < p[1]));
             assert!(places.iter().all(|p| geometry.is_metadata(*p)), "{size}");
-            assert_eq!(geometry.is_metadata(first), true);
+            assert!(geometry.is_metadata(first));
             assert!(geometry.is_data_range(end - 1, 1), "{size} group {group}");
             assert!(!geometry.is_data_range(end - 1, geometry.blocks_count));
             for index in [0, geometry.inodes_per_group - 1] {

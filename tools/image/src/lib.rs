@@ -3,9 +3,9 @@
 //! A VexFS volume in user space: in a file, on a device or in memory.
 //!
 //! - [`device`]: blocks in a file or in memory
-//! - [`make`]: formats a device
+//! - [`mod@make`]: formats a device
 //! - [`image`]: opens one; reads and changes it in transactions through `libvexfs`
-//! - [`check`]: whether everything on a volume fits together
+//! - [`mod@check`]: whether everything on a volume fits together
 //!
 //! There is no journal here: a transaction is written when it is committed, all of it or,
 //! if it is dropped, nothing. That is what the kernel's journal makes of a crash, so tests
