@@ -12,14 +12,18 @@ use crate::VexFs;
 use kernel::prelude::*;
 use libvexfs::format::VectorArea;
 use vexfs_ann::topk::{Hit, TopK};
-use vexfs_simd_ffi::{score_rows, Elem};
+use vexfs_simd_ffi::{score_list, score_rows, BadShape, Elem, FpuToken, Isa};
 use vexfs_vfs::page_cache::Pinned;
 use vexfs_vfs::{fpu, task, Inode};
 
 /// Bytes of rows scored in one FPU section: some microseconds of work.
 const SECTION_BYTES: usize = 64 * 1024;
 /// Rows scored in one section at most.
-const SECTION_ROWS: usize = 256;
+const SECTION_ROWS: usize = 64;
+/// Rows that lie together from which on their addresses are computed, not listed.
+const RUN: usize = 16;
+/// Bytes for copies of rows that lie across pages.
+const COPIES: usize = 64 * 1024;
 
 /// The rows that may be hits.
 pub(crate) struct Candidates {
@@ -74,7 +78,7 @@ pub(crate) struct Outcome {
     pub(crate) partial: bool,
 }
 
-/// Rows whose distances wait to be offered.
+/// A stretch of rows, and where they are.
 struct Batch {
     first_row: u64,
     rows: usize,
@@ -86,23 +90,22 @@ struct Batch {
 ///
 /// `EINTR` for a fatal signal, `EIO` and the like if rows can't be read.
 pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
-    let stride = scan.area.stride as usize;
+    let stride = u64::from(scan.area.stride);
     let bytes = crate::rows::row_bytes(scan.area);
+    let limit = (SECTION_BYTES / bytes).clamp(1, SECTION_ROWS);
     let mut pinned = Pinned::new()?;
-    let mut straddling = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
+    let mut copies = Copies::new(bytes)?;
     let mut distances = KVec::from_elem(0u32, SECTION_ROWS, GFP_KERNEL)?;
     let mut outcome = Outcome {
         distances: 0,
         partial: false,
     };
-    let file_end = scan.candidates.rows.saturating_mul(stride as u64);
+    let file_end = scan.candidates.rows.saturating_mul(stride);
     let mut range = 0u64..0u64;
     let mut row = 0;
     while let Some(next) = scan.candidates.next(row) {
-        row = next;
-        let start = row.saturating_mul(stride as u64);
-        let end = start.saturating_add(bytes as u64);
-        if !range.contains(&start) || end > range.end {
+        let start = next.saturating_mul(stride);
+        if !range.contains(&start) || start.saturating_add(bytes as u64) > range.end {
             if task::fatal_signal_pending() {
                 return Err(EINTR);
             }
@@ -113,37 +116,80 @@ pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
             }
             range = start..pinned.fill(scan.inode, start, file_end)?;
         }
-        let here = pinned.bytes_at(start);
-        let batch = if here.len() >= bytes {
-            let whole = (here.len() - bytes) / stride + 1;
-            let limit = (SECTION_BYTES / stride).clamp(1, SECTION_ROWS);
-            let left = usize::try_from(scan.candidates.rows - row).unwrap_or(usize::MAX);
-            let batch = Batch {
-                first_row: row,
-                rows: whole.min(limit).min(left),
-            };
-            score(scan, here, &batch, heaps, &mut distances)?;
-            batch
-        } else {
-            // The row lies across pages, maybe beyond those pinned.
-            copy_row(scan, &mut pinned, &mut range, start, &mut straddling)?;
-            let batch = Batch {
-                first_row: row,
-                rows: 1,
-            };
-            score(scan, &straddling, &batch, heaps, &mut distances)?;
-            batch
+        // Rows that end inside what is pinned; none if the row is larger than that.
+        let inside = range.end.saturating_sub(start);
+        let whole = match inside.checked_sub(bytes as u64) {
+            Some(rest) => (rest / stride).saturating_add(1),
+            None => 0,
         };
+        let left = scan.candidates.rows.saturating_sub(next);
+        let whole = usize::try_from(whole.min(left)).unwrap_or(usize::MAX);
+        let mut batch = Batch {
+            first_row: next,
+            rows: whole.min(limit),
+        };
+        let run = pinned.bytes_at(start);
+        if batch.rows == 0 {
+            batch.rows = 1;
+            copy_row(scan, &mut pinned, &mut range, start, copies.first()?)?;
+            score_run(scan, copies.first()?, &batch, heaps, &mut distances)?;
+        } else if run.len() >= RUN * scan.area.stride as usize
+            || batch.rows == 1 && run.len() >= bytes
+        {
+            let together = (run.len() - bytes) / scan.area.stride as usize + 1;
+            batch.rows = batch.rows.min(together);
+            score_run(scan, run, &batch, heaps, &mut distances)?;
+        } else {
+            batch.rows = copies.fill(&pinned, start, stride, batch.rows)?;
+            score_scattered(scan, &pinned, &copies, &batch, heaps, &mut distances)?;
+        }
         let n = batch.rows as u64;
         outcome.distances = outcome
             .distances
             .saturating_add(n.saturating_mul(heaps.len() as u64));
-        row = row.saturating_add(n);
+        row = next.saturating_add(n);
     }
     Ok(outcome)
 }
 
-/// Copies a row, pinning further pages where needed.
+/// Copies of rows that lie across pages.
+struct Copies {
+    bytes: usize,
+    memory: KVVec<u8>,
+}
+
+impl Copies {
+    fn new(bytes: usize) -> Result<Self> {
+        let slots = (COPIES / bytes).max(1);
+        Ok(Copies {
+            bytes,
+            memory: KVVec::from_elem(0, slots.checked_mul(bytes).ok_or(EINVAL)?, GFP_KERNEL)?,
+        })
+    }
+
+    fn first(&mut self) -> Result<&mut [u8]> {
+        self.memory.get_mut(..self.bytes).ok_or(EINVAL)
+    }
+
+    /// Copies those of `rows` rows from `start` on that do not lie together in memory, in
+    /// order. Returns how many rows there was room for; at least one.
+    fn fill(&mut self, pinned: &Pinned, start: u64, stride: u64, rows: usize) -> Result<usize> {
+        let mut slots = self.memory.chunks_mut(self.bytes);
+        let mut at = start;
+        for index in 0..rows {
+            if pinned.bytes_at(at).len() < self.bytes {
+                match slots.next() {
+                    Some(slot) => pinned.copy_at(at, slot)?,
+                    None => return Ok(index),
+                }
+            }
+            at = at.saturating_add(stride);
+        }
+        Ok(rows)
+    }
+}
+
+/// Copies a row larger than what is pinned at once.
 fn copy_row(
     scan: &Scan<'_>,
     pinned: &mut Pinned,
@@ -173,32 +219,72 @@ fn copy_row(
     Ok(())
 }
 
-fn score(
+/// Scores rows that lie together.
+fn score_run(
     scan: &Scan<'_>,
     rows: &[u8],
     batch: &Batch,
     heaps: &mut [TopK<'_>],
     distances: &mut [u32],
 ) -> Result {
-    let bytes = crate::rows::row_bytes(scan.area);
     let metric = metric(scan.area)?;
+    let (stride, dim) = (scan.area.stride as usize, scan.area.dim as usize);
+    score(scan, batch, heaps, distances, |t, isa, query, out| {
+        score_rows(t, isa, Elem::F32, metric, query, rows, stride, dim, out)
+    })
+}
+
+/// Scores rows in different pages, those across pages from their copies.
+fn score_scattered(
+    scan: &Scan<'_>,
+    pinned: &Pinned,
+    copies: &Copies,
+    batch: &Batch,
+    heaps: &mut [TopK<'_>],
+    distances: &mut [u32],
+) -> Result {
+    let metric = metric(scan.area)?;
+    let stride = u64::from(scan.area.stride);
+    let mut at = batch.first_row.saturating_mul(stride);
+    let mut list: [&[u8]; SECTION_ROWS] = [&[]; SECTION_ROWS];
+    let mut copied = copies.memory.chunks(copies.bytes);
+    for place in list.iter_mut().take(batch.rows) {
+        let here = pinned.bytes_at(at);
+        *place = if here.len() < copies.bytes {
+            copied.next().ok_or(EINVAL)?
+        } else {
+            here
+        };
+        at = at.saturating_add(stride);
+    }
+    let list = list.get(..batch.rows).ok_or(EINVAL)?;
+    score(scan, batch, heaps, distances, |t, isa, query, out| {
+        score_list(
+            t,
+            isa,
+            Elem::F32,
+            metric,
+            query,
+            list,
+            scan.area.dim as usize,
+            out,
+        )
+    })
+}
+
+/// Scores a batch for each query, a section each, and offers the distances.
+fn score(
+    scan: &Scan<'_>,
+    batch: &Batch,
+    heaps: &mut [TopK<'_>],
+    distances: &mut [u32],
+    f: impl Fn(&FpuToken<'_>, Isa, &[u8], &mut [u32]) -> core::result::Result<(), BadShape>,
+) -> Result {
     let isa = scan.inode.volume().isa;
     let distances = distances.get_mut(..batch.rows).ok_or(EINVAL)?;
-    for (query, heap) in scan.queries.chunks(bytes).zip(heaps.iter_mut()) {
-        fpu::section(|t| {
-            score_rows(
-                t,
-                isa,
-                Elem::F32,
-                metric,
-                query,
-                rows,
-                scan.area.stride as usize,
-                scan.area.dim as usize,
-                distances,
-            )
-        })
-        .map_err(|_| EINVAL)?;
+    let queries = scan.queries.chunks(crate::rows::row_bytes(scan.area));
+    for (query, heap) in queries.zip(heaps.iter_mut()) {
+        fpu::section(|t| f(t, isa, query, distances)).map_err(|_| EINVAL)?;
         offer(scan, batch, distances, heap)?;
     }
     Ok(())

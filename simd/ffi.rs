@@ -56,6 +56,16 @@ extern "C" {
         out: *mut u32,
         n: usize,
     ) -> u32;
+    fn vexfs_simd_score_list(
+        isa: u32,
+        elem: u32,
+        metric: u32,
+        query: *const u8,
+        rows: *const *const u8,
+        dim: usize,
+        out: *mut u32,
+        n: usize,
+    ) -> u32;
     fn vexfs_simd_first_non_finite(isa: u32, elem: u32, p: *const u8, n: usize) -> usize;
     fn vexfs_simd_self_test(isa: u32, step: u32) -> u32;
 }
@@ -302,6 +312,55 @@ pub fn score_gather(
     } else {
         Err(BadShape)
     }
+}
+
+/// Scores one query against rows that lie anywhere, such as in different pages.
+///
+/// As [`score_rows`], but row `i` is the beginning of `rows[i]`, and the rows that come next are
+/// prefetched while one is computed.
+///
+/// Errors: [`BadShape`] as there, or if there are not as many rows as results.
+pub fn score_list(
+    _token: &FpuToken<'_>,
+    isa: Isa,
+    elem: Elem,
+    metric: Metric,
+    query: &[u8],
+    rows: &[&[u8]],
+    dim: usize,
+    out: &mut [u32],
+) -> Result<(), BadShape> {
+    /// Addresses handed over at once, on the stack.
+    const AT_ONCE: usize = 64;
+    let row = row_bytes(elem, metric, dim)?;
+    if query.len() != row || rows.len() != out.len() || rows.iter().any(|r| r.len() < row) {
+        return Err(BadShape);
+    }
+    for (rows, out) in rows.chunks(AT_ONCE).zip(out.chunks_mut(AT_ONCE)) {
+        let mut addresses = [core::ptr::null(); AT_ONCE];
+        for (address, row) in addresses.iter_mut().zip(rows) {
+            *address = row.as_ptr();
+        }
+        // SAFETY: the query and every row are long enough, as just checked, and as many addresses
+        // as results were filled in; `out` is exclusive. The token proves that vector registers
+        // may be used, and `word` that the processor has the instructions.
+        let failed = unsafe {
+            vexfs_simd_score_list(
+                isa.word(),
+                elem as u32,
+                metric as u32,
+                query.as_ptr(),
+                addresses.as_ptr(),
+                dim,
+                out.as_mut_ptr(),
+                out.len(),
+            )
+        };
+        if failed != 0 {
+            return Err(BadShape);
+        }
+    }
+    Ok(())
 }
 
 /// The index of the first element that is NaN or infinite.

@@ -48,7 +48,7 @@ pub use pq::{
 pub use rabitq::{vexfs_simd_rabitq_encode, vexfs_simd_rabitq_prepare, vexfs_simd_rabitq_scan};
 
 use abi::{Elem, Isa, Metric};
-use distance::{Gathered, Strided};
+use distance::{Gathered, Listed, Strided};
 
 /// One query against `n` rows, `stride` bytes apart. Writes `n` keys; returns 0, or 1 if a number
 /// stands for nothing this crate knows.
@@ -112,6 +112,37 @@ pub unsafe extern "C" fn vexfs_simd_score_gather(
                 base: rows,
                 offsets,
             };
+            // SAFETY: as promised by the caller.
+            unsafe { distance::score(isa, elem, metric, query, rows, dim, out, n) };
+            0
+        }
+        _ => 1,
+    }
+}
+
+/// One query against `n` rows, at the addresses `rows[i]`. Otherwise as [`vexfs_simd_score_rows`].
+///
+/// # Safety
+///
+/// As [`vexfs_simd_score_rows`]; `rows` is readable for `n` elements.
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_score_list(
+    isa: u32,
+    elem: u32,
+    metric: u32,
+    query: *const u8,
+    rows: *const *const u8,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) -> u32 {
+    match (
+        Isa::from_u32(isa),
+        Elem::from_u32(elem),
+        Metric::from_u32(metric),
+    ) {
+        (Some(isa), Some(elem), Some(metric)) => {
+            let rows = Listed { rows };
             // SAFETY: as promised by the caller.
             unsafe { distance::score(isa, elem, metric, query, rows, dim, out, n) };
             0
