@@ -251,7 +251,7 @@ unsafe fn finish_scan4_body(sums: *const u16, n: usize, affine: *const u32, out:
 ///
 /// The processor has `isa`, vector registers may be used, `small` and `codes` have `nsub * 16` bytes,
 /// `sums` room for 32.
-unsafe fn scan4(isa: Isa, small: *const u8, nsub: usize, codes: *const u8, sums: *mut u16) {
+pub unsafe fn scan4(isa: Isa, small: *const u8, nsub: usize, codes: *const u8, sums: *mut u16) {
     // SAFETY: as promised by the caller, who has `isa`.
     unsafe {
         match isa {

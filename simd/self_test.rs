@@ -2,14 +2,18 @@
 
 //! The proof an instruction set gives before it is used: its results against the portable code.
 //!
-//! The caller runs one step per FPU section. A step works on a few rows, at most some tens of
+//! Steps are functions of their own, so that the stack holds the buffers of one at a time. The caller
+//! runs one step per FPU section. A step works on a few rows, at most some tens of
 //! microseconds, and on data from a table in the image, at odd addresses.
 
 use crate::abi::{Distance, Elem, Isa, Metric};
+use crate::cluster::{accumulate, rotate, sign_bits};
 use crate::convert::{convert, normalise, quantise};
 use crate::distance::{score, Strided};
 use crate::finite::first_non_finite;
 use crate::math::{bf16_to_f32, f16_to_f32};
+use crate::pq::{reduce_table, scan4};
+use crate::rabitq;
 
 /// Dimensions beyond these are multiples of what they exercise.
 const SMALL_DIMS: u32 = 130;
@@ -57,6 +61,9 @@ pub unsafe fn run(isa: Isa, step: u32) -> Option<bool> {
         }
         match step - RANGE_STEPS {
             0 => Some(conversions_agree(isa)),
+            1 => Some(rotations_agree(isa)),
+            2 => Some(codes_agree(isa)),
+            3 => Some(block_scans_agree(isa)),
             _ => None,
         }
     }
@@ -123,6 +130,7 @@ fn table(elem: Elem) -> *const u8 {
 }
 
 /// Whether `isa` and the portable code agree about `ROWS` rows.
+#[inline(never)]
 unsafe fn distances_agree(isa: Isa, elem: Elem, metric: Metric, dim: usize) -> bool {
     let row_step = if matches!(elem, Elem::Binary) {
         ROW_STEP / 8
@@ -204,6 +212,7 @@ unsafe fn terms(elem: Elem, metric: Metric, q: *const u8, r: *const u8, dim: usi
 
 /// Whether `isa` finds a planted NaN or infinity at positions around its block size, and nothing
 /// where there is none.
+#[inline(never)]
 unsafe fn finds_non_finite(isa: Isa, elem: Elem) -> bool {
     const LEN: usize = 300;
     let size = elem.row_bytes(1);
@@ -231,6 +240,7 @@ unsafe fn finds_non_finite(isa: Isa, elem: Elem) -> bool {
 
 /// Whether `isa` agrees with the portable code at the ends of the range, where sums of f32 overflow
 /// or vanish, and about zero vectors.
+#[inline(never)]
 unsafe fn range_agrees(isa: Isa, metric: Metric) -> bool {
     const DIM: usize = 37;
     // Bits of 0, 1, 1e-30, 1e30 and 3e38.
@@ -260,6 +270,7 @@ unsafe fn range_agrees(isa: Isa, metric: Metric) -> bool {
 }
 
 /// Whether `isa` converts, quantises and normalises to the same bits as the portable code.
+#[inline(never)]
 unsafe fn conversions_agree(isa: Isa) -> bool {
     const LEN: usize = 203;
     type Buffer = [u8; 4 * LEN];
@@ -299,4 +310,104 @@ unsafe fn conversions_agree(isa: Isa) -> bool {
         ok &= normalise(Isa::Scalar, want.as_mut_ptr(), LEN) == 1;
         ok & same(&got, &want)
     }
+}
+
+/// Whether `isa` rotates, hashes and sums to the same bits as the portable code.
+#[inline(never)]
+unsafe fn rotations_agree(isa: Isa) -> bool {
+    const DIM: usize = 101;
+    type Buffer = [u8; 4 * DIM];
+    let run = |isa: Isa, buffer: &mut Buffer, bits: &mut [u8; 32], sums: &mut [u64; DIM]| {
+        let (mut count, id) = (0u64, 0u32);
+        let p = buffer.as_mut_ptr();
+        // SAFETY: the table and the buffers hold `DIM` elements.
+        unsafe {
+            core::ptr::copy_nonoverlapping(table(Elem::F32), p, 4 * DIM);
+            rotate(isa, 1, p, DIM);
+            sign_bits(isa, p, DIM, bits.as_mut_ptr());
+            accumulate(isa, p, 0, 1, DIM, &id, sums.as_mut_ptr(), &mut count);
+        }
+    };
+    let (mut got, mut want): (Buffer, Buffer) = ([0; 4 * DIM], [0; 4 * DIM]);
+    let (mut got_bits, mut want_bits) = ([0; 32], [0; 32]);
+    let (mut got_sums, mut want_sums) = ([0; DIM], [0; DIM]);
+    run(isa, &mut got, &mut got_bits, &mut got_sums);
+    run(Isa::Scalar, &mut want, &mut want_bits, &mut want_sums);
+    got.iter().zip(&want).all(|(a, b)| a == b)
+        && got_bits.iter().zip(&want_bits).all(|(a, b)| a == b)
+        && got_sums.iter().zip(&want_sums).all(|(a, b)| a == b)
+}
+
+/// Whether `isa` makes and scans one-bit codes to the same bits as the portable code.
+#[inline(never)]
+unsafe fn codes_agree(isa: Isa) -> bool {
+    const DIM: usize = 203;
+    const WORDS: usize = DIM.div_ceil(64);
+    let run = |isa: Isa| {
+        let mut code = [0u8; WORDS * 8 + 16];
+        let (mut planes, mut affine) = ([0u64; WORDS * 4], [0u32; 6]);
+        let mut keys = [0u32; 2];
+        let [estimate, lower] = &mut keys;
+        let (p, code) = (table(Elem::F32), code.as_mut_ptr());
+        // SAFETY: the table holds the vector and, from an element further on, the query; the buffers are
+        // those of `DIM` elements and one code.
+        unsafe {
+            rabitq::encode(isa, p, DIM, code);
+            rabitq::prepare(
+                isa,
+                p.wrapping_add(4),
+                DIM,
+                planes.as_mut_ptr(),
+                affine.as_mut_ptr(),
+            );
+            let (planes, affine) = (planes.as_ptr(), affine.as_ptr());
+            rabitq::scan(isa, planes, affine, DIM, code, 0, 1, estimate, lower);
+        }
+        keys
+    };
+    let ([a, b], [c, d]) = (run(isa), run(Isa::Scalar));
+    a == c && b == d
+}
+
+/// Whether `isa` reduces a table and scans a block of 4-bit codes to the same bits as the portable
+/// code.
+#[inline(never)]
+unsafe fn block_scans_agree(isa: Isa) -> bool {
+    const NSUB: usize = 33;
+    // Any finite f32 make a table, and any bytes make codes.
+    let mut full = [0u32; NSUB * 16];
+    // SAFETY: the table of elements is longer.
+    unsafe {
+        let bytes = full.as_mut_ptr().cast::<u8>();
+        core::ptr::copy_nonoverlapping(table(Elem::F32), bytes, NSUB * 64);
+    }
+    let run = |isa: Isa, small: &mut [u8; NSUB * 16], sums: &mut [u16; 32]| {
+        let mut affine = [0u32; 2];
+        // SAFETY: the buffers are those of `NSUB` parts and one block.
+        unsafe {
+            reduce_table(
+                isa,
+                full.as_ptr(),
+                NSUB,
+                small.as_mut_ptr(),
+                affine.as_mut_ptr(),
+            );
+            scan4(
+                isa,
+                small.as_ptr(),
+                NSUB,
+                table(Elem::U8),
+                sums.as_mut_ptr(),
+            );
+        }
+        affine
+    };
+    let (mut got, mut want) = ([0; NSUB * 16], [0; NSUB * 16]);
+    let (mut got_sums, mut want_sums) = ([0; 32], [0; 32]);
+    let [a, b] = run(isa, &mut got, &mut got_sums);
+    let [c, d] = run(Isa::Scalar, &mut want, &mut want_sums);
+    a == c
+        && b == d
+        && got.iter().zip(&want).all(|(a, b)| a == b)
+        && got_sums.iter().zip(&want_sums).all(|(a, b)| a == b)
 }

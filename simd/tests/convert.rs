@@ -38,6 +38,9 @@ fn converted(isa: Isa, from: Elem, to: Elem, src: &[u8]) -> Vec<u8> {
     dst[1..last].to_vec()
 }
 
+/// The value of a 16-bit number.
+type Value = fn(u16) -> f64;
+
 fn bf16_value(bits: u16) -> f64 {
     f32::from_bits((bits as u32) << 16) as f64
 }
@@ -52,8 +55,7 @@ fn widening_is_exact_for_every_number() {
     };
     let src: Vec<u8> = all.iter().flat_map(|h| h.to_le_bytes()).collect();
     for isa in available() {
-        let values: [(Elem, fn(u16) -> f64); 2] =
-            [(Elem::F16, f16_value), (Elem::Bf16, bf16_value)];
+        let values: [(Elem, Value); 2] = [(Elem::F16, f16_value), (Elem::Bf16, bf16_value)];
         for (elem, value) in values {
             let wide = floats(&converted(isa, elem, Elem::F32, &src));
             for (&bits, &got) in all.iter().zip(&wide) {
@@ -81,7 +83,7 @@ fn widening_is_exact_for_every_number() {
 #[test]
 fn narrowing_rounds_to_nearest_and_ties_to_even() {
     let step = if cfg!(miri) { 997 } else { 1 };
-    let values: [(Elem, u16, fn(u16) -> f64); 2] = [
+    let values: [(Elem, u16, Value); 2] = [
         (Elem::F16, 0x7c00, f16_value),
         (Elem::Bf16, 0x7f80, bf16_value),
     ];

@@ -243,7 +243,17 @@ fn no_distance_is_negative_zero_and_cosine_of_a_zero_vector_is_one() {
             ([-0.0; 9], [0.0; 9]),
         ] {
             let (query, row) = (f32_row(&query), f32_row(&row));
-            let key = |metric| score(isa, Elem::F32, metric, &query, &[row.clone()], 9, 0)[0];
+            let key = |metric| {
+                score(
+                    isa,
+                    Elem::F32,
+                    metric,
+                    &query,
+                    std::slice::from_ref(&row),
+                    9,
+                    0,
+                )[0]
+            };
             assert_eq!(
                 Distance(key(Metric::InnerProduct)).to_f32_bits(),
                 0,
@@ -398,7 +408,7 @@ fn an_unavailable_isa_fails_its_self_test_and_computes_in_portable_code() {
             Elem::F32,
             Metric::InnerProduct,
             &row,
-            &[row.clone()],
+            std::slice::from_ref(&row),
             3,
             0,
         );
