@@ -19,8 +19,8 @@ fn metrics(elem: Elem) -> Vec<Metric> {
     metrics
 }
 
-/// Scores `rows` placed `shift` bytes past an alignment of 64, by stride and by offsets in reverse
-/// order; both ways must agree. Guard bytes that would spoil a float surround everything.
+/// Scores `rows` placed `shift` bytes past an alignment of 64, by stride, by offsets in reverse
+/// order and by addresses; all ways must agree. Guard bytes that would spoil a float surround everything.
 fn score(
     isa: Isa,
     elem: Elem,
@@ -74,6 +74,13 @@ fn score(
     )
     .unwrap();
     by_offset.reverse();
+    let row = elem.row_bytes(dim);
+    let list: Vec<&[u8]> = (0..rows.len())
+        .map(|i| &bytes[i * stride..][..row])
+        .collect();
+    let mut by_list = vec![0; rows.len()];
+    score_list(&token(), isa, elem, metric, query, &list, dim, &mut by_list).unwrap();
+    assert_eq!(by_stride, by_list, "{isa:?} {elem:?} {metric:?} dim {dim}");
     assert_eq!(
         by_stride, by_offset,
         "{isa:?} {elem:?} {metric:?} dim {dim}"
@@ -353,6 +360,36 @@ fn shapes_that_do_not_fit_are_refused() {
     assert_eq!(gathered(&rows, &[0, u64::MAX, 1]), Err(BadShape));
     assert_eq!(gathered(&rows, &[0, 0]), Err(BadShape));
     assert_eq!(gathered(&rows[..15], &[0, 0, 0]), Err(BadShape));
+}
+
+#[test]
+fn long_lists_are_scored_to_their_end_and_short_rows_refused() {
+    let dim = 5;
+    let mut rng = Rng(17);
+    let query = random_row(&mut rng, Elem::F32, dim);
+    let rows: Vec<_> = (0..150)
+        .map(|_| random_row(&mut rng, Elem::F32, dim))
+        .collect();
+    for isa in available() {
+        let keys = score(isa, Elem::F32, Metric::L2Sq, &query, &rows, dim, 0);
+        for (row, key) in rows.iter().zip(keys) {
+            let alone = std::slice::from_ref(row);
+            let want = score(isa, Elem::F32, Metric::L2Sq, &query, alone, dim, 0);
+            assert_eq!(want, [key], "{isa:?}");
+        }
+    }
+    let t = token();
+    let mut list: Vec<&[u8]> = rows.iter().map(|row| &row[..]).collect();
+    let refused = |list: &[&[u8]], results: usize| {
+        let (elem, metric) = (Elem::F32, Metric::L2Sq);
+        let mut out = vec![7; results];
+        let refused = score_list(&t, Isa::best(), elem, metric, &query, list, dim, &mut out);
+        assert!(out.iter().all(|&key| key == 7), "nothing is computed");
+        refused
+    };
+    assert_eq!(refused(&list, 149), Err(BadShape));
+    list[149] = &rows[149][..19];
+    assert_eq!(refused(&list, 150), Err(BadShape));
 }
 
 #[test]
