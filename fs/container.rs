@@ -456,6 +456,7 @@ pub(crate) fn push_durable(inode: &Inode<VexFs>, unwritten: Unwritten) -> Result
             ..area
         };
         state.disk.size = bytes;
+        state.disk.data_seq = u64::from(txn.tid());
         node::store(&mut txn, inode, &mut state, Change::Data)?;
     }
     drop(state);

@@ -48,6 +48,24 @@ fn to_bytes(mapping: &extent::Mapping, new: bool, sequence: u32) -> Mapping {
     }
 }
 
+/// Sees to it that a mapping read from disk leads to data, not to metadata or beyond the end.
+fn check(inode: &Inode<VexFs>, mapping: &extent::Mapping) -> Result {
+    let inside = inode
+        .volume()
+        .geo
+        .is_data_range(mapping.physical, mapping.len);
+    if mapping.state != extent::State::Hole && !inside {
+        return Err(errno::of(
+            inode.sb(),
+            libvexfs::Error::CorruptInode {
+                ino: inode.ino(),
+                what: "an extent leads to metadata or past the end of the volume",
+            },
+        ));
+    }
+    Ok(())
+}
+
 /// The mapping at a block, with the state locked for the look-up.
 fn look_up(inode: &Inode<VexFs>, first: u64, count: u64) -> Result<Mapping> {
     let node = inode.node();
@@ -58,6 +76,7 @@ fn look_up(inode: &Inode<VexFs>, first: u64, count: u64) -> Result<Mapping> {
     };
     let mapping = extent::map(&reader, &state.disk.tree_root, inode.ino(), first, count)
         .map_err(|e| errno::of(inode.sb(), e))?;
+    check(inode, &mapping)?;
     Ok(to_bytes(&mapping, false, node.sequence()))
 }
 
@@ -82,6 +101,7 @@ fn allocate(inode: &Inode<VexFs>, first: u64, count: u64) -> Result<Mapping> {
     let here =
         extent::map(&txn, &state.disk.tree_root, ino, first, count).map_err(|e| txn.failed(e))?;
     if here.state != extent::State::Hole {
+        check(inode, &here)?;
         return Ok(to_bytes(&here, false, node.sequence()));
     }
     let goal = match extent::goal(&txn, &state.disk.tree_root, ino, first) {
@@ -193,6 +213,7 @@ impl Mapper for VexFs {
                 let size = offset.saturating_add(len).min(inode.size());
                 state.disk.size = state.disk.size.max(size);
             }
+            state.disk.data_seq = u64::from(txn.tid());
             node::store(&mut txn, inode, &mut state, Change::Data)?;
             drop(state);
             txn.stop()?;
@@ -250,6 +271,7 @@ fn store_size(inode: &Inode<VexFs>, size: u64) -> Result {
     let mut txn = inode.volume().begin(inode.sb(), 1, 0)?;
     let mut state = inode.node().state.lock();
     state.disk.size = size;
+    state.disk.data_seq = u64::from(txn.tid());
     node::store(&mut txn, inode, &mut state, Change::Data)?;
     drop(state);
     txn.stop()

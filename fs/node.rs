@@ -226,6 +226,11 @@ pub(crate) fn store_locked(txn: &mut Txn<'_>, inode: &Inode<VexFs>, change: Chan
 
 /// Frees everything an unlinked inode owns, then the inode. Nobody else sees it any more.
 pub(crate) fn release(inode: &Inode<VexFs>) -> Result {
+    // No system call holds a frozen volume off here, so this does.
+    inode.sb().with_internal_write(|| release_unfrozen(inode))
+}
+
+fn release_unfrozen(inode: &Inode<VexFs>) -> Result {
     let sb = inode.sb();
     let volume = inode.volume();
     let node = inode.node();

@@ -175,9 +175,9 @@ impl Copies {
     /// order. Returns how many rows there was room for; at least one.
     fn fill(&mut self, pinned: &Pinned, start: u64, stride: u64, rows: usize) -> Result<usize> {
         let mut slots = self.memory.chunks_mut(self.bytes);
-        let mut at = start;
+        let (mut at, mut hint) = (start, 0);
         for index in 0..rows {
-            if pinned.bytes_at(at).len() < self.bytes {
+            if pinned.bytes_near(at, &mut hint).len() < self.bytes {
                 match slots.next() {
                     Some(slot) => pinned.copy_at(at, slot)?,
                     None => return Ok(index),
@@ -248,8 +248,9 @@ fn score_scattered(
     let mut at = batch.first_row.saturating_mul(stride);
     let mut list: [&[u8]; SECTION_ROWS] = [&[]; SECTION_ROWS];
     let mut copied = copies.memory.chunks(copies.bytes);
+    let mut hint = 0;
     for place in list.iter_mut().take(batch.rows) {
-        let here = pinned.bytes_at(at);
+        let here = pinned.bytes_near(at, &mut hint);
         *place = if here.len() < copies.bytes {
             copied.next().ok_or(EINVAL)?
         } else {

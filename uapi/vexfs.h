@@ -98,12 +98,13 @@ struct vexfs_create_vector {
  * @size: sizeof(struct vexfs_batch)
  * @flags: VEXFS_BATCH_*
  * @op: VEXFS_OP_*
- * @vector_stride: bytes from one vector to the next in @vectors; 0 means packed
+ * @vector_stride: bytes from one vector to the next in @vectors; 0 means packed,
+ *	less than a row's bytes is EINVAL
  * @count: rows of the batch, 1 to VEXFS_MAX_BATCH_ROWS
  * @vectors: INSERT, UPSERT: the vectors; GET: out buffer for them, or 0
  * @keys: __u64 each. INSERT: 0 (the key of a row is its number) or the keys;
  *	UPSERT: the keys; DELETE, GET: the keys unless VEXFS_BATCH_BY_ROW, and then
- *	for GET an out buffer or 0
+ *	for GET an out buffer or 0, where missing rows are VEXFS_KEY_NONE
  * @tags: __u64 each. INSERT, UPSERT: 0 or the tag masks; GET: out buffer or 0
  * @rows: __u64 each. INSERT, UPSERT: out buffer for row numbers or 0; DELETE, GET
  *	with VEXFS_BATCH_BY_ROW: the rows; GET by key: out buffer or 0, missing
@@ -181,7 +182,8 @@ struct vexfs_hit {
  * @nprobe: lists visited by IVF, 0 for the index's default
  * @rerank: candidates compared exactly, 0 for the index's default
  * @queries: nq vectors of the container's dimension and element type
- * @query_stride: bytes from one query to the next; 0 means packed
+ * @query_stride: bytes from one query to the next; 0 means packed, less than a row's
+ *	bytes is EINVAL
  * @radius: binary32 bits, with VEXFS_SEARCH_RADIUS
  * @hits: out: nq x k struct vexfs_hit, each query's sorted by distance, then key;
  *	entries beyond a query's count have key and row ~0 and distance +infinity

@@ -120,11 +120,19 @@ impl Pinned {
 
     /// The bytes at `position`, as many as lie together in memory; empty outside the range.
     pub fn bytes_at(&self, position: u64) -> &[u8] {
+        self.bytes_near(position, &mut 0)
+    }
+
+    /// As [`Pinned::bytes_at`], for positions that grow from call to call: `hint` begins as 0
+    /// and saves the search.
+    pub fn bytes_near(&self, position: u64, hint: &mut usize) -> &[u8] {
         if position < self.start || position >= self.end {
             return &[];
         }
-        let i = self.spans.partition_point(|s| s.end <= position);
-        match self.spans.get(i) {
+        while self.spans.get(*hint).is_some_and(|s| s.end <= position) {
+            *hint = hint.saturating_add(1);
+        }
+        match self.spans.get(*hint) {
             Some(s) if s.start <= position => {
                 let end = s.end.min(self.end);
                 // SAFETY: By the invariant `data` covers `start..end` of the file and stays

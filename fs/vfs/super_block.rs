@@ -206,6 +206,16 @@ impl<T: FileSystem> SuperBlock<T> {
         unsafe { Buffer::from_raw(bindings::vexfs_sb_getblk(self.as_ptr(), block)) }
     }
 
+    /// Runs `f`, which changes the volume on the kernel's own behalf, while it is not frozen.
+    pub fn with_internal_write<R>(&self, f: impl FnOnce() -> R) -> R {
+        // SAFETY: The superblock is alive; pairs with the call below.
+        unsafe { bindings::vexfs_sb_start_intwrite(self.as_ptr()) };
+        let result = f();
+        // SAFETY: Pairs with the call above.
+        unsafe { bindings::vexfs_sb_end_intwrite(self.as_ptr()) };
+        result
+    }
+
     /// Drops cached copies of blocks that become file data.
     pub fn forget_cached(&self, block: u64, blocks: u64) {
         // SAFETY: The device is open while the superblock lives.
