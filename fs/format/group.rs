@@ -8,7 +8,7 @@
 use crate::header::HEADER_BYTES;
 use crate::BLOCK_SIZE;
 use zerocopy::little_endian::{U16, U32};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes as _, IntoBytes as _};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// First byte behind the headers of a descriptor block or a bitmap block.

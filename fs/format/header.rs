@@ -9,7 +9,7 @@
 
 use crate::{node, Crc, Error, Result, BLOCK_SIZE};
 use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes as _, IntoBytes as _};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Magic of a block bitmap; its owner is the group number.

@@ -8,7 +8,7 @@
 
 use crate::{node, vector_area::VECTOR_AREA_BYTES, Crc, Error, Result, VectorArea, INODE_SIZE};
 use zerocopy::little_endian::{I64, U16, U32, U64};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes as _, IntoBytes as _};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// First bytes of an inode.

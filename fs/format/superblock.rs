@@ -5,7 +5,7 @@
 
 use crate::{vector_area, Crc, Error, Geometry, Result, BLOCK_SHIFT, BLOCK_SIZE};
 use zerocopy::little_endian::{I64, U16, U32, U64};
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
+use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// First bytes of a superblock. Not text, and broken by a transfer that changes line ends.
