@@ -48,6 +48,12 @@ impl<T: FileSystem> Ops<T> {
     };
 }
 
+/// `inode_operations.setattr`.
+///
+/// # Safety
+///
+/// `dentry` is a positive dentry of `T` with its inode locked for writing; the caller keeps it,
+/// `idmap` and `attr`.
 pub(crate) unsafe extern "C" fn setattr<T: FileSystem>(
     idmap: *mut bindings::mnt_idmap,
     dentry: *mut bindings::dentry,
@@ -72,6 +78,12 @@ pub(crate) unsafe extern "C" fn setattr<T: FileSystem>(
     })())
 }
 
+/// `inode_operations.getattr`.
+///
+/// # Safety
+///
+/// `path` is that of a positive dentry of `T`, which the caller keeps with `idmap`; `stat` is the
+/// caller's to fill.
 pub(crate) unsafe extern "C" fn getattr<T: FileSystem>(
     idmap: *mut bindings::mnt_idmap,
     path: *const bindings::path,

@@ -190,11 +190,16 @@ impl<T: FileSystem> Ops<T> {
         splice_read: Some(bindings::filemap_splice_read),
         splice_write: Some(bindings::iter_file_splice_write),
         setlease: Some(bindings::generic_setlease),
-        fop_flags: bindings::vexfs_fop_flags as _,
+        fop_flags: bindings::vexfs_fop_flags,
         ..pin_init::zeroed()
     };
 }
 
+/// `file_operations.open` of regular files.
+///
+/// # Safety
+///
+/// The caller is opening `file`, so nobody else uses it yet.
 unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
     // SAFETY: The file is being opened by this call. Without a_ops->direct_IO the VFS wants
     // to be told that direct I/O works.
@@ -202,6 +207,12 @@ unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::fil
     0
 }
 
+/// `file_operations.iterate_shared`.
+///
+/// # Safety
+///
+/// `file` is an open directory of `T` whose lock is held shared, and `context` belongs to this
+/// call.
 unsafe extern "C" fn iterate<T: FileSystem>(
     file: *mut bindings::file,
     context: *mut bindings::dir_context,
@@ -221,6 +232,11 @@ unsafe extern "C" fn iterate<T: FileSystem>(
     }
 }
 
+/// `file_operations.fsync`.
+///
+/// # Safety
+///
+/// `file` is an open file or directory of `T` and stays open for the call.
 unsafe extern "C" fn fsync<T: FileSystem>(
     file: *mut bindings::file,
     start: bindings::loff_t,
@@ -235,6 +251,11 @@ unsafe extern "C" fn fsync<T: FileSystem>(
     errno(result.and(seen))
 }
 
+/// `file_operations.unlocked_ioctl`.
+///
+/// # Safety
+///
+/// `file` is an open file or directory of `T` and stays open for the call.
 unsafe extern "C" fn ioctl<T: FileSystem>(
     file: *mut bindings::file,
     command: c_uint,
@@ -242,12 +263,17 @@ unsafe extern "C" fn ioctl<T: FileSystem>(
 ) -> c_long {
     // SAFETY: The file is open for the call.
     let file = unsafe { OpenFile::<T>::from_raw(file) };
-    match T::ioctl(&file, command, argument as usize) {
+    match T::ioctl(&file, command, argument) {
         Ok(value) => value as c_long,
         Err(e) => e.to_errno() as c_long,
     }
 }
 
+/// `file_operations.llseek` of regular files.
+///
+/// # Safety
+///
+/// `file` is an open regular file of `T`, its position is locked, its inode is not.
 unsafe extern "C" fn llseek<T: FileSystem>(
     file: *mut bindings::file,
     offset: bindings::loff_t,
@@ -274,6 +300,12 @@ unsafe extern "C" fn llseek<T: FileSystem>(
     }
 }
 
+/// `file_operations.read_iter`.
+///
+/// # Safety
+///
+/// `iocb` is for an open regular file of `T` whose inode is not locked by the caller; `to` is the
+/// iterator that goes with it. Both outlive the call.
 unsafe extern "C" fn read_iter<T: FileSystem>(
     iocb: *mut bindings::kiocb,
     to: *mut bindings::iov_iter,
@@ -309,6 +341,12 @@ unsafe extern "C" fn read_iter<T: FileSystem>(
     }
 }
 
+/// `file_operations.write_iter`.
+///
+/// # Safety
+///
+/// `iocb` is for a regular file of `T` that is open for writing and whose inode is not locked by
+/// the caller; `from` is the iterator that goes with it. Both outlive the call.
 unsafe extern "C" fn write_iter<T: FileSystem>(
     iocb: *mut bindings::kiocb,
     from: *mut bindings::iov_iter,
@@ -433,6 +471,11 @@ unsafe fn direct_write<T: FileSystem>(
     }
 }
 
+/// `file_operations.mmap_prepare`.
+///
+/// # Safety
+///
+/// `desc` describes a mapping under construction of an open regular file of `T`.
 unsafe extern "C" fn mmap_prepare<T: FileSystem>(desc: *mut bindings::vm_area_desc) -> c_int {
     // SAFETY: The descriptor is ours to fill for the call, and its file is open.
     unsafe {
@@ -452,6 +495,12 @@ unsafe extern "C" fn mmap_prepare<T: FileSystem>(desc: *mut bindings::vm_area_de
     0
 }
 
+/// `file_operations.fallocate`.
+///
+/// # Safety
+///
+/// `file` is a regular file of `T` that is open for writing; its inode is not locked by the
+/// caller.
 unsafe extern "C" fn fallocate<T: FileSystem>(
     file: *mut bindings::file,
     mode: c_int,

@@ -117,11 +117,21 @@ impl<T: FileSystem> Drop for Cache<T> {
     }
 }
 
+/// Constructor of the inode cache.
+///
+/// # Safety
+///
+/// `object` points to a new object of the cache, with room for a `Storage<T>`.
 unsafe extern "C" fn construct<T: FileSystem>(object: *mut c_void) {
     // SAFETY: The slab allocator passes a new object of the cache's size.
     unsafe { bindings::inode_init_once(&raw mut (*object.cast::<Storage<T>>()).inode) }
 }
 
+/// `super_operations.alloc_inode`.
+///
+/// # Safety
+///
+/// `sb` is a superblock of `T`, and so the [`Cache`] exists.
 pub(crate) unsafe extern "C" fn alloc<T: FileSystem>(
     sb: *mut bindings::super_block,
 ) -> *mut bindings::inode {
@@ -143,6 +153,11 @@ pub(crate) unsafe extern "C" fn alloc<T: FileSystem>(
     }
 }
 
+/// `super_operations.destroy_inode`.
+///
+/// # Safety
+///
+/// `inode` came from [`alloc`] and has no reference left; called once.
 pub(crate) unsafe extern "C" fn destroy<T: FileSystem>(inode: *mut bindings::inode) {
     // Called once the inode is out of the hash and has no reference: no `&T::Node` is left,
     // and walkers under RCU do not look at the node. It may hold memory that wants a
@@ -151,6 +166,11 @@ pub(crate) unsafe extern "C" fn destroy<T: FileSystem>(inode: *mut bindings::ino
     unsafe { core::ptr::drop_in_place((&raw mut (*storage::<T>(inode)).node).cast::<T::Node>()) }
 }
 
+/// `super_operations.free_inode`.
+///
+/// # Safety
+///
+/// `inode` went through [`destroy`], and an RCU period has passed since; called once.
 pub(crate) unsafe extern "C" fn free<T: FileSystem>(inode: *mut bindings::inode) {
     // SAFETY: The object came from this cache, and its RCU period is over.
     unsafe { bindings::kmem_cache_free(CACHE.load(Ordering::Acquire), storage::<T>(inode).cast()) }
@@ -215,7 +235,7 @@ impl<T: FileSystem> Inode<T> {
     /// The inode's number.
     pub fn ino(&self) -> u64 {
         // SAFETY: Constant after setup.
-        unsafe { (*self.as_ptr()).i_ino as u64 }
+        unsafe { (*self.as_ptr()).i_ino }
     }
 
     /// Type and permission bits.
@@ -242,7 +262,7 @@ impl<T: FileSystem> Inode<T> {
     /// Device number of a special file, as `new_encode_dev` gives it.
     pub fn rdev(&self) -> u32 {
         // SAFETY: Constant after setup.
-        unsafe { (*self.as_ptr()).i_rdev as u32 }
+        unsafe { (*self.as_ptr()).i_rdev }
     }
 
     /// Owner and group as stored on disk.
@@ -652,7 +672,7 @@ impl<T: FileSystem> SuperBlock<T> {
     /// Looks inode `ino` up in the cache, or starts it.
     pub fn iget(&self, ino: u64) -> Result<Got<T>> {
         // SAFETY: The superblock is alive.
-        let raw = unsafe { bindings::iget_locked(self.as_ptr(), ino as _) };
+        let raw = unsafe { bindings::iget_locked(self.as_ptr(), ino) };
         let inode = NonNull::new(raw).ok_or(ENOMEM)?.cast();
         // SAFETY: The inode carries a count for us.
         if unsafe { bindings::vexfs_inode_is_new(raw) } {
@@ -666,7 +686,7 @@ impl<T: FileSystem> SuperBlock<T> {
     pub fn find_cached(&self, ino: u64) -> Option<IRef<T>> {
         // SAFETY: The superblock is alive; the result is null or carries a count for us.
         unsafe {
-            let raw = bindings::ilookup(self.as_ptr(), ino as _);
+            let raw = bindings::ilookup(self.as_ptr(), ino);
             (!raw.is_null()).then(|| IRef::from_raw(raw))
         }
     }
@@ -679,7 +699,7 @@ impl<T: FileSystem> SuperBlock<T> {
         let inode = NonNull::new(raw).ok_or(ENOMEM)?.cast();
         // SAFETY: The inode is ours alone.
         unsafe {
-            (*raw).i_ino = ino as _;
+            (*raw).i_ino = ino;
             if bindings::insert_inode_locked(raw) < 0 {
                 bindings::iput(raw);
                 return Err(EUCLEAN);

@@ -184,6 +184,12 @@ unsafe fn fill(raw: *mut bindings::inode, iomap: *mut bindings::iomap, m: &Mappi
     }
 }
 
+/// `iomap_ops.iomap_begin` of operations that allocate nothing.
+///
+/// # Safety
+///
+/// `raw` is a live inode of `T`, `iomap` is the caller's to fill; position and length are not
+/// negative.
 unsafe extern "C" fn begin_read<T: FileSystem>(
     raw: *mut bindings::inode,
     position: bindings::loff_t,
@@ -204,6 +210,11 @@ unsafe extern "C" fn begin_read<T: FileSystem>(
     }
 }
 
+/// `iomap_ops.iomap_begin` of writes.
+///
+/// # Safety
+///
+/// As for [`begin_read`]; the inode is locked as its kind of write demands.
 unsafe extern "C" fn begin_write<T: FileSystem>(
     raw: *mut bindings::inode,
     position: bindings::loff_t,
@@ -237,6 +248,11 @@ unsafe extern "C" fn begin_write<T: FileSystem>(
     }
 }
 
+/// `iomap_write_ops.iomap_valid`.
+///
+/// # Safety
+///
+/// `raw` is a live inode of `T` and `iomap` a mapping that [`fill`] filled.
 unsafe extern "C" fn valid<T: FileSystem>(
     raw: *mut bindings::inode,
     iomap: *const bindings::iomap,
@@ -245,6 +261,11 @@ unsafe extern "C" fn valid<T: FileSystem>(
     unsafe { (*iomap).validity_cookie == u64::from(T::sequence(Inode::<T>::from_raw(raw))) }
 }
 
+/// `address_space_operations.read_folio`.
+///
+/// # Safety
+///
+/// `folio` is a locked folio of a file of `T`.
 unsafe extern "C" fn read_folio<T: FileSystem>(
     _file: *mut bindings::file,
     folio: *mut bindings::folio,
@@ -253,11 +274,21 @@ unsafe extern "C" fn read_folio<T: FileSystem>(
     unsafe { bindings::vexfs_bio_read_folio(folio, Ops::<T>::READ) }
 }
 
+/// `address_space_operations.readahead`.
+///
+/// # Safety
+///
+/// `control` holds locked folios of a file of `T`.
 unsafe extern "C" fn readahead<T: FileSystem>(control: *mut bindings::readahead_control) {
     // SAFETY: The VFS passes locked folios of one of our files.
     unsafe { bindings::vexfs_bio_readahead(control, Ops::<T>::READ) }
 }
 
+/// `address_space_operations.bmap`.
+///
+/// # Safety
+///
+/// `mapping` is that of a live inode of `T`.
 unsafe extern "C" fn bmap<T: FileSystem>(
     mapping: *mut bindings::address_space,
     block: bindings::sector_t,
@@ -266,6 +297,11 @@ unsafe extern "C" fn bmap<T: FileSystem>(
     unsafe { bindings::iomap_bmap(mapping, block, Ops::<T>::READ) }
 }
 
+/// `inode_operations.fiemap`.
+///
+/// # Safety
+///
+/// `raw` is a live inode of `T` that the caller has not locked, and `info` belongs to this call.
 pub(crate) unsafe extern "C" fn fiemap<T: FileSystem>(
     raw: *mut bindings::inode,
     info: *mut bindings::fiemap_extent_info,
@@ -279,6 +315,11 @@ pub(crate) unsafe extern "C" fn fiemap<T: FileSystem>(
     }
 }
 
+/// `address_space_operations.writepages`.
+///
+/// # Safety
+///
+/// `mapping` is that of a live inode of `T`, and `wbc` outlives the call.
 unsafe extern "C" fn writepages<T: FileSystem>(
     mapping: *mut bindings::address_space,
     wbc: *mut bindings::writeback_control,
@@ -294,6 +335,11 @@ unsafe extern "C" fn writepages<T: FileSystem>(
     }
 }
 
+/// `iomap_writeback_ops.writeback_range`.
+///
+/// # Safety
+///
+/// `context` is the one that [`writepages`] made, and `folio` is locked and belongs to its inode.
 unsafe extern "C" fn writeback_range<T: FileSystem>(
     context: *mut bindings::iomap_writepage_ctx,
     folio: *mut bindings::folio,
@@ -326,6 +372,11 @@ unsafe extern "C" fn writeback_range<T: FileSystem>(
     }
 }
 
+/// `iomap_writeback_ops.writeback_submit`.
+///
+/// # Safety
+///
+/// `context` is the one that [`writepages`] made, and its `wb_ctx` is an ioend.
 unsafe extern "C" fn writeback_submit<T: FileSystem>(
     context: *mut bindings::iomap_writepage_ctx,
     error: c_int,
@@ -396,6 +447,11 @@ impl Drop for Completions {
     }
 }
 
+/// `bio.bi_end_io` of writes that [`complete`] finishes.
+///
+/// # Safety
+///
+/// `bio` is that of an ioend of an inode of `T` and has ended; called once for it.
 unsafe extern "C" fn end_bio<T: FileSystem>(bio: *mut bindings::bio) {
     // May run in interrupt context.
     // SAFETY: The bio is that of an ioend of ours, which keeps the inode under writeback.
@@ -420,6 +476,11 @@ unsafe extern "C" fn end_bio<T: FileSystem>(bio: *mut bindings::bio) {
     }
 }
 
+/// The work of a [`Pending`].
+///
+/// # Safety
+///
+/// `work` is the field of a `Pending<T>` in the storage of an inode.
 unsafe extern "C" fn complete<T: FileSystem>(work: *mut bindings::work_struct) {
     let _nofs = NoFs::enter();
     // SAFETY: The work is the field of a `Pending` in the storage of an inode which pages
@@ -461,6 +522,12 @@ unsafe extern "C" fn complete<T: FileSystem>(work: *mut bindings::work_struct) {
     }
 }
 
+/// `iomap_dio_ops.end_io` of writes.
+///
+/// # Safety
+///
+/// `iocb` is for an open file of `T`; `size` bytes were written from its position on, or `error`
+/// is set.
 unsafe extern "C" fn direct_end<T: FileSystem>(
     iocb: *mut bindings::kiocb,
     size: isize,
@@ -492,6 +559,12 @@ unsafe extern "C" fn direct_end<T: FileSystem>(
     }
 }
 
+/// `vm_operations_struct.page_mkwrite`.
+///
+/// # Safety
+///
+/// `vmf` is a write fault on a shared mapping of a file of `T`; its folio is not locked but
+/// referenced.
 unsafe extern "C" fn page_mkwrite<T: FileSystem>(
     vmf: *mut bindings::vm_fault,
 ) -> bindings::vm_fault_t {

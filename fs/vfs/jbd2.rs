@@ -107,7 +107,7 @@ impl<C: Callbacks> Journal<C> {
         // set before anything is read or written through the journal.
         // SAFETY: The journal is ours alone until it is loaded.
         unsafe {
-            (*journal.as_ptr()).j_private = (&*shared as *const Shared<C>).cast_mut().cast();
+            (*journal.as_ptr()).j_private = (&raw const *shared).cast_mut().cast();
             (*journal.as_ptr()).j_bmap = Some(bmap::<C>);
             (*journal.as_ptr()).j_commit_callback = Some(committed::<C>);
             bindings::vexfs_journal_set_barrier(journal.as_ptr(), config.barrier);
@@ -391,6 +391,12 @@ pub fn flush_device<T: FileSystem>(inode: &Inode<T>) -> Result {
     to_result(unsafe { bindings::blkdev_issue_flush((*(*inode.as_ptr()).i_sb).s_bdev) })
 }
 
+/// `jbd2_buffer_trigger_type.t_frozen`.
+///
+/// # Safety
+///
+/// `trigger` is the first field of a live `Shared<C>`; `data` is the content of block `bh`,
+/// `size` bytes that only the caller uses.
 unsafe extern "C" fn frozen<C: Callbacks>(
     trigger: *mut bindings::jbd2_buffer_trigger_type,
     bh: *mut bindings::buffer_head,
@@ -407,6 +413,11 @@ unsafe extern "C" fn frozen<C: Callbacks>(
     }
 }
 
+/// `journal_s.j_bmap`.
+///
+/// # Safety
+///
+/// `journal` is one that [`Journal::load`] set up, and `block` the caller's to read and write.
 unsafe extern "C" fn bmap<C: Callbacks>(
     journal: *mut bindings::journal_t,
     block: *mut bindings::sector_t,
@@ -424,6 +435,11 @@ unsafe extern "C" fn bmap<C: Callbacks>(
     }
 }
 
+/// `journal_s.j_commit_callback`.
+///
+/// # Safety
+///
+/// `journal` is one that [`Journal::load`] set up, and `transaction` is alive.
 unsafe extern "C" fn committed<C: Callbacks>(
     journal: *mut bindings::journal_t,
     transaction: *mut bindings::transaction_t,

@@ -33,6 +33,10 @@ use kernel::prelude::*;
 
 #[allow(
     clippy::all,
+    clippy::as_underscore,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr,
     clippy::undocumented_unsafe_blocks,
     dead_code,
     // Empty structures of some configurations, such as a spinlock without SMP.

@@ -93,6 +93,11 @@ impl<T: FileSystem> Ops<T> {
     };
 }
 
+/// `file_system_type.init_fs_context`.
+///
+/// # Safety
+///
+/// `fc` is a context under construction, for filesystem `T`.
 unsafe extern "C" fn init_fs_context<T: FileSystem>(
     fc: *mut kernel::bindings::fs_context,
 ) -> c_int {
@@ -114,6 +119,11 @@ unsafe extern "C" fn init_fs_context<T: FileSystem>(
     })())
 }
 
+/// `fs_context_operations.free`.
+///
+/// # Safety
+///
+/// `fc` is a context of `T`; this is the last call on it.
 unsafe extern "C" fn free<T: FileSystem>(fc: *mut bindings::fs_context) {
     // SAFETY: fs_private is null or the box made in `init_fs_context`; the VFS calls this once.
     unsafe {
@@ -126,6 +136,11 @@ unsafe extern "C" fn free<T: FileSystem>(fc: *mut bindings::fs_context) {
     }
 }
 
+/// `fs_context_operations.parse_param`.
+///
+/// # Safety
+///
+/// [`init_fs_context`] succeeded on `fc`; nobody else uses it or `param` during the call.
 unsafe extern "C" fn parse_param<T: FileSystem>(
     fc: *mut bindings::fs_context,
     param: *mut bindings::fs_parameter,
@@ -150,11 +165,22 @@ unsafe extern "C" fn parse_param<T: FileSystem>(
     }
 }
 
+/// `fs_context_operations.get_tree`.
+///
+/// # Safety
+///
+/// [`init_fs_context`] succeeded on `fc`, and it is for a new mount.
 unsafe extern "C" fn get_tree<T: FileSystem>(fc: *mut bindings::fs_context) -> c_int {
     // SAFETY: The context is valid, and fill_super has the type that the VFS expects.
     unsafe { bindings::get_tree_bdev(fc.cast(), Some(fill_super::<T>)) }
 }
 
+/// What `get_tree_bdev` calls on a new superblock.
+///
+/// # Safety
+///
+/// `sb` is a new superblock with its device open, which nobody else uses yet; [`init_fs_context`]
+/// succeeded on `fc`.
 unsafe extern "C" fn fill_super<T: FileSystem>(
     sb: *mut bindings::super_block,
     fc: *mut bindings::fs_context,
@@ -174,6 +200,12 @@ unsafe extern "C" fn fill_super<T: FileSystem>(
     }
 }
 
+/// `fs_context_operations.reconfigure`.
+///
+/// # Safety
+///
+/// [`init_fs_context`] succeeded on `fc`, whose root is a dentry of a live superblock of `T` with
+/// `s_umount` held.
 unsafe extern "C" fn reconfigure<T: FileSystem>(fc: *mut bindings::fs_context) -> c_int {
     // SAFETY: For reconfiguration the context carries the root dentry of a live superblock.
     let (sb, options, read_only) = unsafe {
@@ -190,6 +222,11 @@ unsafe extern "C" fn reconfigure<T: FileSystem>(fc: *mut bindings::fs_context) -
     errno(to_result(sync).and_then(|()| T::reconfigure(sb, options, read_only)))
 }
 
+/// `file_system_type.kill_sb`.
+///
+/// # Safety
+///
+/// `sb` is a superblock of `T` without users, [`fill_super`] may have failed on it; called once.
 unsafe extern "C" fn kill_sb<T: FileSystem>(sb: *mut bindings::super_block) {
     // s_fs_info may be read until the superblock is shut down, so it goes afterwards.
     // SAFETY: The VFS passes a superblock it is done with.

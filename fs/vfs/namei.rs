@@ -148,6 +148,11 @@ unsafe fn inode_of<'a, T: FileSystem>(dentry: *mut bindings::dentry) -> Option<&
     }
 }
 
+/// `inode_operations.lookup`.
+///
+/// # Safety
+///
+/// `dir` is a locked directory of `T` and `dentry` a new name in it, both held by the caller.
 unsafe extern "C" fn lookup<T: FileSystem>(
     dir: *mut bindings::inode,
     dentry: *mut bindings::dentry,
@@ -199,6 +204,12 @@ unsafe fn make<T: FileSystem>(
     Ok(())
 }
 
+/// `inode_operations.create`.
+///
+/// # Safety
+///
+/// `dir` is a directory of `T` locked for writing, `dentry` a negative name in it and `idmap` the
+/// mount's; the caller holds them all.
 unsafe extern "C" fn create<T: FileSystem>(
     idmap: *mut bindings::mnt_idmap,
     dir: *mut bindings::inode,
@@ -209,6 +220,11 @@ unsafe extern "C" fn create<T: FileSystem>(
     errno(unsafe { make::<T>(idmap, dir, dentry, mode, 0, None) })
 }
 
+/// `inode_operations.mknod`.
+///
+/// # Safety
+///
+/// As for [`create`].
 unsafe extern "C" fn mknod<T: FileSystem>(
     idmap: *mut bindings::mnt_idmap,
     dir: *mut bindings::inode,
@@ -217,9 +233,14 @@ unsafe extern "C" fn mknod<T: FileSystem>(
     rdev: bindings::dev_t,
 ) -> c_int {
     // SAFETY: Arguments of mknod.
-    errno(unsafe { make::<T>(idmap, dir, dentry, mode, rdev as u32, None) })
+    errno(unsafe { make::<T>(idmap, dir, dentry, mode, rdev, None) })
 }
 
+/// `inode_operations.mkdir`.
+///
+/// # Safety
+///
+/// As for [`create`].
 unsafe extern "C" fn mkdir<T: FileSystem>(
     idmap: *mut bindings::mnt_idmap,
     dir: *mut bindings::inode,
@@ -234,6 +255,11 @@ unsafe extern "C" fn mkdir<T: FileSystem>(
     }
 }
 
+/// `inode_operations.symlink`.
+///
+/// # Safety
+///
+/// As for [`create`], and `target` is NUL-terminated.
 unsafe extern "C" fn symlink<T: FileSystem>(
     idmap: *mut bindings::mnt_idmap,
     dir: *mut bindings::inode,
@@ -247,6 +273,12 @@ unsafe extern "C" fn symlink<T: FileSystem>(
     errno(unsafe { make::<T>(idmap, dir, dentry, mode, 0, Some(target)) })
 }
 
+/// `inode_operations.tmpfile`.
+///
+/// # Safety
+///
+/// `dir` is a directory of `T` and `idmap` the mount's, both held by the caller, who is opening
+/// `file`.
 unsafe extern "C" fn tmpfile<T: FileSystem>(
     idmap: *mut bindings::mnt_idmap,
     dir: *mut bindings::inode,
@@ -271,6 +303,12 @@ unsafe extern "C" fn tmpfile<T: FileSystem>(
     unsafe { bindings::vexfs_finish_open_simple(file, error) }
 }
 
+/// `inode_operations.link`.
+///
+/// # Safety
+///
+/// `old` is a positive dentry of `T` with its inode locked, `new` a negative one in the locked
+/// directory `dir`; the caller holds them all.
 unsafe extern "C" fn link<T: FileSystem>(
     old: *mut bindings::dentry,
     dir: *mut bindings::inode,
@@ -290,6 +328,12 @@ unsafe extern "C" fn link<T: FileSystem>(
     }))
 }
 
+/// `inode_operations.unlink`.
+///
+/// # Safety
+///
+/// `dentry` is a positive name in the directory `dir` of `T`; directory and inode are locked and
+/// held by the caller.
 unsafe extern "C" fn unlink<T: FileSystem>(
     dir: *mut bindings::inode,
     dentry: *mut bindings::dentry,
@@ -304,6 +348,11 @@ unsafe extern "C" fn unlink<T: FileSystem>(
     })
 }
 
+/// `inode_operations.rmdir`.
+///
+/// # Safety
+///
+/// As for [`unlink`], and the inode is a directory.
 unsafe extern "C" fn rmdir<T: FileSystem>(
     dir: *mut bindings::inode,
     dentry: *mut bindings::dentry,
@@ -318,6 +367,12 @@ unsafe extern "C" fn rmdir<T: FileSystem>(
     })
 }
 
+/// `inode_operations.rename`.
+///
+/// # Safety
+///
+/// `old` is a positive name in `old_dir` and `new` any name in `new_dir`, directories of `T`; the
+/// caller holds all locks that `vfs_rename` takes.
 unsafe extern "C" fn rename<T: FileSystem>(
     _idmap: *mut bindings::mnt_idmap,
     old_dir: *mut bindings::inode,
@@ -347,6 +402,12 @@ unsafe extern "C" fn rename<T: FileSystem>(
     errno(T::rename(&from, &to, flags))
 }
 
+/// `inode_operations.get_link`.
+///
+/// # Safety
+///
+/// `inode` is a symbolic link of `T`; if `dentry` is not null, the caller holds it. `done` is the
+/// caller's, to be run after the target was used.
 unsafe extern "C" fn get_link<T: FileSystem>(
     dentry: *mut bindings::dentry,
     inode: *mut bindings::inode,

@@ -68,8 +68,8 @@ impl Pinned {
         let mut n = unsafe {
             bindings::vexfs_folio_run(
                 mapping,
-                first as _,
-                last as _,
+                first as usize,
+                last as usize,
                 folios.as_mut_ptr(),
                 BATCH as c_uint,
             )
@@ -86,10 +86,10 @@ impl Pinned {
             // SAFETY: The mapping is alive. Reads at most what lies below the end.
             n = unsafe {
                 let pages = (last - first + 1).min(READAHEAD_PAGES);
-                bindings::vexfs_readahead(mapping, first as _, pages as _);
+                bindings::vexfs_readahead(mapping, first as usize, pages as usize);
                 to_result(bindings::vexfs_read_folio(
                     mapping,
-                    first as _,
+                    first as usize,
                     folios.as_mut_ptr(),
                 ))?;
                 1

@@ -24,6 +24,11 @@ pub fn pairs(values: &mut [(u64, usize)]) {
     }
 }
 
+/// Compares two pairs for the kernel's `sort`.
+///
+/// # Safety
+///
+/// `a` and `b` point to `(u64, usize)` that are not written during the call.
 unsafe extern "C" fn compare(a: *const c_void, b: *const c_void) -> c_int {
     // SAFETY: `sort` passes pointers to elements of the slice that `pairs` gave it.
     let (a, b) = unsafe { (&*a.cast::<(u64, usize)>(), &*b.cast::<(u64, usize)>()) };

@@ -299,6 +299,11 @@ pub(crate) unsafe fn drop_volume<T: FileSystem>(volume: *mut c_void) {
     }
 }
 
+/// `super_operations.dirty_inode`.
+///
+/// # Safety
+///
+/// `inode` is a live inode of `T`.
 unsafe extern "C" fn dirty_inode<T: FileSystem>(inode: *mut bindings::inode, flags: c_int) {
     // Only lazy times changed: they wait for a real change, sync or eviction.
     if flags & bindings::vexfs_dirty_time as c_int != 0 {
@@ -308,6 +313,11 @@ unsafe extern "C" fn dirty_inode<T: FileSystem>(inode: *mut bindings::inode, fla
     T::dirty_inode(unsafe { Inode::from_raw(inode) });
 }
 
+/// `super_operations.write_inode`.
+///
+/// # Safety
+///
+/// `inode` is a live inode of `T`, and `wbc` outlives the call.
 unsafe extern "C" fn write_inode<T: FileSystem>(
     inode: *mut bindings::inode,
     wbc: *mut bindings::writeback_control,
@@ -322,6 +332,12 @@ unsafe extern "C" fn write_inode<T: FileSystem>(
     errno(T::write_inode(inode, wait))
 }
 
+/// `super_operations.evict_inode`.
+///
+/// # Safety
+///
+/// `raw` is an inode of `T` with its last reference gone, which nobody else can reach; called
+/// once.
 unsafe extern "C" fn evict_inode<T: FileSystem>(raw: *mut bindings::inode) {
     // SAFETY: The VFS passes an inode without references that nobody else can reach.
     unsafe {
@@ -333,26 +349,51 @@ unsafe extern "C" fn evict_inode<T: FileSystem>(raw: *mut bindings::inode) {
     }
 }
 
+/// `super_operations.put_super`.
+///
+/// # Safety
+///
+/// `sb` is a superblock of `T` that [`fill`] filled, with all its inodes gone; called once.
 unsafe extern "C" fn put_super<T: FileSystem>(sb: *mut bindings::super_block) {
     // SAFETY: The VFS passes a live superblock, in this and the callbacks below.
     T::put_super(unsafe { SuperBlock::from_raw(sb) });
 }
 
+/// `super_operations.sync_fs`.
+///
+/// # Safety
+///
+/// `sb` is a mounted superblock of `T`.
 unsafe extern "C" fn sync_fs<T: FileSystem>(sb: *mut bindings::super_block, wait: c_int) -> c_int {
     // SAFETY: As in `put_super`.
     errno(T::sync_fs(unsafe { SuperBlock::from_raw(sb) }, wait != 0))
 }
 
+/// `super_operations.freeze_fs`.
+///
+/// # Safety
+///
+/// `sb` is a mounted superblock of `T` with its writers stopped.
 unsafe extern "C" fn freeze_fs<T: FileSystem>(sb: *mut bindings::super_block) -> c_int {
     // SAFETY: As in `put_super`.
     errno(T::freeze(unsafe { SuperBlock::from_raw(sb) }))
 }
 
+/// `super_operations.unfreeze_fs`.
+///
+/// # Safety
+///
+/// [`freeze_fs`] succeeded on `sb`.
 unsafe extern "C" fn unfreeze_fs<T: FileSystem>(sb: *mut bindings::super_block) -> c_int {
     // SAFETY: As in `put_super`.
     errno(T::unfreeze(unsafe { SuperBlock::from_raw(sb) }))
 }
 
+/// `super_operations.statfs`.
+///
+/// # Safety
+///
+/// `dentry` is a live dentry of `T`, and `buf` the caller's to fill.
 unsafe extern "C" fn statfs<T: FileSystem>(
     dentry: *mut bindings::dentry,
     buf: *mut kernel::bindings::kstatfs,
@@ -378,6 +419,11 @@ unsafe extern "C" fn statfs<T: FileSystem>(
     }))
 }
 
+/// `super_operations.show_options`.
+///
+/// # Safety
+///
+/// `dentry` is a live dentry of `T`, and `seq` is open.
 unsafe extern "C" fn show_options<T: FileSystem>(
     seq: *mut bindings::seq_file,
     dentry: *mut bindings::dentry,
