@@ -132,7 +132,7 @@ pub fn quantise_i8(
             dim,
             by.offset.as_ptr(),
             by.scale.as_ptr(),
-            per_dim as u32,
+            u32::from(per_dim),
         )
     };
     if failed == 0 {
@@ -170,7 +170,7 @@ pub fn dequantise_i8(
             dim,
             by.offset.as_ptr(),
             by.scale.as_ptr(),
-            per_dim as u32,
+            u32::from(per_dim),
         )
     };
     if failed == 0 {
