@@ -7,7 +7,7 @@
 //! number together in memory. `container::push_durable` makes that last step durable.
 
 use crate::container::{self, Container, HIDDEN_CREDITS};
-use crate::file::free_tail;
+use crate::file::{free_tail, reserve};
 use crate::node::{self, Change};
 use crate::VexFs;
 use kernel::prelude::*;
@@ -22,7 +22,7 @@ use vexfs_vfs::page_cache::Pinned;
 use vexfs_vfs::{fpu, sort, task, Inode};
 
 /// Bytes moved at once between user memory and the page cache: fits the L2 cache.
-const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = 64 * 1024;
 /// Bytes checked in one FPU section, some microseconds of work.
 const CHECK: usize = 32 * 1024;
 
@@ -206,6 +206,10 @@ fn write_vectors(
     let per_chunk = (CHUNK / stride).max(1);
     let mut buffer = KVVec::from_elem(0u8, per_chunk * stride, GFP_KERNEL)?;
     let mut done = 0usize;
+    let start = area.rows.saturating_mul(u64::from(area.stride));
+    let end = start.saturating_add(count.saturating_mul(u64::from(area.stride)));
+    // One allocation for the batch, instead of one for each chunk.
+    reserve(inode, start, end)?;
     let count = usize::try_from(count).map_err(|_| EFBIG)?;
     while done < count {
         if task::fatal_signal_pending() {
@@ -557,7 +561,8 @@ pub(crate) fn write(
     let stride = u64::from(area.stride);
     let len = source.len() as u64;
     let end = area.rows.saturating_mul(stride);
-    if position % stride != 0 || len % stride != 0 || position > end {
+    let whole = |n: u64| n.checked_rem(stride) == Some(0);
+    if !whole(position) || !whole(len) || position > end {
         return Err(EINVAL);
     }
     // All of it is read and checked before any row changes.
@@ -585,7 +590,7 @@ pub(crate) fn write(
         })?;
     }
     if !new.is_empty() {
-        let count = (new.len() as u64) / stride;
+        let count = (new.len() as u64).checked_div(stride).ok_or(EINVAL)?;
         let written = file
             .write_at(position.saturating_add(over as u64), new)
             .and_then(|()| publish(inode, count, None, None, &[]));

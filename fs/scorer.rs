@@ -19,7 +19,7 @@ use vexfs_vfs::{fpu, task, Inode};
 /// Bytes of rows scored in one FPU section: some microseconds of work.
 const SECTION_BYTES: usize = 64 * 1024;
 /// Rows scored in one section at most.
-const SECTION_ROWS: usize = 64;
+const SECTION_ROWS: usize = 32;
 /// Rows that lie together from which on their addresses are computed, not listed.
 const RUN: usize = 16;
 /// Bytes for copies of rows that lie across pages.
@@ -141,6 +141,10 @@ pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
             score_run(scan, run, &batch, heaps, &mut distances)?;
         } else {
             batch.rows = copies.fill(&pinned, start, stride, batch.rows)?;
+            // The next stretch's rows across pages arrive while this one is scored: copying
+            // them cold cost a third of the scan.
+            let after = start.saturating_add(stride.saturating_mul(batch.rows as u64));
+            copies.prefetch(&pinned, after, stride, limit);
             score_scattered(scan, &pinned, &copies, &batch, heaps, &mut distances)?;
         }
         let n = batch.rows as u64;
@@ -169,6 +173,19 @@ impl Copies {
 
     fn first(&mut self) -> Result<&mut [u8]> {
         self.memory.get_mut(..self.bytes).ok_or(EINVAL)
+    }
+
+    /// Prefetches those of `rows` rows from `start` on that [`Copies::fill`] would copy.
+    fn prefetch(&self, pinned: &Pinned, start: u64, stride: u64, rows: usize) {
+        let (mut at, mut hint) = (start, 0);
+        for _ in 0..rows {
+            let here = pinned.bytes_near(at, &mut hint).len();
+            if here > 0 && here < self.bytes {
+                let mut hint = hint;
+                pinned.prefetch(at, self.bytes, &mut hint);
+            }
+            at = at.saturating_add(stride);
+        }
     }
 
     /// Copies those of `rows` rows from `start` on that do not lie together in memory, in

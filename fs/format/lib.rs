@@ -111,6 +111,15 @@ pub(crate) fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     let end = at.saturating_add(value.len());
     if let Some(to) = bytes.get_mut(at..end) {
-        to.copy_from_slice(value);
+        copy(to, value);
+    }
+}
+
+/// Copies as many bytes as both have. The standard copy panics on different lengths, with a
+/// function that objtool does not know to return never; this one compiles to a `memcpy` too.
+#[inline]
+pub fn copy(to: &mut [u8], from: &[u8]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
     }
 }

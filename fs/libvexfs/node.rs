@@ -10,7 +10,7 @@ use crate::{Error, Result};
 use vexfs_format::node::{
     NodeHeader, Slot, BLOCK_HEADER_AT, CHILD_BYTES, NODE_HEADER_BYTES, ROOT_HEADER_AT, SLOT_BYTES,
 };
-use vexfs_format::BLOCK_SIZE;
+use vexfs_format::{copy, BLOCK_SIZE};
 
 /// What is reported when checked bytes contradict themselves later.
 const BROKEN: &str = "tree node: changed behind our back";
@@ -220,7 +220,7 @@ impl<'a> NodeMut<'a> {
         self.shift(from, to, from.saturating_add(SLOT_BYTES))?;
         let end = heap.saturating_add(record.len());
         match self.bytes.get_mut(heap..end) {
-            Some(place) => place.copy_from_slice(record),
+            Some(place) => copy(place, record),
             None => return Err(self.broken()),
         }
         Slot {
@@ -285,7 +285,7 @@ impl<'a> NodeMut<'a> {
             let place = self.place;
             return match self.bytes.get_mut(slot.offset..end) {
                 Some(to) => {
-                    to.copy_from_slice(record);
+                    copy(to, record);
                     Ok(())
                 }
                 None => Err(place.corrupt(BROKEN)),

@@ -4,7 +4,7 @@
 //! A target of up to 156 bytes stays in the inode.
 
 use crate::node::Place;
-use crate::{tree, Blocks, Error, Result, Txn};
+use crate::{format, tree, Blocks, Error, Result, Txn};
 
 /// Longest target in bytes: `PATH_MAX` without its NUL.
 pub const MAX_TARGET: usize = 4095;
@@ -51,7 +51,7 @@ pub fn read<S: Blocks>(s: &S, root: &[u8], owner: u64, out: &mut [u8]) -> Result
         let place = out
             .get_mut(len..end)
             .ok_or(corrupt("symbolic link: target is too long"))?;
-        place.copy_from_slice(record);
+        format::copy(place, record);
         len = end;
         Ok(true)
     })?;

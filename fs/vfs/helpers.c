@@ -9,6 +9,7 @@
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
 #include <linux/pagemap.h>
+#include <linux/prefetch.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/seq_file.h>
@@ -537,6 +538,11 @@ void *vexfs_folio_address(struct folio *folio, size_t *bytes, loff_t *pos)
 	*bytes = folio_size(folio);
 	*pos = folio_pos(folio);
 	return folio_address(folio);
+}
+
+void vexfs_prefetch(const void *bytes, size_t len)
+{
+	prefetch_range((void *)bytes, len);
 }
 
 bool vexfs_folio_uptodate(struct folio *folio)

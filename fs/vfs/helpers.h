@@ -131,6 +131,7 @@ void vexfs_sb_end_pagefault(struct super_block *sb);
 unsigned int vexfs_folio_run(struct address_space *mapping, pgoff_t first, pgoff_t last,
 			     struct folio **folios, unsigned int max);
 void *vexfs_folio_address(struct folio *folio, size_t *bytes, loff_t *pos);
+void vexfs_prefetch(const void *bytes, size_t len);
 bool vexfs_folio_uptodate(struct folio *folio);
 void vexfs_folio_put(struct folio *folio);
 void vexfs_iov_iter_kvec(struct iov_iter *iter, bool source, struct kvec *vec, size_t len);

@@ -25,6 +25,9 @@ struct Span {
     data: *const u8,
     start: u64,
     end: u64,
+    /// Where the bytes end that follow `data` without a gap in memory: this folio's end, or
+    /// that of a later one, since pages read or written in sequence often lie in sequence.
+    run_end: u64,
 }
 
 /// Pages of a byte range, uptodate and kept from going away.
@@ -32,7 +35,8 @@ struct Span {
 /// # Invariants
 ///
 /// `spans` are folios on which this value holds a count, in the order of the file and
-/// without gaps; `data` is the folio's address and covers `start..end` of the file.
+/// without gaps; `data` is the folio's address in the kernel's linear map and covers
+/// `start..end` of the file, and `start..run_end` with the folios that follow.
 pub struct Pinned {
     spans: KVec<Span>,
     start: u64,
@@ -108,12 +112,23 @@ impl Pinned {
                 data,
                 start: position as u64,
                 end: (position as u64).saturating_add(bytes as u64),
+                run_end: (position as u64).saturating_add(bytes as u64),
             };
             self.end = span.end.min(end);
             // INVARIANT: The count moves into the span. Capacity is BATCH, n at most that.
             if self.spans.push_within_capacity(span).is_err() {
                 return Err(EINVAL);
             }
+        }
+        let (mut next, mut run_end) = (ptr::null(), 0);
+        for span in self.spans.iter_mut().rev() {
+            let len = (span.end - span.start) as usize;
+            // INVARIANT: The next folio's bytes begin where these end.
+            if span.data.wrapping_add(len) == next {
+                span.run_end = run_end;
+            }
+            next = span.data;
+            run_end = span.run_end;
         }
         Ok(self.end)
     }
@@ -134,9 +149,10 @@ impl Pinned {
         }
         match self.spans.get(*hint) {
             Some(s) if s.start <= position => {
-                let end = s.end.min(self.end);
-                // SAFETY: By the invariant `data` covers `start..end` of the file and stays
-                // for as long as the count, which `&self` outlives.
+                let end = s.run_end.min(self.end);
+                // SAFETY: By the invariant `data` covers `start..run_end` of the file in the
+                // linear map, which is one mapping of all memory, and the folios stay for as
+                // long as their counts, which `&self` outlives.
                 unsafe {
                     core::slice::from_raw_parts(
                         s.data.add((position - s.start) as usize),
@@ -145,6 +161,22 @@ impl Pinned {
                 }
             }
             _ => &[],
+        }
+    }
+
+    /// Brings bytes into the cache ahead of their use; those outside the range are left out.
+    pub fn prefetch(&self, position: u64, len: usize, hint: &mut usize) {
+        let mut done = 0usize;
+        while done < len {
+            let bytes = self.bytes_near(position.saturating_add(done as u64), hint);
+            let n = bytes.len().min(len - done);
+            if n == 0 {
+                return;
+            }
+            // SAFETY: The address range is part of a live slice; prefetching reads nothing
+            // that the program could notice.
+            unsafe { bindings::vexfs_prefetch(bytes.as_ptr().cast(), n) };
+            done += n;
         }
     }
 
