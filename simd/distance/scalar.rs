@@ -170,14 +170,18 @@ pub unsafe fn bit_key<const M: u32>(q: *const u8, r: *const u8, dim: usize) -> u
             )
         }
     }
-    for i in whole << 6..dim {
-        // SAFETY: bit `i` lies in a byte that the caller promises.
-        unsafe {
-            add(
-                (*q.add(i >> 3) >> (i & 7) & 1) as u64,
-                (*r.add(i >> 3) >> (i & 7) & 1) as u64,
-            )
+    let left = dim & 63;
+    if left != 0 {
+        let (mut a, mut b) = (0, 0);
+        for i in 0..(left + 7) >> 3 {
+            // SAFETY: the byte holds a bit below `dim`, so the caller promises it.
+            unsafe {
+                a |= (*q.add(whole * 8 + i) as u64) << (8 * i);
+                b |= (*r.add(whole * 8 + i) as u64) << (8 * i);
+            }
         }
+        let mask = (1 << left) - 1;
+        add(a & mask, b & mask);
     }
     key(finish::<M>(dot as f64, qq as f64, rr as f64))
 }
