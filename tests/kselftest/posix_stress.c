@@ -32,7 +32,7 @@ static int churn(int who)
 	uint64_t state = seed() * 31 + who;
 	char a[64], b[64];
 
-	for (int i = 0; i < 1500; i++) {
+	for (int i = 0; i < (quick() ? 400 : 1500); i++) {
 		int err = 0;
 
 		snprintf(a, sizeof(a), "d%d/n%d", (int)(rnd(&state) % 3), (int)(rnd(&state) % 40));
@@ -114,12 +114,17 @@ CASE(names_survive_many_hands)
 	EXPECT_EQ(subdirs + 2, nlink_of("d0"));
 }
 
+static int own_count(void)
+{
+	return quick() ? 50 : 150;
+}
+
 /* Many files of one's own in a shared directory, half deleted again. */
 static int own_files(int who)
 {
 	char name[64];
 
-	for (int i = 0; i < 150; i++) {
+	for (int i = 0; i < own_count(); i++) {
 		snprintf(name, sizeof(name), "w%d-%d", who, i);
 		if (put(name, (i * 977) % 60000, who * 1000 + i))
 			return 1;
@@ -148,7 +153,7 @@ CASE(many_writers_in_one_directory)
 	EXPECT_EQ(0, in_parallel(8, own_files));
 	drop_caches();
 	for (int who = 0; who < 8; who++)
-		for (int i = 0; i < 150; i++) {
+		for (int i = 0; i < own_count(); i++) {
 			snprintf(name, sizeof(name), "w%d-%d", who, i);
 			if (i % 2) {
 				ASSERT_TRUE(holds(name, (i * 977) % 60000, who * 1000 + i));
@@ -163,7 +168,7 @@ static int move_directories(int who)
 {
 	char a[64], b[64];
 
-	for (int i = 0; i < 400; i++) {
+	for (int i = 0; i < (quick() ? 150 : 400); i++) {
 		snprintf(a, sizeof(a), "%s/m%d", (i + who) & 1 ? "p" : "q/deep/er", (i + who) % 4);
 		snprintf(b, sizeof(b), "%s/m%d", (i + who) & 1 ? "q/deep/er" : "p", (i + who) % 4);
 		if (rename(a, b) && errno != ENOENT && errno != ENOTEMPTY && errno != EEXIST)
@@ -358,7 +363,7 @@ TEST_F_TIMEOUT(random_io, matches_a_copy_in_memory, 600)
 	io.direct = open("f", O_RDWR | O_DIRECT);
 	io.model = calloc(1, SIZE + 4096);
 	ASSERT_EQ(0, posix_memalign((void **)&io.buf, 4096, SIZE + 4096));
-	for (int i = 0; i < (big() ? 20000 : 1200); i++) {
+	for (int i = 0; i < (big() ? 20000 : quick() ? 400 : 1200); i++) {
 		bad = random_step(&io, &what);
 		ASSERT_EQ(NULL, bad) TH_LOG("step %d, %s: %s", i, what, bad);
 		OK(fstat(io.fd, &st));
@@ -424,10 +429,10 @@ CASE(many_fsyncs_at_once)
 	EXPECT_EQ(80, size_of("s3"));
 }
 
-CASE(ten_thousand_files)
+CASE(many_small_files_in_many_directories)
 {
 	char name[64];
-	int n = big() ? 100000 : 10000;
+	int n = big() ? 100000 : quick() ? 3000 : 10000;
 
 	for (int d = 0; d < 100; d++) {
 		snprintf(name, sizeof(name), "d%d", d);

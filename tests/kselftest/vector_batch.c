@@ -634,7 +634,7 @@ CASE(another_user_needs_permission)
 
 CASE(a_big_batch_in_one_call)
 {
-	unsigned int n = 20000, dim = 64;
+	unsigned int n = quick() ? 6000 : 20000, dim = 64;
 	float *rows = new_rows(4, 0, n, dim), got[64];
 	uint64_t *keys = malloc(n * 8);
 	int fd = container("f", dim, VEXFS_METRIC_L2);
@@ -655,7 +655,7 @@ CASE(a_big_batch_in_one_call)
 
 CASE(many_small_batches)
 {
-	int n = 3000, fd = l2("f");
+	int n = quick() ? 1000 : 3000, fd = l2("f");
 	float row[DIM];
 
 	for (int i = 0; i < n; i++) {
@@ -673,7 +673,8 @@ CASE(many_small_batches)
 /* Random batches against a table in memory. */
 CASE(random_batches_match_a_model)
 {
-	enum { KEYS = 400, ROUNDS = 400 };
+	enum { KEYS = 400 };
+	const int rounds = quick() ? 200 : 400;
 	static float value[KEYS][DIM];
 	static bool there[KEYS];
 	static uint64_t tag[KEYS];
@@ -682,7 +683,7 @@ CASE(random_batches_match_a_model)
 	unsigned int live = 0;
 
 	TH_LOG("seed %#llx", (unsigned long long)state);
-	for (int round = 0; round < ROUNDS; round++) {
+	for (int round = 0; round < rounds; round++) {
 		unsigned int n = rnd(&state) % 12 + 1, op = rnd(&state) % 3 + 1;
 		unsigned int bad = 0, faults = 0;
 		uint64_t keys[12], tags[12];

@@ -499,8 +499,10 @@ CASE(bad_fields)
 	s.nq = VEXFS_MAX_QUERIES;
 	s.k = VEXFS_MAX_RESULTS / VEXFS_MAX_QUERIES + 1;
 	EXPECT_EQ(E2BIG, ERR(search(fd, &s)));
-	/* The most allowed, with memory for a fraction of it. */
+	/* The most allowed, with memory for a fraction of the hits. */
 	s.k--;
+	s.queries = PTR(calloc(VEXFS_MAX_QUERIES, 32));
+	s.hits = PTR(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
 	EXPECT_EQ(EFAULT, ERR(search(fd, &s)));
 	EXPECT_EQ(0, ERR(search(fd, &good)));
 }

@@ -15,6 +15,7 @@
  *   VEXFS_MKFS         the command that formats a device, given as its last
  *                      argument
  *   VEXFS_BIG          1: the sizes that take minutes
+ *   VEXFS_QUICK        1: fewer rounds, for emulated machines
  *   VEXFS_SEED         seed of the random tests; the default is fixed
  */
 #ifndef VEXFS_TEST_H
@@ -72,6 +73,13 @@ static inline bool on_vexfs(void)
 static inline bool big(void)
 {
 	const char *v = getenv("VEXFS_BIG");
+
+	return v && *v == '1';
+}
+
+static inline bool quick(void)
+{
+	const char *v = getenv("VEXFS_QUICK");
 
 	return v && *v == '1';
 }
