@@ -204,7 +204,13 @@ fn write_vectors(
     let inode = file.inode();
     let (bytes, stride) = (row_bytes(area), area.stride as usize);
     let per_chunk = (CHUNK / stride).max(1);
-    let mut buffer = KVVec::from_elem(0u8, per_chunk * stride, GFP_KERNEL)?;
+    // Rows that are packed as the file has them go straight to the page cache.
+    let direct = vectors.stride == stride && bytes == stride;
+    let mut buffer = KVVec::new();
+    if !direct {
+        buffer.resize(per_chunk * stride, 0, GFP_KERNEL)?;
+    }
+    let mut pinned = Pinned::new()?;
     let mut done = 0usize;
     let start = area.rows.saturating_mul(u64::from(area.stride));
     let end = start.saturating_add(count.saturating_mul(u64::from(area.stride)));
@@ -216,19 +222,52 @@ fn write_vectors(
             return Err(EINTR.into());
         }
         let n = per_chunk.min(count - done);
-        let chunk = buffer.get_mut(..n * stride).ok_or(EINVAL)?;
         let address = vectors
             .address
             .wrapping_add(done.wrapping_mul(vectors.stride));
-        read_rows(address, vectors.stride, bytes, stride, chunk)?;
-        if let Some(element) = find_non_finite(inode, chunk) {
+        let position = start.saturating_add((done as u64).saturating_mul(u64::from(area.stride)));
+        let non_finite = if direct {
+            file.write_user_at(position, address, n * stride)?;
+            find_non_finite_in_file(inode, &mut pinned, position, n * stride)?
+        } else {
+            let chunk = buffer.get_mut(..n * stride).ok_or(EINVAL)?;
+            read_rows(address, vectors.stride, bytes, stride, chunk)?;
+            file.write_at(position, chunk)?;
+            find_non_finite(inode, chunk)
+        };
+        if let Some(element) = non_finite {
             return Err(about(EINVAL, done + element * 4 / stride));
         }
-        let position = (area.rows + done as u64) * u64::from(area.stride);
-        file.write_at(position, chunk)?;
         done += n;
     }
     Ok(())
+}
+
+/// Finds the first NaN or infinity among elements that were just written to the page cache.
+/// They are behind the last row, where nobody else writes while the inode is locked.
+fn find_non_finite_in_file(
+    inode: &Inode<VexFs>,
+    pinned: &mut Pinned,
+    position: u64,
+    len: usize,
+) -> Result<Option<usize>> {
+    let end = position.saturating_add(len as u64);
+    let mut at = position;
+    while at < end {
+        let pinned_end = pinned.fill(inode, at, end)?;
+        while at < pinned_end {
+            let bytes = pinned.bytes_at(at);
+            if bytes.is_empty() {
+                return Err(EIO);
+            }
+            if let Some(element) = find_non_finite(inode, bytes) {
+                let before = usize::try_from(at.saturating_sub(position))? / 4;
+                return Ok(Some(before.saturating_add(element)));
+            }
+            at = at.saturating_add(bytes.len() as u64);
+        }
+    }
+    Ok(None)
 }
 
 /// Reads rows of `bytes` bytes from user memory, `from_stride` apart, into `chunk`, where
@@ -240,9 +279,6 @@ fn read_rows(
     stride: usize,
     chunk: &mut [u8],
 ) -> Result {
-    if from_stride == stride && bytes == stride {
-        return user(address, chunk.len()).read_slice(chunk);
-    }
     for (index, row) in chunk.chunks_mut(stride).enumerate() {
         let at = address.wrapping_add(index.wrapping_mul(from_stride));
         user(at, bytes).read_slice(row.get_mut(..bytes).ok_or(EINVAL)?)?;

@@ -601,6 +601,22 @@ ssize_t vexfs_kernel_write(struct file *file, loff_t pos, const void *bytes, siz
 	return iomap_file_buffered_write(&iocb, &iter, ops, write_ops, NULL);
 }
 
+/* The same from user memory. */
+ssize_t vexfs_user_write(struct file *file, loff_t pos, void __user *bytes, size_t len,
+			 const struct iomap_ops *ops, const struct iomap_write_ops *write_ops)
+{
+	struct iov_iter iter;
+	struct kiocb iocb;
+	int err;
+
+	init_sync_kiocb(&iocb, file);
+	iocb.ki_pos = pos;
+	err = import_ubuf(ITER_SOURCE, bytes, len, &iter);
+	if (err)
+		return err;
+	return iomap_file_buffered_write(&iocb, &iter, ops, write_ops, NULL);
+}
+
 void vexfs_readahead(struct address_space *mapping, pgoff_t first, unsigned long pages)
 {
 	struct file_ra_state ra = { };

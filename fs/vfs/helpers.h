@@ -139,6 +139,8 @@ bool vexfs_queue_work(struct workqueue_struct *queue, struct work_struct *work);
 vm_fault_t vexfs_vmf_error(int error);
 ssize_t vexfs_kernel_write(struct file *file, loff_t pos, const void *bytes, size_t len,
 			   const struct iomap_ops *ops, const struct iomap_write_ops *write_ops);
+ssize_t vexfs_user_write(struct file *file, loff_t pos, void __user *bytes, size_t len,
+			 const struct iomap_ops *ops, const struct iomap_write_ops *write_ops);
 void vexfs_readahead(struct address_space *mapping, pgoff_t first, unsigned long pages);
 int vexfs_read_folio(struct address_space *mapping, pgoff_t index, struct folio **folio);
 void vexfs_init_rwsem(struct rw_semaphore *sem);

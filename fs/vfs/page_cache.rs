@@ -246,6 +246,36 @@ impl<T: FileSystem> OpenFile<'_, T> {
     }
 }
 
+impl<T: FileSystem> OpenFile<'_, T> {
+    /// As [`OpenFile::write_at`], from user memory: `len` bytes at `address`. `EFAULT` if they
+    /// can't be read; some may be written then.
+    pub fn write_user_at(&self, position: u64, address: usize, len: usize) -> Result {
+        let mut done = 0usize;
+        while done < len {
+            // SAFETY: The file is open and the tables static; a bad user address is handled by
+            // the copy, which checks it.
+            let n = unsafe {
+                bindings::vexfs_user_write(
+                    self.as_ptr(),
+                    position.saturating_add(done as u64) as i64,
+                    address.wrapping_add(done) as *mut c_void,
+                    len - done,
+                    iomap::Ops::<T>::WRITE,
+                    iomap::Ops::<T>::write_ops(),
+                )
+            };
+            if n < 0 {
+                return Err(Error::from_errno(n as c_int));
+            }
+            if n == 0 {
+                return Err(EFAULT);
+            }
+            done = done.saturating_add(n as usize);
+        }
+        Ok(())
+    }
+}
+
 /// The kernel's read-write semaphore, guarding nothing by itself.
 #[pin_data]
 pub struct RwSem {
