@@ -65,6 +65,8 @@ pub(crate) struct Container {
     pub(crate) counters: Counters,
     /// The volume knows that sync(2) has to see to this container.
     pub(crate) registered: bool,
+    /// `key_map` names rows of batches that a crash cut off, and could not be repaired.
+    stale_map: bool,
 }
 
 impl Container {
@@ -79,6 +81,7 @@ impl Container {
             tombstones: KVVec::new(),
             counters: Counters::default(),
             registered: false,
+            stale_map: false,
         }
     }
 
@@ -113,6 +116,12 @@ impl Container {
             if let Some(row) = row.filter(|row| self.is_live(*row) && self.key_of(*row) == key) {
                 return Ok(Some(row));
             }
+        }
+        if self.stale_map {
+            let found = (0..self.area.rows)
+                .rev()
+                .find(|row| self.key_of(*row) == key && self.is_live(*row));
+            return Ok(found);
         }
         // A row without an explicit key has its number for key.
         Ok((self.is_live(key) && self.key_of(key) == key).then_some(key))
@@ -228,19 +237,13 @@ fn load(inode: &Inode<VexFs>) -> Result {
     }
     let sb = inode.sb();
     let mut area = node.state.lock().disk.vector;
+    let unfinished = area.batch_started != area.batch_done;
     let mut row_meta = load_hidden(sb, area.row_meta_ino)?;
     let key_map = load_hidden(sb, area.key_map_ino)?;
-    if area.batch_started != area.batch_done && !sb.is_read_only() {
+    if unfinished && !sb.is_read_only() {
         if let Some(meta) = row_meta.as_mut() {
             forget_unfinished(inode, &area, meta)?;
         }
-        area.batch_started = area.batch_done;
-        let mut txn = inode.volume().begin(sb, 1, 0)?;
-        let mut state = node.state.lock();
-        state.disk.vector = area;
-        node::store(&mut txn, inode, &mut state, Change::Data)?;
-        drop(state);
-        txn.stop()?;
     }
     let mut container = node.container.lock();
     container.area = area;
@@ -286,9 +289,68 @@ fn load(inode: &Inode<VexFs>) -> Result {
     }
     container.row_meta = row_meta;
     container.key_map = key_map;
+    if !unfinished {
+        container.loaded = true;
+        return Ok(());
+    }
+    if sb.is_read_only() {
+        container.stale_map = container.key_map.is_some();
+        container.loaded = true;
+        return Ok(());
+    }
+    drop(container);
+    repair_keys(inode, 0..area.rows)?;
+    // The batch is forgotten now; the next one may have its number.
+    area.batch_started = area.batch_done;
+    let mut txn = inode.volume().begin(sb, 1, 0)?;
+    let mut state = node.state.lock();
+    state.disk.vector = area;
+    node::store(&mut txn, inode, &mut state, Change::Data)?;
+    drop(state);
+    txn.stop()?;
+    let mut container = node.container.lock();
+    container.area = area;
     container.loaded = true;
     Ok(())
 }
+
+/// Makes the key map name the live rows among `candidates` again: a batch that did not come to
+/// be may have pointed their keys to rows of its own.
+fn repair_keys(inode: &Inode<VexFs>, candidates: impl Iterator<Item = u64>) -> Result {
+    let sb = inode.sb();
+    let node = inode.node();
+    for row in candidates {
+        let wrong = {
+            let container = node.container.lock();
+            let Some(map) = container.key_map.as_ref() else {
+                return Ok(());
+            };
+            let key = container.key_of(row);
+            let named = rows::row_of_key(&reader(sb), &map.disk.tree_root, map.ino, key)
+                .map_err(|e| errno::of(sb, e))?;
+            // A row without an explicit key is found without the map.
+            named.is_some_and(|named| named != row) && container.is_live(row)
+        };
+        if !wrong {
+            continue;
+        }
+        let mut txn = inode.volume().begin(sb, MAP_CREDITS, 0)?.essential();
+        let mut guard = node.container.lock();
+        let container = &mut *guard;
+        let key = container.key_of(row);
+        if let Some(map) = container.key_map.as_mut() {
+            rows::set_row_of_key(&mut txn, &mut map.disk.tree_root, map.ino, key, row)
+                .map_err(|e| txn.failed(e))?;
+            txn.write_inode(map.ino, &map.disk)?;
+        }
+        drop(guard);
+        txn.stop()?;
+    }
+    Ok(())
+}
+
+/// Credits for changing one entry of a key map of billions of keys.
+const MAP_CREDITS: u32 = tree::insert_credits(5) + 1;
 
 /// Removes the traces of batches that a crash cut off: records of rows that never came to
 /// be, and tombstones that were not confirmed.
@@ -342,8 +404,9 @@ fn forget_unfinished(inode: &Inode<VexFs>, area: &VectorArea, meta: &mut Hidden)
 }
 
 /// Removes the traces of a batch that failed: its number may be confirmed by the next one, so
-/// no record may carry it. The inode lock is held.
-pub(crate) fn undo_batch(inode: &Inode<VexFs>) {
+/// no record may carry it. `replaced` are the rows it would have replaced. The inode lock is
+/// held.
+pub(crate) fn undo_batch(inode: &Inode<VexFs>, replaced: &[u64]) {
     let (area, meta) = {
         let mut container = inode.node().container.lock();
         (container.area, container.row_meta.take())
@@ -353,6 +416,7 @@ pub(crate) fn undo_batch(inode: &Inode<VexFs>) {
     };
     let result = forget_unfinished(inode, &area, &mut meta);
     inode.node().container.lock().row_meta = Some(meta);
+    let result = result.and_then(|()| repair_keys(inode, replaced.iter().copied()));
     if let Err(e) = result {
         inode.volume().give_up(inode.sb(), e);
     }

@@ -305,16 +305,18 @@ fn resolve(inode: &Inode<VexFs>, b: &uapi::vexfs_batch) -> Result<KVVec<Option<u
     }
     let named = read_u64s(address, b.count)?;
     let mut found = KVVec::with_capacity(named.len(), GFP_KERNEL)?;
-    for name in &named {
-        let row = container::with(inode, |c| {
-            if by_row {
-                Ok(c.is_live(*name).then_some(*name))
+    // All under one lock, so that the answer is one state of the container.
+    container::with(inode, |c| {
+        for name in &named {
+            let row = if by_row {
+                c.is_live(*name).then_some(*name)
             } else {
-                c.find(inode.sb(), *name)
-            }
-        })?;
-        found.push_within_capacity(row).map_err(|_| ENOMEM)?;
-    }
+                c.find(inode.sb(), *name)?
+            };
+            found.push_within_capacity(row).map_err(|_| ENOMEM)?;
+        }
+        Ok(())
+    })?;
     Ok(found)
 }
 

@@ -442,6 +442,10 @@ pub(crate) fn read_dir(dir: &Inode<VexFs>, out: &mut DirEmitter<'_>) -> Result {
     dir::for_each_from(&reader(dir), &root, dir.ino(), from, |entry| {
         out.set_position(entry.cookie);
         full = !out.emit(entry.name, entry.ino, entry.file_type);
+        if !full {
+            // Should the next leaf be damaged, the next call begins there and says so.
+            out.set_position(entry.cookie.saturating_add(1));
+        }
         Ok(!full)
     })
     .map_err(|e| errno::of(dir.sb(), e))?;

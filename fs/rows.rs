@@ -320,7 +320,7 @@ fn publish(
         node.container.lock().registered = true;
     }
     record(inode, first, count, keys, tags, replaced)
-        .inspect_err(|_| container::undo_batch(inode))?;
+        .inspect_err(|_| container::undo_batch(inode, replaced))?;
     let mut guard = node.container.lock();
     let c = &mut *guard;
     if !c.keys.is_empty() || keys.is_some() {
@@ -411,7 +411,7 @@ pub(crate) fn delete(inode: &Inode<VexFs>, rows: &[u64]) -> Result {
         inode.volume().register_unpushed(inode.ino())?;
         node.container.lock().registered = true;
     }
-    bury(inode, rows, None).inspect_err(|_| container::undo_batch(inode))?;
+    bury(inode, rows, None).inspect_err(|_| container::undo_batch(inode, &[]))?;
     let mut c = node.container.lock();
     for row in rows {
         c.set_deleted(*row);

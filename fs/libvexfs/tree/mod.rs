@@ -53,21 +53,21 @@ pub fn height(root: &[u8]) -> Result<u16> {
     Ok(Node::new(root, Place::Root(0)).level())
 }
 
-/// Blocks one [`insert`] or [`replace`] can join to its transaction, on a tree of this
+/// Blocks one [`insert()`] or [`replace`] can join to its transaction, on a tree of this
 /// height: on every level the node and its new neighbour, and for that one a bitmap and a
 /// descriptor; the same once more if the root overflows.
 pub const fn insert_credits(height: u16) -> u32 {
     (height as u32 + 1) * 4
 }
 
-/// Blocks one [`remove`] can join to its transaction, on a tree of this height: on every
+/// Blocks one [`remove()`] can join to its transaction, on a tree of this height: on every
 /// level the node and a neighbour merged into it, and for that one a bitmap and a
 /// descriptor; a bitmap and a descriptor more on every level that the root takes in.
 pub const fn remove_credits(height: u16) -> u32 {
     height as u32 * 6 + 1
 }
 
-/// Blocks one [`remove`] can revoke: on every level one that is merged away and one that
+/// Blocks one [`remove()`] can revoke: on every level one that is merged away and one that
 /// the root takes in.
 pub const fn remove_revokes(height: u16) -> u32 {
     height as u32 * 2
