@@ -5,7 +5,9 @@
 # of $VEXFS_DISKS for them, and gives them the second, a small one, to format
 # themselves. Prints KTAP, one plan per program.
 #
-#   guest.sh DIR [PROGRAM...]     programs of DIR; without names, all of them
+#   guest.sh DIR [PROGRAM[:OPTIONS]...]
+#
+# runs programs of DIR, without names all of them, on a volume mounted with OPTIONS.
 #
 # VEXFS_TEST_FS=ext4 runs them on another filesystem: so it is seen whether a test
 # or VexFS is wrong.
@@ -36,7 +38,8 @@ echo 4 >/proc/sys/vm/drop_caches
 
 fresh_volume() {
 	umount "$VEXFS_TEST_DIR" 2>/dev/null
-	if ! $VEXFS_MKFS "$disk" >&2 || ! mount -t "$VEXFS_TEST_FS" "$disk" "$VEXFS_TEST_DIR"; then
+	if ! $VEXFS_MKFS "$disk" >&2 ||
+		! mount -t "$VEXFS_TEST_FS" -o "${1:-rw}" "$disk" "$VEXFS_TEST_DIR"; then
 		echo "not ok 1 volume: $VEXFS_MKFS and mount of $disk"
 		exit 1
 	fi
@@ -48,7 +51,15 @@ fresh_volume
 for name in "$@"; do
 	echo "# program $name"
 	start=$(date +%s)
-	timeout -k 5 3000 "$dir/$name" 2>&1 || failed=1
+	options=${name#*:}
+	case $name in
+	*:*)
+		fresh_volume "$options"
+		export VEXFS_TEST_OPTIONS="$options"
+		;;
+	*) unset VEXFS_TEST_OPTIONS ;;
+	esac
+	timeout -k 5 3000 "$dir/${name%%:*}" 2>&1 || failed=1
 	echo "# $name took $(($(date +%s) - start)) s"
 	# One program's accident must not be the next one's.
 	if ! mountpoint -q "$VEXFS_TEST_DIR" || ! touch "$VEXFS_TEST_DIR/alive" ||
@@ -57,6 +68,7 @@ for name in "$@"; do
 		failed=1
 		fresh_volume
 	fi
+	case $name in *:*) fresh_volume ;; esac
 done
 
 # What is left must be an empty volume that unmounts and mounts again.

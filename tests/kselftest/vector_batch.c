@@ -280,6 +280,31 @@ CASE(upsert_wants_keys_and_each_once)
 	EXPECT_EQ(0, stats_of(fd).rows);
 }
 
+CASE(a_failed_upsert_leaves_every_key_where_it_was)
+{
+	float *rows = new_rows(1, 0, 8, DIM), *other = new_rows(2, 0, 8, DIM);
+	uint64_t keys[] = { 1, 2, 3, 4, 5, 6, 7, 8 };
+	struct vexfs_batch b = { .op = VEXFS_OP_UPSERT, .count = 8, .vectors = PTR(other),
+				 .keys = PTR(keys) };
+	int fd = l2("f");
+	uint64_t before;
+
+	OK(insert(fd, rows, keys, 8));
+	before = state_of(fd);
+	((uint32_t *)other)[7 * DIM + 3] = 0x7fc00000;
+	EXPECT_EQ(EINVAL, ERR(batch(fd, &b)));
+	((uint32_t *)other)[7 * DIM + 3] = 0;
+	b.tags = PTR(NOWHERE);
+	EXPECT_EQ(EFAULT, ERR(batch(fd, &b)));
+	b.tags = 0;
+	b.rows = PTR(NOWHERE);
+	EXPECT_EQ(EFAULT, ERR(batch(fd, &b)));
+	EXPECT_EQ(before, state_of(fd));
+	for (int i = 0; i < 8; i++) {
+		EXPECT_TRUE(row_is(fd, keys[i], rows + i * DIM)) TH_LOG("key %d", i + 1);
+	}
+}
+
 CASE(upsert_many_times_keeps_one_live_row)
 {
 	uint64_t key = 42;
@@ -442,6 +467,9 @@ CASE(get_by_row_tells_keys)
 	EXPECT_EQ(2, b.done);
 	EXPECT_EQ(30, out[0]);
 	EXPECT_EQ(10, out[3]);
+	/* What is missing has no key: a live row of zeros is told from it so. */
+	EXPECT_EQ(VEXFS_KEY_NONE, out[1]);
+	EXPECT_EQ(VEXFS_KEY_NONE, out[2]);
 	EXPECT_EQ(0, memcmp(got, rows + 2 * DIM, DIM * 4));
 	/* A deleted row's vector is not given out any more. */
 	EXPECT_TRUE(all_zero(got + DIM, 2 * DIM * 4));

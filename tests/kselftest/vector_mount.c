@@ -207,6 +207,50 @@ SCRATCH_CASE(a_batch_that_does_not_fit_changes_nothing)
 	EXPECT_LE((long)before.f_bfree - 64, (long)after.f_bfree);
 }
 
+SCRATCH_CASE(an_upsert_that_does_not_fit_leaves_every_key)
+{
+	enum { ROWS = 500, WIDE = 512 };
+	float *old = new_rows(1, 0, ROWS, WIDE), *other = new_rows(2, 0, ROWS, WIDE), got[WIDE];
+	uint64_t ids[ROWS];
+	struct vexfs_batch b = { .op = VEXFS_OP_UPSERT, .count = ROWS, .vectors = PTR(other),
+				 .keys = PTR(ids) };
+	char name[32];
+	int fd, err = 0;
+
+	NEED_VEXFS();
+	for (int i = 0; i < ROWS; i++)
+		ids[i] = key_of(i);
+	fd = container("f", WIDE, VEXFS_METRIC_L2);
+	OK(insert(fd, old, ids, ROWS));
+	OK(fsync(fd));
+	for (int i = 0; !err && i < 100000; i++) {
+		snprintf(name, sizeof(name), "fill%d", i);
+		err = put(name, 60000, i);
+	}
+	ASSERT_EQ(ENOSPC, err);
+	/* A few may still fit into what was preallocated. */
+	for (int i = 0; i < 40; i++) {
+		err = ERR(batch(fd, &b));
+		if (err)
+			break;
+		memcpy(old, other, ROWS * WIDE * 4);
+		make_rows(other, 3 + i, 0, ROWS, WIDE);
+	}
+	ASSERT_EQ(ENOSPC, err);
+	for (int pass = 0; pass < 2; pass++) {
+		EXPECT_EQ(ROWS, stats_of(fd).live);
+		for (int i = 0; i < ROWS; i++) {
+			ASSERT_GT(VEXFS_ROW_NONE - 1, get_key(fd, ids[i], got, NULL)) {
+				TH_LOG("key %d is lost, pass %d", i, pass);
+			}
+			ASSERT_EQ(0, memcmp(got, old + i * WIDE, sizeof(got)));
+		}
+		close(fd);
+		OK(scratch_cycle());
+		fd = open("f", O_RDWR);
+	}
+}
+
 SCRATCH_CASE(containers_are_found_after_the_inode_was_forgotten)
 {
 	NEED_VEXFS();

@@ -90,6 +90,21 @@ TEST_F_TIMEOUT(exact, integers_give_exact_distances_and_ties_by_key, CASE_SECOND
 	}
 }
 
+CASE(the_instruction_set_is_the_one_asked_for)
+{
+	const char *options = getenv("VEXFS_TEST_OPTIONS");
+	unsigned int isa = stats_of(container("f", 8, VEXFS_METRIC_L2)).isa;
+
+	if (options && strstr(options, "simd=scalar")) {
+		EXPECT_EQ(VEXFS_ISA_SCALAR, isa);
+	} else if (options && strstr(options, "simd=avx2")) {
+		EXPECT_EQ(VEXFS_ISA_AVX2, isa);
+	} else {
+		EXPECT_GE(VEXFS_ISA_NEON, isa);
+		TH_LOG("instruction set %u", isa);
+	}
+}
+
 CASE(k_beyond_the_rows_marks_the_rest)
 {
 	float *rows = new_rows(1, 0, 5, 8);
@@ -462,6 +477,7 @@ CASE(bad_fields)
 	struct vexfs_hit hits[16];
 	struct vexfs_search good = { .nq = 1, .k = 4, .queries = PTR(query), .hits = PTR(hits) }, s;
 	int fd = container("f", 8, VEXFS_METRIC_L2);
+	char *page;
 
 	OK(insert(fd, query, NULL, 1));
 #define BAD(want, field, value) do {					\
@@ -502,7 +518,9 @@ CASE(bad_fields)
 	/* The most allowed, with memory for a fraction of the hits. */
 	s.k--;
 	s.queries = PTR(calloc(VEXFS_MAX_QUERIES, 32));
-	s.hits = PTR(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	OK(munmap(page + 4096, 4096));
+	s.hits = PTR(page);
 	EXPECT_EQ(EFAULT, ERR(search(fd, &s)));
 	EXPECT_EQ(0, ERR(search(fd, &good)));
 }
