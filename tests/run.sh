@@ -6,7 +6,7 @@
 #
 #   tests/run.sh [user] [kselftest] [vector] [crash] [images]    default: all
 #
-# VEXFS_CRASH_ROUNDS=20, VEXFS_IMAGE_ROUNDS=12, VEXFS_SEED=..., VEXFS_BIG=1 for the
+# VEXFS_CRASH_ROUNDS=20, VEXFS_IMAGE_ROUNDS=4, VEXFS_SEED=..., VEXFS_BIG=1 for the
 # sizes that take minutes more. VEXFS_VM_OPTIONS goes to qemu/vm (as --debug).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -96,7 +96,7 @@ posix_job() {
 other_jobs() {
 	want user && user
 	want images && guest images "$out/images.log" --cpu 1 --mem 512M --disk 24M --disk 24M --disk 12M --timeout 900 -- \
-		tests/images/guest.sh "$bin/image_check" "${VEXFS_IMAGE_ROUNDS:-12}" "$VEXFS_SEED"
+		tests/images/guest.sh "$bin/image_check" "${VEXFS_IMAGE_ROUNDS:-4}" "$VEXFS_SEED"
 	if want crash; then
 		tests/crash/run.sh "${VEXFS_CRASH_ROUNDS:-20}" "$((VEXFS_SEED))" "${vm_options[@]}" >"$out/crash.log" 2>&1 ||
 			grep -q '^not ok' "$out/crash.log" || broken crash "tests/crash/run.sh failed" "$out/crash.log"

@@ -45,15 +45,45 @@ fresh_volume() {
 	fi
 }
 
+# The volume must be sound after each program, as mkfs made it and the kernel left it.
+number=0
+check_volume() {
+	number=$((number + 1))
+	if [ "$VEXFS_TEST_FS" = vexfs ] && command -v vexfs_check >/dev/null; then
+		set -- "$1" vexfs_check
+	elif [ "$VEXFS_TEST_FS" = ext4 ]; then
+		set -- "$1" e2fsck -f -n
+	else
+		echo "ok $number $1.leaves_a_sound_volume # SKIP there is no checker for it"
+		return
+	fi
+	name_=$1
+	shift
+	if ! umount "$VEXFS_TEST_DIR"; then
+		echo "not ok $number $name_.lets_go_of_the_volume"
+		failed=1
+		return
+	fi
+	if said=$("$@" "$disk" 2>&1); then
+		echo "ok $number $name_.leaves_a_sound_volume"
+	else
+		echo "$said" | tail -n 12 | sed 's/^/# /'
+		echo "not ok $number $name_.leaves_a_sound_volume"
+		failed=1
+	fi
+	mount -t "$VEXFS_TEST_FS" -o "$options" "$disk" "$VEXFS_TEST_DIR"
+}
+
 failed=0
 fresh_volume
 [ $# -gt 0 ] || set -- $(cd "$dir" && ls | grep -E '^(posix|vector)_[a-z0-9_]*$')
 for name in "$@"; do
 	echo "# program $name"
 	start=$(date +%s)
-	options=${name#*:}
+	options=rw
 	case $name in
 	*:*)
+		options=${name#*:}
 		fresh_volume "$options"
 		export VEXFS_TEST_OPTIONS="$options"
 		;;
@@ -61,6 +91,8 @@ for name in "$@"; do
 	esac
 	timeout -k 5 3000 "$dir/${name%%:*}" 2>&1 || failed=1
 	echo "# $name took $(($(date +%s) - start)) s"
+	echo "# program ${name}_volume"
+	check_volume "$name"
 	# One program's accident must not be the next one's.
 	if ! mountpoint -q "$VEXFS_TEST_DIR" || ! touch "$VEXFS_TEST_DIR/alive" ||
 		! rm "$VEXFS_TEST_DIR/alive"; then
@@ -72,6 +104,7 @@ for name in "$@"; do
 done
 
 # What is left must be an empty volume that unmounts and mounts again.
+options=rw
 echo "# program volume"
 echo "1..2"
 left=$(ls -A "$VEXFS_TEST_DIR" | grep -vx lost+found)
