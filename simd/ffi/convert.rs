@@ -30,7 +30,8 @@ extern "C" {
 ///
 /// Shapes: `src` and `dst` hold the same number of elements of type `from` and `to`; any alignment.
 /// Narrowing rounds to nearest, ties to even; numbers beyond the range become infinite, so look for
-/// them with [`first_non_finite`] afterwards. The same bits on every instruction set.
+/// them with [`first_non_finite`](crate::first_non_finite) afterwards. The same bits on every
+/// instruction set.
 ///
 /// Errors: [`BadShape`] if the lengths do not fit or there is no such conversion.
 pub fn convert(
