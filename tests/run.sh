@@ -25,6 +25,10 @@ export VEXFS_SEED="${VEXFS_SEED:-0x5eed}"
 # Emulation is ten to twenty times slower; `VEXFS_QUICK=0` runs the full sizes in it.
 export VEXFS_QUICK="${VEXFS_QUICK:-1}"
 
+# Interrupted, it takes its guests along.
+vm= job=
+trap 'kill $vm $job 2>/dev/null; exit 130' INT TERM
+
 want() { [[ $wanted == *" $1 "* ]]; }
 phase() { say "== $* ($((SECONDS - started)) s)"; }
 
@@ -37,7 +41,9 @@ broken() {
 guest() {
 	local name=$1 log=$2 status=0
 	shift 2
-	qemu/vm --log "$out/$name.dmesg" "${vm_options[@]}" "$@" >"$log" 2>&1 </dev/null || status=$?
+	qemu/vm --log "$out/$name.dmesg" "${vm_options[@]}" "$@" >"$log" 2>&1 </dev/null &
+	vm=$!
+	wait $vm || status=$?
 	printf '\n# program guest\n' >>"$log"
 	case $status in
 	0 | 1) echo "ok 1 $name.kernel_log_is_clean" >>"$log" ;;
@@ -83,6 +89,7 @@ fi
 
 # Two cores: user-space tests and killed guests beside the kselftests.
 posix_job() {
+	trap 'kill $vm 2>/dev/null; exit 130' INT TERM
 	want kselftest && guest kselftest "$out/kselftest.log" --cpu 2 --mem 1G --disk 3G --disk 40M \
 		--timeout "${VEXFS_GUEST_SECONDS:-1500}" --env VEXFS_SEED --env VEXFS_BIG --env VEXFS_QUICK --env VEXFS_TEST_FS -- \
 		tests/kselftest/guest.sh "$bin" $(programs posix)
