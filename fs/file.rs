@@ -12,7 +12,7 @@ use crate::ioctl;
 use crate::namei;
 use crate::node::{self, Change};
 use crate::orphan::steps_per_transaction;
-use crate::txn::Reader;
+use crate::txn::{Reader, Txn};
 use crate::VexFs;
 use kernel::prelude::*;
 use libvexfs::format::{self, BLOCK_SHIFT, BLOCK_SIZE};
@@ -224,17 +224,22 @@ impl Mapper for VexFs {
     }
 }
 
-/// Frees the blocks behind `size` bytes, which nothing refers to any more.
-pub(crate) fn free_tail(inode: &Inode<VexFs>, size: u64) -> Result {
+/// Takes blocks out of the extent tree and frees them, in as many transactions as it takes.
+/// `credits` are what one extent can join on a tree of some height, and `step` takes out at
+/// most the number of extents it is given, adds up the blocks, and says whether it is done.
+fn free_in_steps(
+    inode: &Inode<VexFs>,
+    credits: fn(u16) -> u32,
+    mut step: impl FnMut(&mut Txn<'_>, &mut [u8], u32, &mut u64) -> libvexfs::Result<bool>,
+) -> Result {
     let sb = inode.sb();
-    let volume = inode.volume();
     let node = inode.node();
-    let from = size.saturating_add(BLOCK - 1) >> BLOCK_SHIFT;
     loop {
         let height = height(inode)?.saturating_add(1);
-        let each = tree::remove_credits(height) + alloc::FREE_EXTENT_CREDITS;
+        let each = credits(height).saturating_add(alloc::FREE_EXTENT_CREDITS);
         let steps = steps_per_transaction(sb, each, 2)?;
-        let mut txn = volume
+        let mut txn = inode
+            .volume()
             .begin(
                 sb,
                 each.saturating_mul(steps).saturating_add(2),
@@ -243,27 +248,45 @@ pub(crate) fn free_tail(inode: &Inode<VexFs>, size: u64) -> Result {
             .essential();
         let mut state = node.state.lock();
         let mut freed = 0u64;
-        let finished = extent::remove_tail(
-            &mut txn,
-            &mut state.disk.tree_root,
-            inode.ino(),
-            from,
-            steps,
-            &mut |t, start, len| {
-                freed = freed.saturating_add(len);
-                t.free(start, len)
-            },
-        )
-        .map_err(|e| txn.failed_for_good(e))?;
+        // What was freed before an error that changes nothing itself is recorded all the same.
+        let result =
+            step(&mut txn, &mut state.disk.tree_root, steps, &mut freed).map_err(|e| txn.failed(e));
         node.invalidate_mappings();
         inode.sub_disk_bytes(freed << BLOCK_SHIFT);
         node::store(&mut txn, inode, &mut state, Change::Data)?;
         drop(state);
         txn.stop()?;
-        if finished {
+        if result? {
             return Ok(());
         }
     }
+}
+
+/// Frees the blocks behind `size` bytes, which nothing refers to any more.
+pub(crate) fn free_tail(inode: &Inode<VexFs>, size: u64) -> Result {
+    let from = size.saturating_add(BLOCK - 1) >> BLOCK_SHIFT;
+    let ino = inode.ino();
+    free_in_steps(inode, tree::remove_credits, |t, root, steps, freed| {
+        extent::remove_tail(t, root, ino, from, steps, &mut |t, start, len| {
+            *freed = freed.saturating_add(len);
+            t.free(start, len)
+        })
+    })
+}
+
+/// Takes back what was written behind `size` bytes, pages and blocks. The inode is locked.
+pub(crate) fn drop_tail(inode: &Inode<VexFs>, size: u64) {
+    let pages = inode.lock_page_cache();
+    inode.truncate_page_cache(size);
+    if free_tail(inode, size).is_err() {
+        // They are the file's and go with it, or with the next attempt.
+        pr_err!(
+            "{}: inode {}: space behind the end is not freed\n",
+            inode.sb().id(),
+            inode.ino()
+        );
+    }
+    drop(pages);
 }
 
 /// Records a new size on disk.
@@ -433,9 +456,6 @@ fn punch(inode: &Inode<VexFs>, offset: u64, end: u64) -> Result {
     if offset >= end {
         return Ok(());
     }
-    let sb = inode.sb();
-    let volume = inode.volume();
-    let node = inode.node();
     let pages = inode.lock_page_cache();
     // Whole blocks go, the rest is zeroed in place.
     let first = offset.saturating_add(BLOCK - 1) >> BLOCK_SHIFT;
@@ -461,43 +481,15 @@ fn punch(inode: &Inode<VexFs>, offset: u64, end: u64) -> Result {
         first << BLOCK_SHIFT,
         (last << BLOCK_SHIFT).saturating_sub(1),
     );
-    loop {
-        let height = height(inode)?.saturating_add(1);
-        let each = extent::change_credits(height) + alloc::FREE_EXTENT_CREDITS;
-        let steps = steps_per_transaction(sb, each, 2)?;
-        let mut txn = volume
-            .begin(
-                sb,
-                each.saturating_mul(steps).saturating_add(2),
-                tree::remove_revokes(height).saturating_mul(steps),
-            )?
-            .essential();
-        let mut state = node.state.lock();
-        let mut freed = 0u64;
-        let finished = extent::punch(
-            &mut txn,
-            &mut state.disk.tree_root,
-            inode.ino(),
-            first,
-            last.saturating_sub(first),
-            steps,
-            &mut |t, start, len| {
-                freed = freed.saturating_add(len);
-                t.free(start, len)
-            },
-        )
-        .map_err(|e| txn.failed(e))?;
-        node.invalidate_mappings();
-        inode.sub_disk_bytes(freed << BLOCK_SHIFT);
-        node::store(&mut txn, inode, &mut state, Change::Data)?;
-        drop(state);
-        txn.stop()?;
-        if finished {
-            break;
-        }
-    }
+    let (ino, count) = (inode.ino(), last.saturating_sub(first));
+    let freed = free_in_steps(inode, extent::change_credits, |t, root, steps, freed| {
+        extent::punch(t, root, ino, first, count, steps, &mut |t, start, len| {
+            *freed = freed.saturating_add(len);
+            t.free(start, len)
+        })
+    });
     drop(pages);
-    Ok(())
+    freed
 }
 
 const _: () = assert!(format::BLOCK_SIZE == 4096);

@@ -7,7 +7,7 @@
 //! number together in memory. `container::push_durable` makes that last step durable.
 
 use crate::container::{self, Container, HIDDEN_CREDITS};
-use crate::file::{free_tail, reserve};
+use crate::file::{drop_tail, reserve};
 use crate::node::{self, Change};
 use crate::VexFs;
 use kernel::prelude::*;
@@ -128,19 +128,7 @@ pub(crate) fn insert(
     let published = written
         .and_then(|()| publish(inode, count, keys, tags, &replaced).map_err(BatchError::from));
     if let Err(e) = published {
-        // Pages and blocks behind the last row go away again.
-        let size = first_row.saturating_mul(u64::from(area.stride));
-        let pages = inode.lock_page_cache();
-        inode.truncate_page_cache(size);
-        let freed = free_tail(inode, size);
-        drop(pages);
-        if freed.is_err() {
-            pr_err!(
-                "{}: inode {}: space behind the last row is not freed\n",
-                inode.sb().id(),
-                inode.ino()
-            );
-        }
+        drop_tail(inode, first_row.saturating_mul(u64::from(area.stride)));
         return Err(e);
     }
     debug_assert!(inode.size() == bytes_after);
@@ -536,46 +524,19 @@ pub(crate) fn read_to_user(
     let bytes = row_bytes(&area);
     let mut row_buffer = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
     let mut pinned = Pinned::new()?;
-    let mut range = 0..0;
     for (index, row) in wanted.iter().enumerate() {
         match row {
             None => row_buffer.fill(0),
             Some(row) => {
                 let start = row.saturating_mul(u64::from(area.stride));
-                read_at(inode, &mut pinned, &mut range, start, &mut row_buffer)?;
+                let end = start.saturating_add(bytes as u64);
+                pinned.read(inode, start, end, &mut row_buffer)?;
             }
         }
         let at = address.wrapping_add(index.wrapping_mul(user_stride));
         UserSlice::new(UserPtr::from_addr(at), bytes)
             .writer()
             .write_slice(&row_buffer)?;
-    }
-    Ok(())
-}
-
-/// Copies bytes of the file, pinning pages as it goes. `range` is what is pinned.
-fn read_at(
-    inode: &Inode<VexFs>,
-    pinned: &mut Pinned,
-    range: &mut core::ops::Range<u64>,
-    start: u64,
-    out: &mut [u8],
-) -> Result {
-    let mut done = 0usize;
-    while done < out.len() {
-        let at = start.saturating_add(done as u64);
-        if !range.contains(&at) {
-            let end = start.saturating_add(out.len() as u64);
-            *range = 0..0;
-            *range = at..pinned.fill(inode, at, end)?;
-        }
-        let n = usize::try_from(range.end.saturating_sub(at))?.min(out.len() - done);
-        let piece = out
-            .get_mut(done..done + n)
-            .filter(|p| !p.is_empty())
-            .ok_or(EIO)?;
-        pinned.copy_at(at, piece)?;
-        done += n;
     }
     Ok(())
 }
@@ -631,10 +592,7 @@ pub(crate) fn write(
             .write_at(position.saturating_add(over as u64), new)
             .and_then(|()| publish(inode, count, None, None, &[]));
         if let Err(e) = written {
-            let pages = inode.lock_page_cache();
-            inode.truncate_page_cache(end);
-            let _ = free_tail(inode, end);
-            drop(pages);
+            drop_tail(inode, end);
             return Err(e);
         }
     }

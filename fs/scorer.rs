@@ -131,7 +131,9 @@ pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
         let run = pinned.bytes_at(start);
         if batch.rows == 0 {
             batch.rows = 1;
-            copy_row(scan, &mut pinned, &mut range, start, copies.first()?)?;
+            // A row larger than what is pinned at once.
+            pinned.read(scan.inode, start, file_end, copies.first()?)?;
+            range = pinned.range();
             score_run(scan, copies.first()?, &batch, heaps, &mut distances)?;
         } else if run.len() >= RUN * scan.area.stride as usize
             || batch.rows == 1 && run.len() >= bytes
@@ -204,36 +206,6 @@ impl Copies {
         }
         Ok(rows)
     }
-}
-
-/// Copies a row larger than what is pinned at once.
-fn copy_row(
-    scan: &Scan<'_>,
-    pinned: &mut Pinned,
-    range: &mut core::ops::Range<u64>,
-    start: u64,
-    out: &mut [u8],
-) -> Result {
-    let file_end = scan
-        .candidates
-        .rows
-        .saturating_mul(u64::from(scan.area.stride));
-    let mut done = 0;
-    while done < out.len() {
-        let at = start.saturating_add(done as u64);
-        if !range.contains(&at) {
-            *range = 0..0;
-            *range = at..pinned.fill(scan.inode, at, file_end)?;
-        }
-        let n = usize::try_from(range.end.saturating_sub(at))?.min(out.len() - done);
-        let piece = out
-            .get_mut(done..done + n)
-            .filter(|piece| !piece.is_empty())
-            .ok_or(EIO)?;
-        pinned.copy_at(at, piece)?;
-        done += n;
-    }
-    Ok(())
 }
 
 /// Scores rows that lie together.

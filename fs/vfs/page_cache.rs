@@ -10,6 +10,7 @@ use crate::inode::Inode;
 use crate::iomap;
 use crate::FileSystem;
 use core::cell::UnsafeCell;
+use core::ops::Range;
 use core::ptr;
 use kernel::error::to_result;
 use kernel::prelude::*;
@@ -196,6 +197,37 @@ impl Pinned {
             for (to, from) in to.iter_mut().zip(from) {
                 *to = *from;
             }
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// The bytes pinned.
+    pub fn range(&self) -> Range<u64> {
+        self.start..self.end
+    }
+
+    /// Copies `out.len()` bytes at `position`, pinning pages as it goes, but none that begin at
+    /// `limit` or later. `EIO` if the file ends before.
+    pub fn read<T: FileSystem>(
+        &mut self,
+        inode: &Inode<T>,
+        position: u64,
+        limit: u64,
+        out: &mut [u8],
+    ) -> Result {
+        let mut done = 0usize;
+        while done < out.len() {
+            let at = position.saturating_add(done as u64);
+            if !self.range().contains(&at) {
+                self.fill(inode, at, limit)?;
+            }
+            let n = usize::try_from(self.end.saturating_sub(at))?.min(out.len() - done);
+            let piece = out
+                .get_mut(done..done + n)
+                .filter(|piece| !piece.is_empty())
+                .ok_or(EIO)?;
+            self.copy_at(at, piece)?;
             done += n;
         }
         Ok(())
