@@ -65,6 +65,9 @@ pub(crate) struct Container {
     pub(crate) counters: Counters,
     /// The volume knows that sync(2) has to see to this container.
     pub(crate) registered: bool,
+    /// Rows that a batch under way will replace, by key, in order: the key map already names
+    /// rows that nobody may see yet.
+    pub(crate) replacing: KVVec<(u64, usize)>,
     /// `key_map` names rows of batches that a crash cut off, and could not be repaired.
     stale_map: bool,
 }
@@ -81,6 +84,7 @@ impl Container {
             tombstones: KVVec::new(),
             counters: Counters::default(),
             registered: false,
+            replacing: KVVec::new(),
             stale_map: false,
         }
     }
@@ -116,6 +120,10 @@ impl Container {
             if let Some(row) = row.filter(|row| self.is_live(*row) && self.key_of(*row) == key) {
                 return Ok(Some(row));
             }
+        }
+        if let Ok(index) = self.replacing.binary_search_by_key(&key, |(key, _)| *key) {
+            let row = self.replacing.get(index).map(|(_, row)| *row as u64);
+            return Ok(row.filter(|row| self.is_live(*row)));
         }
         if self.stale_map {
             let found = (0..self.area.rows)
@@ -341,6 +349,7 @@ fn repair_keys(inode: &Inode<VexFs>, candidates: impl Iterator<Item = u64>) -> R
         if let Some(map) = container.key_map.as_mut() {
             rows::set_row_of_key(&mut txn, &mut map.disk.tree_root, map.ino, key, row)
                 .map_err(|e| txn.failed(e))?;
+            txn.count_nodes(&mut map.disk);
             txn.write_inode(map.ino, &map.disk)?;
         }
         drop(guard);
@@ -394,6 +403,7 @@ fn forget_unfinished(inode: &Inode<VexFs>, area: &VectorArea, meta: &mut Hidden)
                 rows::set_meta(&mut txn, &mut meta.disk.tree_root, meta.ino, *row, &record)
             };
             result.map_err(|e| txn.failed(e))?;
+            txn.count_nodes(&mut meta.disk);
             txn.write_inode(meta.ino, &meta.disk)?;
             txn.stop()?;
         }

@@ -129,6 +129,7 @@ fn allocate(inode: &Inode<VexFs>, first: u64, count: u64) -> Result<Mapping> {
         return Err(errno);
     }
     inode.add_disk_bytes(len << BLOCK_SHIFT);
+    node::count_nodes(&mut txn, inode);
     node::store(&mut txn, inode, &mut state, Change::Data)?;
     let mapping = extent::Mapping {
         logical: first,
@@ -214,6 +215,7 @@ impl Mapper for VexFs {
                 state.disk.size = state.disk.size.max(size);
             }
             state.disk.data_seq = u64::from(txn.tid());
+            node::count_nodes(&mut txn, inode);
             node::store(&mut txn, inode, &mut state, Change::Data)?;
             drop(state);
             txn.stop()?;
@@ -253,6 +255,7 @@ fn free_in_steps(
             step(&mut txn, &mut state.disk.tree_root, steps, &mut freed).map_err(|e| txn.failed(e));
         node.invalidate_mappings();
         inode.sub_disk_bytes(freed << BLOCK_SHIFT);
+        node::count_nodes(&mut txn, inode);
         node::store(&mut txn, inode, &mut state, Change::Data)?;
         drop(state);
         txn.stop()?;

@@ -156,6 +156,7 @@ fn new_inode(
         if let Some(target) = make.target {
             symlink::write(txn, &mut state.disk.tree_root, ino, target)
                 .map_err(|e| txn.failed(e))?;
+            node::count_nodes(txn, &new);
         }
         state.live = true;
         node::store(txn, &new, &mut state, Change::Data)

@@ -215,7 +215,20 @@ pub(crate) fn change_tree<R>(
     f: impl FnOnce(&mut Txn<'_>, &mut [u8], u64) -> libvexfs::Result<R>,
 ) -> Result<R> {
     let mut state = inode.node().state.lock();
-    f(txn, &mut state.disk.tree_root, inode.ino()).map_err(|e| txn.failed(e))
+    let result = f(txn, &mut state.disk.tree_root, inode.ino());
+    count_nodes(txn, inode);
+    result.map_err(|e| txn.failed(e))
+}
+
+/// Counts the nodes that the inode's tree has gained, before the inode is written.
+pub(crate) fn count_nodes(txn: &mut Txn<'_>, inode: &Inode<VexFs>) {
+    let nodes = txn.take_nodes();
+    let bytes = nodes.unsigned_abs() * format::BLOCK_SIZE as u64;
+    if nodes >= 0 {
+        inode.add_disk_bytes(bytes);
+    } else {
+        inode.sub_disk_bytes(bytes);
+    }
 }
 
 /// Locks the state and writes the inode.

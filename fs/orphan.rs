@@ -23,6 +23,7 @@ pub(crate) const REVOKES: u32 = tree::remove_revokes(HEIGHT);
 pub(crate) fn add(txn: &mut Txn<'_>, sb: &SuperBlock<VexFs>, ino: u64) -> Result {
     let mut orphans = sb.volume().orphans.lock();
     libvexfs::orphan::add(txn, &mut orphans.tree_root, ino).map_err(|e| txn.failed(e))?;
+    txn.count_nodes(&mut orphans);
     txn.write_inode(ORPHAN_INO, &orphans)
 }
 
@@ -30,7 +31,10 @@ pub(crate) fn add(txn: &mut Txn<'_>, sb: &SuperBlock<VexFs>, ino: u64) -> Result
 pub(crate) fn remove(txn: &mut Txn<'_>, sb: &SuperBlock<VexFs>, ino: u64) -> Result {
     let mut orphans = sb.volume().orphans.lock();
     match libvexfs::orphan::remove(txn, &mut orphans.tree_root, ino) {
-        Ok(()) => txn.write_inode(ORPHAN_INO, &orphans),
+        Ok(()) => {
+            txn.count_nodes(&mut orphans);
+            txn.write_inode(ORPHAN_INO, &orphans)
+        }
         // An inode whose creation failed never was on the list.
         Err(libvexfs::Error::NotFound) => Ok(()),
         Err(e) => Err(txn.failed(e)),
@@ -114,6 +118,7 @@ pub(crate) fn release_tree(sb: &SuperBlock<VexFs>, ino: u64, disk: &mut format::
                 revokes.saturating_mul(steps),
             )?
             .essential();
+        let mut freed = 0u64;
         let result = if is_file {
             extent::remove_tail(
                 &mut txn,
@@ -121,12 +126,17 @@ pub(crate) fn release_tree(sb: &SuperBlock<VexFs>, ino: u64, disk: &mut format::
                 ino,
                 0,
                 steps,
-                &mut |t, start, len| t.free(start, len),
+                &mut |t, start, len| {
+                    freed = freed.saturating_add(len);
+                    t.free(start, len)
+                },
             )
         } else {
             tree::destroy_step(&mut txn, &mut disk.tree_root, ino, steps)
         };
         let finished = result.map_err(|e| txn.failed_for_good(e))?;
+        disk.blocks = disk.blocks.saturating_sub(freed);
+        txn.count_nodes(disk);
         txn.write_inode(ino, disk)?;
         txn.stop()?;
         if finished {

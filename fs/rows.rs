@@ -307,8 +307,11 @@ fn publish(
         volume.register_unpushed(inode.ino())?;
         node.container.lock().registered = true;
     }
-    record(inode, first, count, keys, tags, replaced)
-        .inspect_err(|_| container::undo_batch(inode, replaced))?;
+    announce(inode, replaced)?;
+    record(inode, first, count, keys, tags, replaced).inspect_err(|_| {
+        container::undo_batch(inode, replaced);
+        node.container.lock().replacing.clear();
+    })?;
     let mut guard = node.container.lock();
     let c = &mut *guard;
     if !c.keys.is_empty() || keys.is_some() {
@@ -324,6 +327,7 @@ fn publish(
             let _ = c.tags.push_within_capacity(tag.copied().unwrap_or(0));
         }
     }
+    c.replacing.clear();
     for row in replaced {
         c.set_deleted(*row);
     }
@@ -338,6 +342,21 @@ fn publish(
     drop(guard);
     // Writeback of the pages alone would not write the inode.
     inode.mark_dirty();
+    Ok(())
+}
+
+/// Lets those who look for the keys of rows that a batch is about to replace find these rows
+/// until the batch is published.
+fn announce(inode: &Inode<VexFs>, replaced: &[u64]) -> Result {
+    let mut replacing = KVVec::with_capacity(replaced.len(), GFP_KERNEL)?;
+    let mut c = inode.node().container.lock();
+    for row in replaced {
+        replacing
+            .push_within_capacity((c.key_of(*row), usize::try_from(*row)?))
+            .map_err(|_| ENOMEM)?;
+    }
+    sort::pairs(&mut replacing);
+    c.replacing = replacing;
     Ok(())
 }
 
@@ -371,10 +390,12 @@ fn record(
             if let Some(meta) = c.row_meta.as_mut() {
                 rows::set_meta(txn, &mut meta.disk.tree_root, meta.ino, row, &record)
                     .map_err(|e| txn.failed(e))?;
+                txn.count_nodes(&mut meta.disk);
             }
             if let (Some(_), Some(map)) = (keys, c.key_map.as_mut()) {
                 rows::set_row_of_key(txn, &mut map.disk.tree_root, map.ino, key, row)
                     .map_err(|e| txn.failed(e))?;
+                txn.count_nodes(&mut map.disk);
             }
             Ok(())
         })?;
@@ -431,6 +452,7 @@ fn bury(inode: &Inode<VexFs>, rows: &[u64], batch: Option<u64>) -> Result {
         if let Some(meta) = c.row_meta.as_mut() {
             rows::set_meta(txn, &mut meta.disk.tree_root, meta.ino, *row, &record)
                 .map_err(|e| txn.failed(e))?;
+            txn.count_nodes(&mut meta.disk);
         }
         Ok(())
     })

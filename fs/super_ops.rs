@@ -45,7 +45,7 @@ impl Super for VexFs {
 
     fn root(sb: &SuperBlock<Self>) -> Result<IRef<Self>> {
         let volume = sb.volume();
-        let root = node::iget(sb, ROOT_INO)?;
+        let root = node::iget(sb, ROOT_INO).map_err(|e| volume::missing(sb, ROOT_INO, e))?;
         if !root.is_dir() {
             pr_err!(
                 "{}: inode {}: the root is no directory\n",

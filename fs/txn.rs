@@ -67,6 +67,8 @@ pub(crate) struct Txn<'a> {
     handle: Handle<'a>,
     /// Blocks that stay free for transactions that matter more.
     leave_free: u64,
+    /// Tree nodes made less those given back since somebody asked.
+    nodes: i64,
 }
 
 impl<'a> Txn<'a> {
@@ -76,6 +78,7 @@ impl<'a> Txn<'a> {
             volume,
             handle,
             leave_free: volume.reserve(),
+            nodes: 0,
         }
     }
 
@@ -146,6 +149,16 @@ impl<'a> Txn<'a> {
         let (block, offset) = self.volume.geo.inode_location(ino).ok_or(EFSCORRUPTED)?;
         let buffer = self.sb.read_block(block)?;
         self.handle.write_at(&buffer, offset, raw)
+    }
+
+    /// How many nodes the tree that was just changed has gained. Its inode owns them.
+    pub(crate) fn take_nodes(&mut self) -> i64 {
+        core::mem::take(&mut self.nodes)
+    }
+
+    /// Counts the nodes of a tree whose inode is no VFS inode.
+    pub(crate) fn count_nodes(&mut self, inode: &mut format::Inode) {
+        inode.blocks = inode.blocks.saturating_add_signed(self.take_nodes());
     }
 
     /// Allocates file data: up to `want` contiguous blocks, near `goal`.
@@ -229,10 +242,13 @@ impl libvexfs::Txn for Txn<'_> {
     }
 
     fn allocate_block(&mut self, goal: u64) -> R<u64> {
-        Ok(self.allocate_leaving(goal, 1, self.leave_free)?.0)
+        let (block, _) = self.allocate_leaving(goal, 1, self.leave_free)?;
+        self.nodes = self.nodes.saturating_add(1);
+        Ok(block)
     }
 
     fn release_block(&mut self, block: u64) -> R<()> {
+        self.nodes = self.nodes.saturating_sub(1);
         self.free(block, 1)
     }
 }

@@ -131,7 +131,9 @@ pub(crate) fn mount(sb: &SuperBlock<VexFs>, options: Options) -> Result<Pin<KBox
     }
     let totals = libvexfs::alloc::load_summaries(&reader, &geo, &mut groups)
         .map_err(|e| errno::of(sb, e))?;
-    let orphans = reader.inode(&geo, format::ORPHAN_INO)?;
+    let orphans = reader
+        .inode(&geo, format::ORPHAN_INO)
+        .map_err(|e| missing(sb, format::ORPHAN_INO, e))?;
     let isa = simd::for_mount(options.simd);
     KBox::pin_init(
         try_pin_init!(Volume {
@@ -150,6 +152,20 @@ pub(crate) fn mount(sb: &SuperBlock<VexFs>, options: Options) -> Result<Pin<KBox
             only_readable,
         }? Error),
         GFP_KERNEL,
+    )
+}
+
+/// Turns "this inode is free" into what it is for an inode that no volume lacks.
+pub(crate) fn missing(sb: &SuperBlock<VexFs>, ino: u64, e: Error) -> Error {
+    if e != ESTALE {
+        return e;
+    }
+    errno::of(
+        sb,
+        libvexfs::Error::CorruptInode {
+            ino,
+            what: "is free, but no volume is without it",
+        },
     )
 }
 

@@ -360,10 +360,9 @@ unsafe extern "C" fn writeback_range<T: FileSystem>(
         if !fits {
             // The mapping may be as long as it likes: ask for what is dirty around here.
             match T::map(inode, position, end.saturating_sub(position).max(1 << 20)) {
-                Ok(m) if m.state == State::Hole => {
-                    // A dirty page without blocks cannot be: writes allocate first.
-                    return EUCLEAN.to_errno() as isize;
-                }
+                // A hole is possible: a large folio that lay across the end when the file was cut
+                // keeps the dirty bits of its blocks behind it. They hold zeros; iomap skips
+                // them. A store would have faulted and allocated.
                 Ok(m) => fill(raw, map, &m),
                 Err(e) => return e.to_errno() as isize,
             }
