@@ -15,6 +15,8 @@ BINDGEN_VERSION=0.72.1
 KERNEL_MIN=7.2
 
 export PATH=$LLVM_BIN:$CACHE/tools/bin:$PATH
+# Debian keeps mkfs.ext4 and insmod where users other than root don't look.
+PATH=$PATH:/usr/sbin:/sbin
 [ -d "$HOME/.cargo/bin" ] && PATH=$PATH:$HOME/.cargo/bin
 [ -d "$LLVM_BIN/../lib" ] && export LIBCLANG_PATH=$LLVM_BIN/../lib
 
