@@ -34,6 +34,11 @@ test: modules tools
 check: setup-tools
 	scripts/check
 
+## test-in-tree  VexFS inside a kernel tree, =m and =y, booted; not part of test; needs root
+.PHONY: test-in-tree
+test-in-tree: kernel-x86_64 tools
+	scripts/test-in-tree
+
 ## bench       measurements, one JSON object per line, in User-Mode Linux
 .PHONY: bench
 bench: modules-um tools
@@ -71,7 +76,7 @@ tools: setup-tools
 	@$(WITH_ENV) $(CARGO) build --release --workspace --bins
 	@ln -sf mkfs_vexfs "$${CARGO_TARGET_DIR:-target}/release/mkfs.vexfs" # cargo's names have no dot
 
-## install     the tools to $(PREFIX), the module to the running kernel's tree
+## install     tools and header to PREFIX=/usr/local, a module built with KDIR= to its kernel
 .PHONY: install
 install: tools
 	scripts/install "$(DESTDIR)" "$(PREFIX)"
@@ -84,7 +89,8 @@ clean:
 .PHONY: help
 help:
 	@echo "VexFS: make COMMAND"
-	@sed -n 's/^## /  /p' Makefile
-	@echo "Guests by hand: qemu/vm --help. KSRC=, KDIR=, JOBS=, VEXFS_CACHE= are in scripts/setup."
+	@sed -n 's/^## \([^ ]*\) */\1 /p' Makefile | while read -r c what; do printf '  %-13s %s\n' "$$c" "$$what"; done
+	@echo "KSRC=DIR: a kernel source of yours. KDIR=DIR: a built kernel tree. JOBS=N: compilers at once."
+	@echo "VEXFS_CACHE=DIR: where kernels go (~/.cache/vexfs). Guests by hand: qemu/vm --help."
 
 endif
