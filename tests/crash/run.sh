@@ -51,9 +51,12 @@ failed() { # failed NUMBER NAME STATUS
 
 began=0
 for ((round = 1; round <= rounds; round++)); do
-	# From the first moments of the check to well into the changes.
-	after=$(awk -v r=$RANDOM 'BEGIN { printf "%.2f", 1 + r / 32768 * '"${CRASH_SECONDS:-9}"' }')
-	boot --kill-after "$after" "$@" --
+	# Mostly during the changes, wherever a slow machine gets to them; now and then during
+	# the mount and the check before.
+	after=$(awk -v r=$RANDOM 'BEGIN { printf "%.2f", r / 32768 * '"${CRASH_SECONDS:-6}"' }')
+	from=(--kill-from " begins")
+	[ $((round % 5)) = 0 ] && from=()
+	boot --kill-after "$after" "${from[@]}" "$@" --
 	status=$?
 	if [ $status != 137 ] || grep -q '^not ok' "$dir/out"; then
 		failed "$round" "killed_after_$after s" $status
