@@ -47,7 +47,7 @@ pub(crate) fn parse(options: &mut Options, key: &[u8], value: Option<&[u8]>) -> 
         (b"simd", Some(b"auto")) => options.simd = None,
         (b"simd", Some(value)) => {
             options.simd = Some(Isa::from_name(value).ok_or_else(|| {
-                pr_err!("simd= takes auto, scalar, avx2, avx512 or neon\n");
+                pr_err!("simd= takes auto or one of {}\n", crate::simd::Names);
                 EINVAL
             })?);
         }

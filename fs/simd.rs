@@ -4,19 +4,35 @@
 //! against the portable code, lowered by a parameter or a mount option.
 
 use core::sync::atomic::{AtomicU32, Ordering};
-use kernel::prelude::*;
+use kernel::{fmt, prelude::*};
 use vexfs_simd_ffi::{self_test, Isa};
 use vexfs_vfs::{fpu, task};
+
+/// The instruction sets' names, for messages.
+pub(crate) struct Names;
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = Isa::ALL.iter();
+        if let Some(first) = rest.next() {
+            f.write_str(first.name())?;
+        }
+        rest.try_for_each(|isa| write!(f, ", {}", isa.name()))
+    }
+}
 
 static CHOSEN: AtomicU32 = AtomicU32::new(Isa::Scalar as u32);
 
 fn has(isa: Isa) -> bool {
-    match isa {
+    let kernel = match isa {
         Isa::Scalar => true,
-        Isa::Avx2 => fpu::has_avx2() && isa.is_available(),
-        Isa::Avx512 => fpu::has_avx512() && isa.is_available(),
-        Isa::Neon => isa.is_available(),
-    }
+        Isa::Avx2 => fpu::has_avx2(),
+        Isa::Avx512 => fpu::has_avx512(),
+        Isa::Avx512Vnni => fpu::has_avx512() && fpu::has_avx512_vnni(),
+        Isa::Avx512Bf16 => has(Isa::Avx512Vnni) && fpu::has_avx512_bf16(),
+        Isa::Neon | Isa::NeonDot => true,
+    };
+    kernel && isa.is_available()
 }
 
 /// Runs every step of the self-test, each in a section of its own.
@@ -38,13 +54,13 @@ pub(crate) fn choose() -> Result {
         None
     } else {
         Some(Isa::from_name(parameter).ok_or_else(|| {
-            pr_err!("simd= takes auto, scalar, avx2, avx512 or neon\n");
+            pr_err!("simd= takes auto or one of {}\n", Names);
             EINVAL
         })?)
     };
     let mut chosen = Isa::Scalar;
-    for isa in [Isa::Avx512, Isa::Avx2, Isa::Neon] {
-        if limit.is_some_and(|limit| (isa as u32) > limit as u32) || !has(isa) {
+    for isa in Isa::ALL.into_iter().rev() {
+        if isa == Isa::Scalar || limit.is_some_and(|limit| !isa.is_at_most(limit)) || !has(isa) {
             continue;
         }
         if proves_itself(isa) {
@@ -65,7 +81,7 @@ pub(crate) fn choose() -> Result {
 pub(crate) fn for_mount(limit: Option<Isa>) -> Isa {
     let chosen = Isa::from_u32(CHOSEN.load(Ordering::Relaxed)).unwrap_or(Isa::Scalar);
     match limit {
-        Some(limit) if (limit as u32) < chosen as u32 => limit,
+        Some(limit) if limit.is_at_most(chosen) => limit,
         _ => chosen,
     }
 }

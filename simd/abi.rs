@@ -14,15 +14,29 @@ pub enum Isa {
     Scalar = 0,
     /// x86 AVX2 with FMA, F16C and POPCNT.
     Avx2 = 1,
-    /// x86 AVX-512 F, BW, DQ and VL.
+    /// x86 AVX-512 F, BW, DQ and VL (Skylake-X).
     Avx512 = 2,
     /// arm64 Advanced SIMD.
     Neon = 3,
+    /// AVX-512 with VNNI and VPOPCNTDQ (Ice Lake, Zen 4).
+    Avx512Vnni = 4,
+    /// All of these with BF16 (Sapphire Rapids, Zen 4).
+    Avx512Bf16 = 5,
+    /// Advanced SIMD with DotProd, FP16 and FHM (Armv8.2 and later).
+    NeonDot = 6,
 }
 
 impl Isa {
     /// Every instruction set, from the least to the most capable of each architecture.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon];
+    pub const ALL: [Isa; 7] = [
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::Avx512,
+        Isa::Avx512Vnni,
+        Isa::Avx512Bf16,
+        Isa::Neon,
+        Isa::NeonDot,
+    ];
 
     /// The name used by module parameters, logs and tools.
     pub const fn name(self) -> &'static str {
@@ -30,8 +44,21 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Vnni => "avx512vnni",
+            Isa::Avx512Bf16 => "avx512bf16",
             Isa::Neon => "neon",
+            Isa::NeonDot => "neondot",
         }
+    }
+
+    /// Whether this set is no more capable than `limit`: it comes no later in [`Isa::ALL`], where
+    /// every set includes those of its architecture before it.
+    pub fn is_at_most(self, limit: Isa) -> bool {
+        Isa::ALL
+            .into_iter()
+            .take_while(|&isa| isa != limit)
+            .chain([limit])
+            .any(|isa| isa == self)
     }
 
     /// The instruction set called `name`, if there is one.
@@ -48,6 +75,9 @@ impl Isa {
             1 => Some(Isa::Avx2),
             2 => Some(Isa::Avx512),
             3 => Some(Isa::Neon),
+            4 => Some(Isa::Avx512Vnni),
+            5 => Some(Isa::Avx512Bf16),
+            6 => Some(Isa::NeonDot),
             _ => None,
         }
     }

@@ -118,9 +118,9 @@ impl Isa {
 
     /// The most capable instruction set that is available.
     pub fn best() -> Isa {
-        [Isa::Avx512, Isa::Avx2, Isa::Neon]
+        Isa::ALL
             .into_iter()
-            .find(|isa| isa.is_available())
+            .rfind(|isa| isa.is_available())
             .unwrap_or(Isa::Scalar)
     }
 
@@ -146,6 +146,9 @@ fn detect() -> u32 {
     // Leaf 7 EBX: AVX2, and AVX-512 F, DQ, BW, VL.
     const AVX2: u32 = 1 << 5;
     const AVX512: u32 = 1 << 16 | 1 << 17 | 1 << 30 | 1 << 31;
+    // Leaf 7 ECX: AVX512_VNNI, AVX512_VPOPCNTDQ. Leaf 7.1 EAX: AVX512_BF16.
+    const VNNI: u32 = 1 << 11 | 1 << 14;
+    const BF16: u32 = 1 << 5;
     // XCR0: the registers that XSAVE keeps. XMM and YMM; opmask and both halves of ZMM.
     const YMM: u32 = 0b110;
     const ZMM: u32 = 0b1110_0110;
@@ -160,12 +163,21 @@ fn detect() -> u32 {
         core::arch::asm!("xgetbv", in("ecx") 0, out("eax") xcr0, out("edx") _,
             options(nomem, nostack, preserves_flags));
     }
-    let leaf7 = __cpuid_count(7, 0).ebx;
-    if leaf7 & AVX2 != 0 && xcr0 & YMM == YMM {
-        isas |= 1 << Isa::Avx2 as u32;
-        if leaf7 & AVX512 == AVX512 && xcr0 & ZMM == ZMM {
-            isas |= 1 << Isa::Avx512 as u32;
-        }
+    let leaf7 = __cpuid_count(7, 0);
+    if leaf7.ebx & AVX2 == 0 || xcr0 & YMM != YMM {
+        return isas;
+    }
+    isas |= 1 << Isa::Avx2 as u32;
+    if leaf7.ebx & AVX512 != AVX512 || xcr0 & ZMM != ZMM {
+        return isas;
+    }
+    isas |= 1 << Isa::Avx512 as u32;
+    if leaf7.ecx & VNNI != VNNI {
+        return isas;
+    }
+    isas |= 1 << Isa::Avx512Vnni as u32;
+    if leaf7.eax >= 1 && __cpuid_count(7, 1).eax & BF16 != 0 {
+        isas |= 1 << Isa::Avx512Bf16 as u32;
     }
     isas
 }
@@ -185,11 +197,45 @@ fn detect() -> u32 {
         target_feature = "avx512dq",
         target_feature = "avx512vl"
     ));
-    1 | (avx2 as u32) << Isa::Avx2 as u32 | ((avx2 & avx512) as u32) << Isa::Avx512 as u32
+    let vnni = cfg!(all(
+        target_feature = "avx512vnni",
+        target_feature = "avx512vpopcntdq"
+    ));
+    let bf16 = cfg!(target_feature = "avx512bf16");
+    let mut isas = 1 << Isa::Scalar as u32;
+    let mut all = true;
+    for (isa, has) in [
+        (Isa::Avx2, avx2),
+        (Isa::Avx512, avx512),
+        (Isa::Avx512Vnni, vnni),
+        (Isa::Avx512Bf16, bf16),
+    ] {
+        all &= has;
+        isas |= (all as u32) << isa as u32;
+    }
+    isas
 }
 
-/// One bit for each available instruction set. Advanced SIMD is part of the arm64 baseline.
-#[cfg(not(target_arch = "x86_64"))]
+/// One bit for each available instruction set. Advanced SIMD is part of the arm64 baseline; what
+/// comes on top is told by registers that Linux lets every privilege level read.
+#[cfg(all(target_arch = "aarch64", not(miri)))]
+fn detect() -> u32 {
+    // A field of four bits, signed in ID_AA64PFR0_EL1, holds the version of a feature.
+    let field = |register: u64, shift: u32| register >> shift & 15;
+    let (isar0, pfr0): (u64, u64);
+    // SAFETY: the registers can be read in the kernel, and Linux emulates the reads in user space;
+    // they change nothing.
+    unsafe {
+        core::arch::asm!("mrs {0}, ID_AA64ISAR0_EL1", "mrs {1}, ID_AA64PFR0_EL1",
+            out(reg) isar0, out(reg) pfr0, options(nomem, nostack, preserves_flags));
+    }
+    // ISAR0: DP in bits 44 to 47, FHM in 48 to 51. PFR0: AdvSIMD in 20 to 23, 1 with half precision.
+    let dot = field(isar0, 44) >= 1 && field(isar0, 48) >= 1 && field(pfr0, 20) == 1;
+    1 | 1 << Isa::Neon as u32 | (dot as u32) << Isa::NeonDot as u32
+}
+
+/// One bit for each available instruction set: none but the baseline.
+#[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", not(miri)))))]
 fn detect() -> u32 {
     1 | (cfg!(target_arch = "aarch64") as u32) << Isa::Neon as u32
 }

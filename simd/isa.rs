@@ -31,9 +31,21 @@ macro_rules! per_isa {
                 // SAFETY: as promised by the caller.
                 unsafe { $body($($arg),*) }
             }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(
+                enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+            )]
+            unsafe fn avx512vnni($($arg: $ty),*) -> $ret {
+                // SAFETY: as promised by the caller.
+                unsafe { $body($($arg),*) }
+            }
             // SAFETY: as promised by the caller, who has `isa`.
             unsafe {
                 match $isa {
+                    #[cfg(target_arch = "x86_64")]
+                    $crate::abi::Isa::Avx512Vnni | $crate::abi::Isa::Avx512Bf16 => {
+                        avx512vnni($($arg),*)
+                    }
                     #[cfg(target_arch = "x86_64")]
                     $crate::abi::Isa::Avx512 => avx512($($arg),*),
                     #[cfg(target_arch = "x86_64")]

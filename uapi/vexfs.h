@@ -269,6 +269,9 @@ struct vexfs_build_index {
 #define VEXFS_ISA_AVX2		1
 #define VEXFS_ISA_AVX512	2
 #define VEXFS_ISA_NEON		3
+#define VEXFS_ISA_AVX512_VNNI	4	/* and VPOPCNTDQ */
+#define VEXFS_ISA_AVX512_BF16	5	/* and VNNI */
+#define VEXFS_ISA_NEON_DOT	6	/* DotProd, FP16, FHM */
 
 /**
  * struct vexfs_vector_stats - what a container is and has done

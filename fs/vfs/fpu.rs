@@ -42,3 +42,15 @@ pub fn has_avx512() -> bool {
     // SAFETY: Reads the boot processor's features.
     unsafe { bindings::vexfs_cpu_has_avx512() }
 }
+
+/// Whether the processor and the kernel support AVX-512 VNNI and VPOPCNTDQ.
+pub fn has_avx512_vnni() -> bool {
+    // SAFETY: Reads the boot processor's features.
+    unsafe { bindings::vexfs_cpu_has_avx512_vnni() }
+}
+
+/// Whether the processor and the kernel support AVX-512 BF16.
+pub fn has_avx512_bf16() -> bool {
+    // SAFETY: Reads the boot processor's features.
+    unsafe { bindings::vexfs_cpu_has_avx512_bf16() }
+}

@@ -570,7 +570,7 @@ const gfp_t vexfs_gfp_nofs = GFP_NOFS;
 /* The kernel crate has no string parameters. */
 static char *simd = "auto";
 module_param(simd, charp, 0444);
-MODULE_PARM_DESC(simd, "Instruction set for distances: auto, scalar, avx2, avx512 or neon");
+MODULE_PARM_DESC(simd, "Instruction set for distances, no higher than: auto, scalar, avx2, avx512, avx512vnni, avx512bf16, neon, neondot");
 
 const char *vexfs_simd_parameter(void)
 {
@@ -713,6 +713,16 @@ bool vexfs_cpu_has_avx512(void)
 	return boot_cpu_has(X86_FEATURE_AVX512F) && boot_cpu_has(X86_FEATURE_AVX512BW) &&
 	       boot_cpu_has(X86_FEATURE_AVX512VL) && boot_cpu_has(X86_FEATURE_AVX512DQ);
 }
+
+bool vexfs_cpu_has_avx512_vnni(void)
+{
+	return boot_cpu_has(X86_FEATURE_AVX512_VNNI) && boot_cpu_has(X86_FEATURE_AVX512_VPOPCNTDQ);
+}
+
+bool vexfs_cpu_has_avx512_bf16(void)
+{
+	return boot_cpu_has(X86_FEATURE_AVX512_BF16);
+}
 #else
 bool vexfs_cpu_has_avx2(void)
 {
@@ -720,6 +730,16 @@ bool vexfs_cpu_has_avx2(void)
 }
 
 bool vexfs_cpu_has_avx512(void)
+{
+	return false;
+}
+
+bool vexfs_cpu_has_avx512_vnni(void)
+{
+	return false;
+}
+
+bool vexfs_cpu_has_avx512_bf16(void)
 {
 	return false;
 }

@@ -35,7 +35,7 @@ pub unsafe fn score<R: Rows>(
 
 /// Keys for float elements of type `E`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-unsafe fn floats<R: Rows, const E: u32, const M: u32>(
+pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32>(
     query: *const u8,
     rows: R,
     dim: usize,
@@ -237,12 +237,16 @@ fn widen_bf16(v: __m256i) -> __m512 {
 /// The sums of the lanes of four vectors.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-fn sum4(a: __m512, b: __m512, c: __m512, d: __m512) -> __m128 {
-    let half = |v| _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
-    let s = _mm256_hadd_ps(
-        _mm256_hadd_ps(half(a), half(b)),
-        _mm256_hadd_ps(half(c), half(d)),
+pub(super) fn sum4(a: __m512, b: __m512, c: __m512, d: __m512) -> __m128 {
+    // A transposition in two steps, with the additions between them: fewer shuffles than horizontal
+    // additions are made of.
+    let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let (low, high) = (_mm512_castps_pd(pair(a, b)), _mm512_castps_pd(pair(c, d)));
+    let s = _mm512_add_ps(
+        _mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+        _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)),
     );
+    let s = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps::<1>(s));
     _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps::<1>(s))
 }
 

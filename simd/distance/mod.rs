@@ -18,6 +18,9 @@
 //! error of its dot product divided by |q||r|.
 //! Sums that leave the f32 range, or norms too near its ends, are computed again by scalar code.
 //!
+//! The BF16 instructions take subnormal elements as zeros and flush subnormal products and sums, which
+//! adds an absolute error of at most dim * 2^-126 * max(1, |q|, |r|), of the largest elements.
+//!
 //! Integer and bit vectors are summed exactly and rounded once: all instruction sets return
 //! the same bits.
 
@@ -64,6 +67,10 @@ macro_rules! dispatch {
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
@@ -242,11 +249,15 @@ pub unsafe fn score<R: Rows>(
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => avx512bf16::score(elem, metric, query, rows, dim, out, n),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => avx512vnni::score(elem, metric, query, rows, dim, out, n),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::score(elem, metric, query, rows, dim, out, n),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::score(elem, metric, query, rows, dim, out, n),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => neon::score(elem, metric, query, rows, dim, out, n),
+            Isa::Neon | Isa::NeonDot => neon::score(elem, metric, query, rows, dim, out, n),
             _ => scalar::score(elem, metric, query, rows, dim, out, n),
         }
     }

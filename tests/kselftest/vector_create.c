@@ -43,7 +43,7 @@ CASE(create_tells_the_stride_and_stats_tell_the_rest)
 	EXPECT_EQ(0, st.live);
 	EXPECT_EQ(0, st.durable_rows);
 	EXPECT_EQ(0, st.index_count);
-	EXPECT_GE(VEXFS_ISA_NEON, st.isa);
+	EXPECT_GE(VEXFS_ISA_NEON_DOT, st.isa);
 }
 
 FIXTURE(create_aligned) { char path[PATH_MAX]; };

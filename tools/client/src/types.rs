@@ -111,6 +111,12 @@ wire_enum! {
         Avx512 = VEXFS_ISA_AVX512, "avx512";
         /// 128-bit Arm.
         Neon = VEXFS_ISA_NEON, "neon";
+        /// 512-bit x86 with VNNI and VPOPCNTDQ.
+        Avx512Vnni = VEXFS_ISA_AVX512_VNNI, "avx512vnni";
+        /// 512-bit x86 with VNNI, VPOPCNTDQ and BF16.
+        Avx512Bf16 = VEXFS_ISA_AVX512_BF16, "avx512bf16";
+        /// 128-bit Arm with DotProd, FP16 and FHM.
+        NeonDot = VEXFS_ISA_NEON_DOT, "neondot";
     }
 }
 
