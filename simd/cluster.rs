@@ -4,11 +4,14 @@
 //! bits on every instruction set.
 
 use crate::abi::{Elem, Isa, Metric};
-use crate::distance::{score, Strided};
+use crate::distance::{score_many, Strided};
 use crate::isa::per_isa;
 
-/// Distances from one row to a block of centroids fit the stack.
+/// Centroids met at once; the distances of `ROWS` rows to them fit the stack.
 const BLOCK: usize = 64;
+
+/// Rows that share each load of a centroid.
+const ROWS: usize = 8;
 
 per_isa! {
     /// Adds each of `n` rows of `dim` f32 to the f64 sums of its cluster, and 1 to its count.
@@ -48,40 +51,48 @@ unsafe fn assign(
     keys: *mut u32,
 ) {
     let len_bytes = Elem::F32.row_bytes(dim);
-    let mut block = [0u32; BLOCK];
-    for i in 0..n {
-        let (mut nearest, mut least) = (0u32, u32::MAX);
-        let mut first = 0;
-        // SAFETY: the row and each block of centroids are within what the caller promises.
+    let mut tile = [0u32; ROWS * BLOCK];
+    let mut at = 0;
+    while at < n {
+        let group = if n - at < ROWS { n - at } else { ROWS };
+        // SAFETY: the rows and each block of centroids are within what the caller promises, and so
+        // are the results; `tile` has room for a group of rows and a block.
         unsafe {
-            let row = rows.add(i * stride);
+            let queries = Strided {
+                base: rows.add(at * stride),
+                stride,
+            };
+            let mut first = 0;
             while first < k {
                 let count = if k - first < BLOCK { k - first } else { BLOCK };
                 let part = Strided {
                     base: centroids.add(first * len_bytes),
                     stride: len_bytes,
                 };
-                score(
-                    isa,
-                    Elem::F32,
-                    Metric::L2Sq,
-                    row,
-                    part,
-                    dim,
-                    block.as_mut_ptr(),
-                    count,
-                );
-                for (at, &key) in block.iter().enumerate() {
-                    if at < count && key < least {
-                        least = key;
-                        nearest = (first + at) as u32;
+                let (elem, metric) = (Elem::F32, Metric::L2Sq);
+                let found = tile.as_mut_ptr();
+                score_many(isa, elem, metric, queries, group, part, dim, found, count);
+                for i in 0..group {
+                    let (id, key) = (ids.add(at + i), keys.add(at + i));
+                    let (mut nearest, mut least) = if first == 0 {
+                        (0, *found.add(i * count))
+                    } else {
+                        (*id, *key)
+                    };
+                    for c in 0..count {
+                        let key = *found.add(i * count + c);
+                        if key < least {
+                            least = key;
+                            nearest = (first + c) as u32;
+                        }
                     }
+                    *id = nearest;
+                    *key = least;
                 }
                 first += count;
             }
-            *ids.add(i) = nearest;
-            *keys.add(i) = least;
         }
+        at += group;
     }
 }
 

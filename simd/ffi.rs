@@ -21,6 +21,8 @@ mod convert;
 mod pq;
 #[path = "ffi/rabitq.rs"]
 mod rabitq;
+#[path = "ffi/score.rs"]
+mod score;
 
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -32,40 +34,9 @@ pub use pq::{pq_encode, pq_pack4, pq_reduce_table, pq_scan4, pq_scan8, pq_table,
 pub use rabitq::{
     rabitq_code_bytes, rabitq_encode, rabitq_prepare, rabitq_query_words, rabitq_scan,
 };
+pub use score::{score_gather, score_list, score_many_list, score_many_rows, score_rows};
 
 extern "C" {
-    fn vexfs_simd_score_rows(
-        isa: u32,
-        elem: u32,
-        metric: u32,
-        query: *const u8,
-        rows: *const u8,
-        stride: usize,
-        dim: usize,
-        out: *mut u32,
-        n: usize,
-    ) -> u32;
-    fn vexfs_simd_score_gather(
-        isa: u32,
-        elem: u32,
-        metric: u32,
-        query: *const u8,
-        rows: *const u8,
-        offsets: *const u64,
-        dim: usize,
-        out: *mut u32,
-        n: usize,
-    ) -> u32;
-    fn vexfs_simd_score_list(
-        isa: u32,
-        elem: u32,
-        metric: u32,
-        query: *const u8,
-        rows: *const *const u8,
-        dim: usize,
-        out: *mut u32,
-        n: usize,
-    ) -> u32;
     fn vexfs_simd_first_non_finite(isa: u32, elem: u32, p: *const u8, n: usize) -> usize;
     fn vexfs_simd_self_test(isa: u32, step: u32) -> u32;
 }
@@ -238,175 +209,6 @@ fn detect() -> u32 {
 #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", not(miri)))))]
 fn detect() -> u32 {
     1 | (cfg!(target_arch = "aarch64") as u32) << Isa::Neon as u32
-}
-
-/// Bytes of a row of `dim` elements, if there is such a row and it can be measured by `metric`.
-fn row_bytes(elem: Elem, metric: Metric, dim: usize) -> Result<usize, BadShape> {
-    if dim == 0 || dim > MAX_DIM || (metric == Metric::Hamming && elem != Elem::Binary) {
-        return Err(BadShape);
-    }
-    Ok(elem.row_bytes(dim))
-}
-
-/// Scores one query against rows at a fixed stride.
-///
-/// Shapes: `query` is one row of `dim` elements of type `elem`; row `i` of `out.len()` rows starts at
-/// byte `i * stride` of `rows`; any alignment. `out[i]` becomes the [`Distance`] of row `i`. Rows that
-/// contain NaN or infinity get some key, every other row the right one.
-///
-/// Context: an FPU section. It takes about `out.len() * row size` bytes of memory bandwidth: the
-/// caller bounds it.
-///
-/// Errors: [`BadShape`] if `dim` is not in `1..=MAX_DIM`, the query is not exactly one row, a row
-/// would end beyond `rows`, or the metric does not exist for the element type.
-pub fn score_rows(
-    _token: &FpuToken<'_>,
-    isa: Isa,
-    elem: Elem,
-    metric: Metric,
-    query: &[u8],
-    rows: &[u8],
-    stride: usize,
-    dim: usize,
-    out: &mut [u32],
-) -> Result<(), BadShape> {
-    let row = row_bytes(elem, metric, dim)?;
-    if query.len() != row {
-        return Err(BadShape);
-    }
-    let Some(last) = out.len().checked_sub(1) else {
-        return Ok(());
-    };
-    let end = last.checked_mul(stride).and_then(|at| at.checked_add(row));
-    if end.is_none_or(|end| end > rows.len()) {
-        return Err(BadShape);
-    }
-    // SAFETY: the query and every row are inside their slices, as just checked; `out` is exclusive
-    // and as long as the number of rows. The token proves that vector registers may be used, and
-    // `word` that the processor has the instructions.
-    let failed = unsafe {
-        vexfs_simd_score_rows(
-            isa.word(),
-            elem as u32,
-            metric as u32,
-            query.as_ptr(),
-            rows.as_ptr(),
-            stride,
-            dim,
-            out.as_mut_ptr(),
-            out.len(),
-        )
-    };
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(BadShape)
-    }
-}
-
-/// Scores one query against rows at listed places.
-///
-/// As [`score_rows`], but row `i` starts at byte `offsets[i]` of `rows`, and the rows that come next
-/// are prefetched while one is computed.
-///
-/// Errors: [`BadShape`] as there, or if there are not as many offsets as results.
-pub fn score_gather(
-    _token: &FpuToken<'_>,
-    isa: Isa,
-    elem: Elem,
-    metric: Metric,
-    query: &[u8],
-    rows: &[u8],
-    offsets: &[u64],
-    dim: usize,
-    out: &mut [u32],
-) -> Result<(), BadShape> {
-    let row = row_bytes(elem, metric, dim)?;
-    if query.len() != row || offsets.len() != out.len() {
-        return Err(BadShape);
-    }
-    let mut greatest = 0;
-    for &offset in offsets {
-        greatest = greatest.max(offset);
-    }
-    // The subtraction leaves the last offset at which a row fits.
-    let fits = rows
-        .len()
-        .checked_sub(row)
-        .is_some_and(|last| greatest <= last as u64);
-    if !offsets.is_empty() && !fits {
-        return Err(BadShape);
-    }
-    // SAFETY: the query and every row are inside their slices, as just checked; `offsets` and `out`
-    // have the same length and `out` is exclusive. The token proves that vector registers may be
-    // used, and `word` that the processor has the instructions.
-    let failed = unsafe {
-        vexfs_simd_score_gather(
-            isa.word(),
-            elem as u32,
-            metric as u32,
-            query.as_ptr(),
-            rows.as_ptr(),
-            offsets.as_ptr(),
-            dim,
-            out.as_mut_ptr(),
-            out.len(),
-        )
-    };
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(BadShape)
-    }
-}
-
-/// Scores one query against rows that lie anywhere, such as in different pages.
-///
-/// As [`score_rows`], but row `i` is the beginning of `rows[i]`, and the rows that come next are
-/// prefetched while one is computed.
-///
-/// Errors: [`BadShape`] as there, or if there are not as many rows as results.
-pub fn score_list(
-    _token: &FpuToken<'_>,
-    isa: Isa,
-    elem: Elem,
-    metric: Metric,
-    query: &[u8],
-    rows: &[&[u8]],
-    dim: usize,
-    out: &mut [u32],
-) -> Result<(), BadShape> {
-    /// Addresses handed over at once, on the stack.
-    const AT_ONCE: usize = 64;
-    let row = row_bytes(elem, metric, dim)?;
-    if query.len() != row || rows.len() != out.len() || rows.iter().any(|r| r.len() < row) {
-        return Err(BadShape);
-    }
-    for (rows, out) in rows.chunks(AT_ONCE).zip(out.chunks_mut(AT_ONCE)) {
-        let mut addresses = [core::ptr::null(); AT_ONCE];
-        for (address, row) in addresses.iter_mut().zip(rows) {
-            *address = row.as_ptr();
-        }
-        // SAFETY: the query and every row are long enough, as just checked, and as many addresses
-        // as results were filled in; `out` is exclusive. The token proves that vector registers
-        // may be used, and `word` that the processor has the instructions.
-        let failed = unsafe {
-            vexfs_simd_score_list(
-                isa.word(),
-                elem as u32,
-                metric as u32,
-                query.as_ptr(),
-                addresses.as_ptr(),
-                dim,
-                out.as_mut_ptr(),
-                out.len(),
-            )
-        };
-        if failed != 0 {
-            return Err(BadShape);
-        }
-    }
-    Ok(())
 }
 
 /// The index of the first element that is NaN or infinite.

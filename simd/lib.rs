@@ -8,7 +8,7 @@
 //! only. Nobody calls them directly: `ffi.rs` is the door, which checks shapes and asks for proof
 //! that a section is open. User space builds the same sources and goes through the same door.
 //!
-//! - `distance/`: one query against many rows, one file per instruction set
+//! - `distance/`: queries against many rows, one file per instruction set
 //! - `cluster.rs`: k-means steps, random rotation, sign bits
 //! - `convert.rs`: between element types; normalisation
 //! - `finite.rs`: search for NaN and infinity
@@ -145,6 +145,78 @@ pub unsafe extern "C" fn vexfs_simd_score_list(
             let rows = Listed { rows };
             // SAFETY: as promised by the caller.
             unsafe { distance::score(isa, elem, metric, query, rows, dim, out, n) };
+            0
+        }
+        _ => 1,
+    }
+}
+
+/// `nq` queries, `query_stride` bytes apart, against `n` rows, `stride` bytes apart. Writes `nq * n` keys,
+/// those of a query together; otherwise as [`vexfs_simd_score_rows`].
+///
+/// # Safety
+///
+/// As [`vexfs_simd_score_rows`], for each of the queries; `out` is writable for `nq * n` elements.
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_score_many_rows(
+    isa: u32,
+    elem: u32,
+    metric: u32,
+    queries: *const u8,
+    query_stride: usize,
+    nq: usize,
+    rows: *const u8,
+    stride: usize,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) -> u32 {
+    match (
+        Isa::from_u32(isa),
+        Elem::from_u32(elem),
+        Metric::from_u32(metric),
+    ) {
+        (Some(isa), Some(elem), Some(metric)) => {
+            let (base, rows) = (queries, Strided { base: rows, stride });
+            let stride = query_stride;
+            let queries = Strided { base, stride };
+            // SAFETY: as promised by the caller.
+            unsafe { distance::score_many(isa, elem, metric, queries, nq, rows, dim, out, n) };
+            0
+        }
+        _ => 1,
+    }
+}
+
+/// `nq` queries, `query_stride` bytes apart, against `n` rows, at the addresses `rows[i]`. Otherwise as
+/// [`vexfs_simd_score_many_rows`].
+///
+/// # Safety
+///
+/// As [`vexfs_simd_score_many_rows`]; `rows` is readable for `n` elements.
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_score_many_list(
+    isa: u32,
+    elem: u32,
+    metric: u32,
+    queries: *const u8,
+    query_stride: usize,
+    nq: usize,
+    rows: *const *const u8,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) -> u32 {
+    match (
+        Isa::from_u32(isa),
+        Elem::from_u32(elem),
+        Metric::from_u32(metric),
+    ) {
+        (Some(isa), Some(elem), Some(metric)) => {
+            let (base, stride) = (queries, query_stride);
+            let (queries, rows) = (Strided { base, stride }, Listed { rows });
+            // SAFETY: as promised by the caller.
+            unsafe { distance::score_many(isa, elem, metric, queries, nq, rows, dim, out, n) };
             0
         }
         _ => 1,

@@ -9,7 +9,7 @@
 use crate::abi::{Distance, Elem, Isa, Metric};
 use crate::cluster::{accumulate, rotate, sign_bits};
 use crate::convert::{convert, normalise, quantise};
-use crate::distance::{score, Strided};
+use crate::distance::{score, score_many, Strided};
 use crate::finite::first_non_finite;
 use crate::math::{bf16_to_f32, f16_to_f32};
 use crate::pq::{reduce_table, scan4};
@@ -165,8 +165,34 @@ unsafe fn distances_agree(isa: Isa, elem: Elem, metric: Metric, dim: usize) -> b
             let row = rows.base.wrapping_add(i.wrapping_mul(row_step));
             ok &= got == want || agree(*got, *want, terms(elem, metric, query, row, dim), dim);
         }
-        ok
+        ok & pairs_agree(isa, elem, metric, query, rows, dim)
     }
+}
+
+/// Whether two queries at once get what each gets alone.
+#[inline(never)]
+unsafe fn pairs_agree(
+    isa: Isa,
+    elem: Elem,
+    metric: Metric,
+    query: *const u8,
+    rows: Strided,
+    dim: usize,
+) -> bool {
+    const NQ: usize = 2;
+    let (base, stride) = (query, elem.row_bytes(8));
+    let queries = Strided { base, stride };
+    let (mut got, mut want) = ([0u32; NQ * ROWS], [1u32; NQ * ROWS]);
+    // SAFETY: the second query lies 8 elements behind the first, before the last row's end.
+    unsafe {
+        let to = got.as_mut_ptr();
+        score_many(isa, elem, metric, queries, NQ, rows, dim, to, ROWS);
+        for (q, want) in want.chunks_exact_mut(ROWS).enumerate() {
+            let query = query.wrapping_add(q * stride);
+            score(isa, elem, metric, query, rows, dim, want.as_mut_ptr(), ROWS);
+        }
+    }
+    got.iter().zip(&want).all(|(a, b)| a == b)
 }
 
 /// Whether two keys stand for distances within 4 eps * `scale` of each other.

@@ -437,7 +437,7 @@ fn sum_lanes(v: __m256i) -> u32 {
 
 /// Keys for bit vectors: the portable code, compiled with the POPCNT instruction.
 #[target_feature(enable = "avx2,fma,f16c,popcnt")]
-unsafe fn bits<R: Rows, const M: u32>(
+pub(super) unsafe fn bits<R: Rows, const M: u32>(
     query: *const u8,
     rows: R,
     dim: usize,

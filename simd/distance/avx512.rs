@@ -2,55 +2,54 @@
 
 //! Distances with AVX-512 F, BW, DQ and VL.
 //!
-//! Four rows share each load of the query.
+//! Four rows share each load of the query, and two queries, where there are two, each load of a row.
 
 use core::arch::x86_64::*;
 
-use super::{
-    avx2, bit_lead, scalar, Ahead, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
-};
+use super::{avx2, scalar, Ahead, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
 use crate::abi::{Elem, Metric};
 
 /// Elements per block: bounds the chain of roundings in one lane.
 const BLOCK: usize = 1024;
 
-/// As [`super::score`], with AVX-512.
+/// As [`super::score`], with AVX-512, for each of `Q` queries.
 ///
 /// # Safety
 ///
-/// As [`super::score`].
+/// As [`super::score`], for each query and its results.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-pub unsafe fn score<R: Rows>(
+pub unsafe fn score<R: Rows, const Q: usize>(
     elem: Elem,
     metric: Metric,
-    query: *const u8,
+    queries: [*const u8; Q],
     rows: R,
     dim: usize,
-    out: *mut u32,
+    out: [*mut u32; Q],
     n: usize,
 ) {
     // SAFETY: the caller's promises are those of each variant.
-    unsafe { dispatch!(elem, metric, (query, rows, dim, out, n)) }
+    unsafe { dispatch!(elem, metric, (queries, rows, dim, out, n), Q) }
 }
 
 /// Keys for float elements of type `E`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32>(
-    query: *const u8,
+pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>(
+    queries: [*const u8; Q],
     rows: R,
     dim: usize,
-    out: *mut u32,
+    out: [*mut u32; Q],
     n: usize,
 ) {
-    // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index
-    // below is less than `n`.
+    // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every
+    // index below is less than `n`.
     unsafe {
-        let qq = if M == COSINE {
-            let (_, [qq]) = float_sums::<E, M, 1>(query, [query], &Ahead::none(query), dim);
-            _mm_cvtss_f32(sum4(qq, qq, qq, qq))
-        } else {
-            1.0
-        };
+        let mut qq = [1.0; Q];
+        if M == COSINE {
+            for (qq, q) in qq.iter_mut().zip(queries) {
+                let (_, [s]) = float_sums::<E, M, 1, 1>([q], [q], &Ahead::none(q), dim);
+                *qq = _mm_cvtss_f32(sum4(s, s, s, s));
+            }
+        }
         let len_bytes = dim * if E == F32 { 4 } else { 2 };
         let mut i = 0;
         while i < n {
@@ -59,51 +58,67 @@ pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32>(
             let p = [row(0), row(1), row(2), row(3)];
             let count = if n - i < TILE { n - i } else { TILE };
             let (a, b) = if count == 1 {
-                let ([a], [b]) = float_sums::<E, M, 1>(query, [p[0]], &Ahead::none(p[0]), dim);
-                ([a; TILE], [b; TILE])
+                let (a, [b]) = float_sums::<E, M, Q, 1>(queries, [p[0]], &Ahead::none(p[0]), dim);
+                (a.map(|[a]| [a; TILE]), [b; TILE])
             } else {
                 let ahead = Ahead::tile(rows, i, n, len_bytes);
-                float_sums::<E, M, TILE>(query, p, &ahead, dim)
+                float_sums::<E, M, Q, TILE>(queries, p, &ahead, dim)
             };
-            let (keys, good) = avx2::float_keys::<M>(
-                sum4(a[0], a[1], a[2], a[3]),
-                sum4(b[0], b[1], b[2], b[3]),
-                qq,
-            );
-            if count == TILE && good == 0xf {
-                _mm_storeu_si128(out.add(i).cast(), keys);
-            } else {
-                let mut some = [0u32; TILE];
-                _mm_storeu_si128(some.as_mut_ptr().cast(), keys);
-                for k in 0..count {
-                    *out.add(i + k) = if good >> k & 1 != 0 {
-                        some[k]
-                    } else {
-                        scalar::float_key::<E, M>(query, p[k], dim)
-                    };
-                }
+            let b = sum4(b[0], b[1], b[2], b[3]);
+            for j in 0..Q {
+                let a = sum4(a[j][0], a[j][1], a[j][2], a[j][3]);
+                store_keys::<E, M>(a, b, qq[j], queries[j], p, dim, out[j].add(i), count);
             }
             i += TILE;
         }
     }
 }
 
-/// Lane sums for `N` rows: of squared differences or products, and for `COSINE` of the squares of
-/// the row. Each row has two independent sums, one of each kind or two of one kind: with four rows
-/// that is eight, the product of two multiply-add units and a latency of four cycles. The order of
-/// additions is the same for any `N`. Prefetches `ahead` at the same pace.
+/// Writes the keys of the first `count` rows of a tile from the sums of their terms and squares; of sums
+/// that are out of range, from another look at the row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-unsafe fn float_sums<const E: u32, const M: u32, const N: usize>(
-    q: *const u8,
+pub(super) unsafe fn store_keys<const E: u32, const M: u32>(
+    a: __m128,
+    b: __m128,
+    qq: f32,
+    query: *const u8,
+    p: [*const u8; TILE],
+    dim: usize,
+    out: *mut u32,
+    count: usize,
+) {
+    let (keys, good) = avx2::float_keys::<M>(a, b, qq);
+    // SAFETY: the caller has room for `count` keys; masked ones are not written.
+    unsafe {
+        _mm_mask_storeu_epi32(out.cast(), 0xf >> (TILE - count), keys);
+        if good != 0xf {
+            for k in 0..TILE {
+                if k < count && good >> k & 1 == 0 {
+                    *out.add(k) = scalar::float_key::<E, M>(query, p[k], dim);
+                }
+            }
+        }
+    }
+}
+
+/// Lane sums for `N` rows: of squared differences or products with each of `Q` queries, and for `COSINE` of
+/// the squares of the row. Each pair has two independent sums, one of each kind or two of one kind: with
+/// four rows that is at least eight, the product of two multiply-add units and a latency of four cycles. The
+/// order of additions is the same for any `Q` and `N`. Prefetches `ahead` at the same pace.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+unsafe fn float_sums<const E: u32, const M: u32, const Q: usize, const N: usize>(
+    q: [*const u8; Q],
     p: [*const u8; N],
     ahead: &Ahead<N>,
     dim: usize,
-) -> ([__m512; N], [__m512; N]) {
+) -> ([[__m512; N]; Q], [__m512; N]) {
     let zero = _mm512_setzero_ps();
-    let (mut a, mut b) = ([zero; N], [zero; N]);
-    let (mut block_a, mut block_b) = ([[zero; 2]; N], [[zero; 2]; N]);
-    let groups = if M == COSINE { 1 } else { 2 };
+    let (mut a, mut b) = ([[zero; N]; Q], [zero; N]);
+    let (mut block_a, mut block_b) = ([[[zero; 2]; N]; Q], [[zero; 2]; N]);
+    // The halves of a register of bfloat16 come together.
+    let groups = if M == COSINE && E != BF16 { 1 } else { 2 };
     let size = if E == F32 { 4 } else { 2 };
     let step = 16 * groups;
     let whole = dim - dim % step;
@@ -121,9 +136,9 @@ unsafe fn float_sums<const E: u32, const M: u32, const N: usize>(
                 end += (step - end % step) % step;
             }
             while i < end {
-                let mut q_parts = [zero; 2];
-                for u in 0..groups {
-                    q_parts[u] = load16::<E>(q.add((i + 16 * u) * size));
+                let mut q_parts = [[zero; 2]; Q];
+                for j in 0..Q {
+                    q_parts[j] = load::<E>(q[j].add(i * size), groups);
                 }
                 for k in 0..N {
                     for u in 0..groups {
@@ -133,10 +148,14 @@ unsafe fn float_sums<const E: u32, const M: u32, const N: usize>(
                                 fetch[k].wrapping_add(at << ahead.shift).cast(),
                             );
                         }
-                        let r = load16::<E>(p[k].add(at));
-                        block_a[k][u] = term::<M>(q_parts[u], r, block_a[k][u]);
+                    }
+                    let r = load::<E>(p[k].add(i * size), groups);
+                    for u in 0..groups {
+                        for j in 0..Q {
+                            block_a[j][k][u] = term::<M>(q_parts[j][u], r[u], block_a[j][k][u]);
+                        }
                         if M == COSINE {
-                            block_b[k][u] = _mm512_fmadd_ps(r, r, block_b[k][u]);
+                            block_b[k][u] = _mm512_fmadd_ps(r[u], r[u], block_b[k][u]);
                         }
                     }
                 }
@@ -145,21 +164,25 @@ unsafe fn float_sums<const E: u32, const M: u32, const N: usize>(
             if i == block_end {
                 for k in 0..N {
                     for u in 0..groups {
-                        a[k] = _mm512_add_ps(a[k], block_a[k][u]);
+                        for j in 0..Q {
+                            a[j][k] = _mm512_add_ps(a[j][k], block_a[j][k][u]);
+                            block_a[j][k][u] = zero;
+                        }
                         b[k] = _mm512_add_ps(b[k], block_b[k][u]);
+                        block_b[k][u] = zero;
                     }
-                    block_a[k] = [zero; 2];
-                    block_b[k] = [zero; 2];
                 }
                 block_end = if whole - i < BLOCK { whole } else { i + BLOCK };
             }
         }
         while i < dim {
             let count = if dim - i < 16 { dim - i } else { 16 };
-            let q_part = load_part::<E>(q.add(i * size), count);
+            let q_parts = q.map(|q| load_part::<E>(q.add(i * size), count));
             for k in 0..N {
                 let r = load_part::<E>(p[k].add(i * size), count);
-                a[k] = term::<M>(q_part, r, a[k]);
+                for j in 0..Q {
+                    a[j][k] = term::<M>(q_parts[j], r, a[j][k]);
+                }
                 if M == COSINE {
                     b[k] = _mm512_fmadd_ps(r, r, b[k]);
                 }
@@ -182,18 +205,35 @@ fn term<const M: u32>(q: __m512, r: __m512, sum: __m512) -> __m512 {
     }
 }
 
-/// Sixteen float elements.
+/// `groups` times sixteen float elements, 1 or 2. Those of two registers of bfloat16 are its even and its odd
+/// ones: for sums over pairs of elements any order will do, and this one costs no shuffle.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-unsafe fn load16<const E: u32>(p: *const u8) -> __m512 {
-    // SAFETY: the caller promises sixteen elements at `p`.
+unsafe fn load<const E: u32>(p: *const u8, groups: usize) -> [__m512; 2] {
+    let mut parts = [_mm512_setzero_ps(); 2];
+    // SAFETY: the caller promises that many elements at `p`.
     unsafe {
-        match E {
-            F32 => _mm512_loadu_ps(p.cast()),
-            F16 => widen_f16(_mm256_loadu_si256(p.cast())),
-            _ => widen_bf16(_mm256_loadu_si256(p.cast())),
+        if E == BF16 {
+            let v = _mm512_loadu_si512(p.cast());
+            parts[0] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(v));
+            let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            parts[1] = _mm512_castsi512_ps(_mm512_and_si512(v, high));
+        } else {
+            // No loop: its index could go wrong as far as a compiler that doesn't inline this knows.
+            let one = |p: *const u8| {
+                if E == F32 {
+                    _mm512_loadu_ps(p.cast())
+                } else {
+                    widen_f16(_mm256_loadu_si256(p.cast()))
+                }
+            };
+            parts[0] = one(p);
+            if groups == 2 {
+                parts[1] = one(p.add(if E == F32 { 64 } else { 32 }));
+            }
         }
     }
+    parts
 }
 
 /// `count` float elements, 1 to 16, and zeros after them.
@@ -252,38 +292,41 @@ pub(super) fn sum4(a: __m512, b: __m512, c: __m512, d: __m512) -> __m128 {
 
 /// Keys for byte elements of type `E`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-unsafe fn bytes<R: Rows, const E: u32, const M: u32>(
-    query: *const u8,
+unsafe fn bytes<R: Rows, const E: u32, const M: u32, const Q: usize>(
+    queries: [*const u8; Q],
     rows: R,
     dim: usize,
-    out: *mut u32,
+    out: [*mut u32; Q],
     n: usize,
 ) {
-    // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index
-    // below is less than `n`.
-    unsafe {
-        let qq = if M == COSINE {
-            let (_, [qq]) = byte_sums::<E, M, 1>(query, [query], &Ahead::none(query), dim);
-            qq
-        } else {
-            0
-        };
-        let mut i = 0;
-        while i < n {
-            // The last tile repeats its last row.
-            let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
-            let p = [row(0), row(1), row(2), row(3)];
-            let count = if n - i < TILE { n - i } else { TILE };
-            let (dot, rr) = if count == 1 {
-                let ([dot], [rr]) = byte_sums::<E, M, 1>(query, [p[0]], &Ahead::none(p[0]), dim);
-                ([dot; TILE], [rr; TILE])
+    for (query, out) in queries.into_iter().zip(out) {
+        // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index
+        // below is less than `n`.
+        unsafe {
+            let qq = if M == COSINE {
+                let (_, [qq]) = byte_sums::<E, M, 1>(query, [query], &Ahead::none(query), dim);
+                qq
             } else {
-                byte_sums::<E, M, TILE>(query, p, &Ahead::tile(rows, i, n, dim), dim)
+                0
             };
-            for k in 0..count {
-                *out.add(i + k) = scalar::finish_bytes::<E, M>(dot[k], qq, rr[k]);
+            let mut i = 0;
+            while i < n {
+                // The last tile repeats its last row.
+                let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
+                let p = [row(0), row(1), row(2), row(3)];
+                let count = if n - i < TILE { n - i } else { TILE };
+                let (dot, rr) = if count == 1 {
+                    let none = Ahead::none(p[0]);
+                    let ([dot], [rr]) = byte_sums::<E, M, 1>(query, [p[0]], &none, dim);
+                    ([dot; TILE], [rr; TILE])
+                } else {
+                    byte_sums::<E, M, TILE>(query, p, &Ahead::tile(rows, i, n, dim), dim)
+                };
+                for k in 0..count {
+                    *out.add(i + k) = scalar::finish_bytes::<E, M>(dot[k], qq, rr[k]);
+                }
+                i += TILE;
             }
-            i += TILE;
         }
     }
 }
@@ -365,25 +408,15 @@ fn widen_bytes<const E: u32>(v: __m256i) -> __m512i {
 
 /// Keys for bit vectors: the portable code, compiled with the POPCNT instruction.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-unsafe fn bits<R: Rows, const M: u32>(
-    query: *const u8,
+unsafe fn bits<R: Rows, const M: u32, const Q: usize>(
+    queries: [*const u8; Q],
     rows: R,
     dim: usize,
-    out: *mut u32,
+    out: [*mut u32; Q],
     n: usize,
 ) {
-    let len_bytes = Elem::Binary.row_bytes(dim);
-    let ahead = bit_lead(len_bytes);
-    for i in 0..n {
-        // SAFETY: the caller promises `n` rows and `n` places for results; a prefetch does not fault.
-        unsafe {
-            let next = rows.row(if i + ahead < n { i + ahead } else { i });
-            let mut at = 0;
-            while at < len_bytes {
-                _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(at).cast());
-                at += 64;
-            }
-            *out.add(i) = scalar::bit_key::<M>(query, rows.row(i), dim);
-        }
+    for (query, out) in queries.into_iter().zip(out) {
+        // SAFETY: as promised by the caller, who has AVX2 with this instruction set.
+        unsafe { avx2::bits::<R, M>(query, rows, dim, out, n) }
     }
 }

@@ -23,135 +23,156 @@ use crate::abi::{Elem, Metric};
 /// Bytes of one register.
 const WIDTH: usize = 64;
 
-/// As [`super::score`], with AVX-512 VNNI and VPOPCNTDQ.
+/// As [`super::score`], with AVX-512 VNNI and VPOPCNTDQ, for each of `Q` queries.
 ///
 /// # Safety
 ///
-/// As [`super::score`].
+/// As [`super::score`], for each query and its results.
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-pub unsafe fn score<R: Rows>(
+pub unsafe fn score<R: Rows, const Q: usize>(
     elem: Elem,
     metric: Metric,
-    query: *const u8,
+    queries: [*const u8; Q],
     rows: R,
     dim: usize,
-    out: *mut u32,
+    out: [*mut u32; Q],
     n: usize,
 ) {
     // SAFETY: the caller's promises are those of each variant.
-    unsafe { dispatch!(elem, metric, (query, rows, dim, out, n)) }
+    unsafe { dispatch!(elem, metric, (queries, rows, dim, out, n), Q) }
+}
+
+/// What is known of a query of bytes.
+#[derive(Clone, Copy)]
+struct Query {
+    /// The sum of its signed elements.
+    sum: i32,
+    /// The sum of their squares.
+    signed_qq: i32,
+    /// The sum of the squares of its elements.
+    qq: u32,
+    /// Its root.
+    root: f64,
+}
+
+impl Query {
+    /// `padded` is what 128 has to be taken off times.
+    #[inline]
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+    )]
+    unsafe fn new<const E: u32>(q: *const u8, dim: usize, padded: i32) -> Self {
+        // SAFETY: the caller promises `dim` elements.
+        let (_, [b], [c]) = unsafe { byte_sums::<E, COSINE, 1, 1>([q], [q], &Ahead::none(q), dim) };
+        let (b, c) = (_mm512_reduce_add_epi32(b), _mm512_reduce_add_epi32(c));
+        let sum = c.wrapping_sub(padded.wrapping_mul(128));
+        let signed_qq = b.wrapping_sub(sum.wrapping_mul(128));
+        let qq = if E == I8 {
+            signed_qq as u32
+        } else {
+            b.wrapping_add(c.wrapping_mul(128)) as u32
+        };
+        Query {
+            sum,
+            signed_qq,
+            qq,
+            root: crate::math::sqrt(qq as f64),
+        }
+    }
 }
 
 /// Keys for byte elements of type `E`.
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-pub(super) unsafe fn bytes<R: Rows, const E: u32, const M: u32>(
-    query: *const u8,
+pub(super) unsafe fn bytes<R: Rows, const E: u32, const M: u32, const Q: usize>(
+    queries: [*const u8; Q],
     rows: R,
     dim: usize,
-    out: *mut u32,
+    out: [*mut u32; Q],
     n: usize,
 ) {
-    // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index
-    // below is less than `n`.
+    let padded = if E == I8 {
+        dim.next_multiple_of(WIDTH)
+    } else {
+        dim
+    } as i32;
+    // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every
+    // index below is less than `n`.
     unsafe {
-        let [q] = byte_sums::<E, COSINE, 1>(query, [query], &Ahead::none(query), dim);
-        let q = Sums {
-            a: _mm_cvtsi128_si32(sum4([q.a; TILE])),
-            b: _mm_cvtsi128_si32(sum4([q.b; TILE])),
-            c: _mm_cvtsi128_si32(sum4([q.c; TILE])),
-        };
-        let padded = if E == I8 {
-            dim.next_multiple_of(WIDTH)
-        } else {
-            dim
-        } as i32;
-        let q_sum = q.c.wrapping_sub(padded.wrapping_mul(128));
-        let signed_qq = q.b.wrapping_sub(q_sum.wrapping_mul(128));
-        let qq = if E == I8 {
-            signed_qq as u32
-        } else {
-            q.b.wrapping_add(q.c.wrapping_mul(128)) as u32
-        };
-        let root = crate::math::sqrt(qq as f64);
+        let known = queries.map(|q| Query::new::<E>(q, dim, padded));
         let mut i = 0;
         while i < n {
             // The last tile repeats its last row.
             let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
             let p = [row(0), row(1), row(2), row(3)];
             let count = if n - i < TILE { n - i } else { TILE };
-            let s = byte_sums::<E, M, TILE>(query, p, &Ahead::tile(rows, i, n, dim), dim);
-            let a = sum4([s[0].a, s[1].a, s[2].a, s[3].a]);
-            let (mut b, mut c) = (a, a);
-            if M != INNER_PRODUCT {
-                b = sum4([s[0].b, s[1].b, s[2].b, s[3].b]);
+            let ahead = Ahead::tile(rows, i, n, dim);
+            let (a, b, c) = byte_sums::<E, M, Q, TILE>(queries, p, &ahead, dim);
+            let (b, c) = (sum4(b), sum4(c));
+            for j in 0..Q {
+                let keys = byte_keys::<E, M>(sum4(a[j]), b, c, padded, known[j]);
+                store(out[j].add(i), keys, count);
             }
-            if M != INNER_PRODUCT || E == U8 {
-                c = sum4([s[0].c, s[1].c, s[2].c, s[3].c]);
-            }
-            let scale = |v| _mm_slli_epi32::<7>(v);
-            let keys = if M == L2SQ {
-                let r_sum = _mm_sub_epi32(c, _mm_set1_epi32(padded.wrapping_mul(128)));
-                let rr = _mm_sub_epi32(b, scale(r_sum));
-                let qr = _mm_sub_epi32(a, _mm_set1_epi32(q_sum.wrapping_mul(128)));
-                let squares = _mm_add_epi32(rr, _mm_set1_epi32(signed_qq));
-                keys_of_counts(_mm_sub_epi32(squares, _mm_slli_epi32::<1>(qr)))
-            } else if E == I8 {
-                let qr = _mm_sub_epi32(a, _mm_set1_epi32(q_sum.wrapping_mul(128)));
-                if M == INNER_PRODUCT {
-                    // Products of signed bytes fit 31 bits; the negative of a float zero would
-                    // be another key.
-                    let negated = _mm_sub_epi32(_mm_setzero_si128(), qr);
-                    ordered(_mm_cvtepi32_ps(negated))
-                } else {
-                    let r_sum = _mm_sub_epi32(c, _mm_set1_epi32(padded.wrapping_mul(128)));
-                    let rr = _mm_sub_epi32(b, scale(r_sum));
-                    keys_of_cosines(_mm256_cvtepi32_pd(qr), rr, qq, root)
-                }
-            } else {
-                let qr = _mm_add_epi32(a, scale(c));
-                if M == INNER_PRODUCT {
-                    keys_of_products(qr)
-                } else {
-                    let rr = _mm_add_epi32(b, scale(c));
-                    keys_of_cosines(_mm256_cvtepu32_pd(qr), rr, qq, root)
-                }
-            };
-            store(out.add(i), keys, count);
             i += TILE;
         }
     }
 }
 
-/// The sums of the module's documentation, of one row.
-#[derive(Clone, Copy)]
-struct Sums<T> {
-    a: T,
-    b: T,
-    c: T,
-}
-
-/// Lane sums for `N` rows, of those that `M` and `E` need. The order of additions does not matter,
-/// they are exact. Prefetches `ahead` at the same pace.
+/// Keys of four rows from the sums of the module's documentation.
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-unsafe fn byte_sums<const E: u32, const M: u32, const N: usize>(
-    q: *const u8,
+fn byte_keys<const E: u32, const M: u32>(
+    a: __m128i,
+    b: __m128i,
+    c: __m128i,
+    padded: i32,
+    q: Query,
+) -> __m128i {
+    let scale = |v| _mm_slli_epi32::<7>(v);
+    let r_sum = _mm_sub_epi32(c, _mm_set1_epi32(padded.wrapping_mul(128)));
+    let signed_rr = _mm_sub_epi32(b, scale(r_sum));
+    let signed_qr = _mm_sub_epi32(a, _mm_set1_epi32(q.sum.wrapping_mul(128)));
+    let (qr, rr) = if E == I8 {
+        (signed_qr, signed_rr)
+    } else {
+        (_mm_add_epi32(a, scale(c)), _mm_add_epi32(b, scale(c)))
+    };
+    match M {
+        L2SQ => {
+            let squares = _mm_add_epi32(signed_rr, _mm_set1_epi32(q.signed_qq));
+            keys_of_counts(_mm_sub_epi32(squares, _mm_slli_epi32::<1>(signed_qr)))
+        }
+        // Products of signed bytes fit 31 bits. The integer is negated, because the negative of a float
+        // zero would have another key.
+        INNER_PRODUCT if E == I8 => {
+            ordered(_mm_cvtepi32_ps(_mm_sub_epi32(_mm_setzero_si128(), qr)))
+        }
+        INNER_PRODUCT => keys_of_products(qr),
+        _ if E == I8 => keys_of_cosines(_mm256_cvtepi32_pd(qr), rr, q.qq, q.root),
+        _ => keys_of_cosines(_mm256_cvtepu32_pd(qr), rr, q.qq, q.root),
+    }
+}
+
+/// Lane sums A, B and C of the module's documentation for `N` rows, of those that `M` and `E` need, A with
+/// each of `Q` queries. The order of additions does not matter, they are exact. Prefetches `ahead` at the same
+/// pace.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+unsafe fn byte_sums<const E: u32, const M: u32, const Q: usize, const N: usize>(
+    q: [*const u8; Q],
     p: [*const u8; N],
     ahead: &Ahead<N>,
     dim: usize,
-) -> [Sums<__m512i>; N] {
+) -> ([[__m512i; N]; Q], [__m512i; N], [__m512i; N]) {
     let zero = _mm512_setzero_si512();
-    let mut sums = [Sums {
-        a: zero,
-        b: zero,
-        c: zero,
-    }; N];
+    let (mut a, mut b, mut c) = ([[zero; N]; Q], [zero; N], [zero; N]);
     let mut fetch = &ahead.near;
     let mut i = 0;
     // SAFETY: each load ends at or before element `dim`, prefetches do not fault,
@@ -161,44 +182,66 @@ unsafe fn byte_sums<const E: u32, const M: u32, const N: usize>(
             if i >= ahead.cut {
                 fetch = &ahead.far;
             }
-            let q0 = _mm512_loadu_si512(q.add(i).cast());
+            let q0 = q.map(|q| _mm512_loadu_si512(q.add(i).cast()));
             for k in 0..N {
                 _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(i << ahead.shift).cast());
                 let r0 = _mm512_loadu_si512(p[k].add(i).cast());
-                byte_terms::<E, M>(q0, r0, &mut sums[k]);
+                for j in 0..Q {
+                    a[j][k] = byte_products::<E>(q0[j], r0, a[j][k]);
+                }
+                row_terms::<E, M>(r0, &mut b[k], &mut c[k]);
             }
             i += WIDTH;
         }
         if i < dim {
             let mask = u64::MAX >> (WIDTH - (dim - i));
-            let q0 = _mm512_maskz_loadu_epi8(mask, q.add(i).cast());
+            let q0 = q.map(|q| _mm512_maskz_loadu_epi8(mask, q.add(i).cast()));
             for k in 0..N {
                 let r0 = _mm512_maskz_loadu_epi8(mask, p[k].add(i).cast());
-                byte_terms::<E, M>(q0, r0, &mut sums[k]);
+                for j in 0..Q {
+                    a[j][k] = byte_products::<E>(q0[j], r0, a[j][k]);
+                }
+                row_terms::<E, M>(r0, &mut b[k], &mut c[k]);
             }
         }
     }
-    sums
+    (a, b, c)
 }
 
-/// Adds the terms of 64 elements.
+/// A vector with the highest bit of each byte changed: between elements and 128 more or less.
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-fn byte_terms<const E: u32, const M: u32>(q: __m512i, r: __m512i, sums: &mut Sums<__m512i>) {
-    let flip = |v| _mm512_xor_si512(v, _mm512_set1_epi8(-128));
-    let (q, signed, unsigned) = if E == I8 {
-        (q, r, flip(r))
+fn flip(v: __m512i) -> __m512i {
+    _mm512_xor_si512(v, _mm512_set1_epi8(-128))
+}
+
+/// `a` plus the terms of 64 elements.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+fn byte_products<const E: u32>(q: __m512i, r: __m512i, a: __m512i) -> __m512i {
+    if E == I8 {
+        _mm512_dpbusd_epi32(a, flip(r), q)
     } else {
-        (flip(q), flip(r), r)
-    };
-    sums.a = _mm512_dpbusd_epi32(sums.a, unsigned, q);
+        _mm512_dpbusd_epi32(a, r, flip(q))
+    }
+}
+
+/// Adds the terms of 64 elements that do without the query.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+fn row_terms<const E: u32, const M: u32>(r: __m512i, b: &mut __m512i, c: &mut __m512i) {
+    let (signed, unsigned) = if E == I8 { (r, flip(r)) } else { (flip(r), r) };
     if M != INNER_PRODUCT {
-        sums.b = _mm512_dpbusd_epi32(sums.b, unsigned, signed);
+        *b = _mm512_dpbusd_epi32(*b, unsigned, signed);
     }
     if M != INNER_PRODUCT || E == U8 {
-        sums.c = _mm512_dpbusd_epi32(sums.c, unsigned, _mm512_set1_epi8(1));
+        *c = _mm512_dpbusd_epi32(*c, unsigned, _mm512_set1_epi8(1));
     }
 }
 
@@ -304,114 +347,130 @@ unsafe fn store(out: *mut u32, keys: __m128i, count: usize) {
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-pub(super) unsafe fn bits<R: Rows, const M: u32>(
-    query: *const u8,
+pub(super) unsafe fn bits<R: Rows, const M: u32, const Q: usize>(
+    queries: [*const u8; Q],
     rows: R,
     dim: usize,
-    out: *mut u32,
+    out: [*mut u32; Q],
     n: usize,
 ) {
-    let len_bytes = Elem::Binary.row_bytes(dim);
-    // Bytes of the last register, and which bits of them count.
-    let last = (len_bytes - 1) % WIDTH;
-    let mask = u64::MAX >> (WIDTH - 1 - last);
-    let last_byte = 0xff_u8 >> (len_bytes * 8 - dim);
-    let counts = _mm512_mask_set1_epi8(_mm512_set1_epi8(-1), 1 << last, last_byte as i8);
-    // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index
-    // below is less than `n`.
+    let shape = Bits::new(dim);
+    // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every
+    // index below is less than `n`.
     unsafe {
-        let mut qq = 0;
+        let mut qq = [0u32; Q];
         if M == COSINE {
-            let [(_, q)] =
-                bit_sums::<M, 1>(query, [query], &Ahead::none(query), len_bytes, mask, counts);
-            qq = _mm512_reduce_add_epi64(q) as u32;
+            for (qq, q) in qq.iter_mut().zip(queries) {
+                let (_, [s]) = bit_sums::<M, 1, 1>([q], [q], &Ahead::none(q), shape);
+                *qq = _mm512_reduce_add_epi64(s) as u32;
+            }
         }
-        let root = crate::math::sqrt(qq as f64);
+        let root = qq.map(|qq| crate::math::sqrt(qq as f64));
         let mut i = 0;
         while i < n {
             // The last tile repeats its last row.
             let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
             let p = [row(0), row(1), row(2), row(3)];
             let count = if n - i < TILE { n - i } else { TILE };
-            let ahead = Ahead::tile(rows, i, n, len_bytes);
-            let s = bit_sums::<M, TILE>(query, p, &ahead, len_bytes, mask, counts);
-            let dot = sum4_words([s[0].0, s[1].0, s[2].0, s[3].0]);
-            let keys = match M {
-                L2SQ => keys_of_counts(dot),
-                INNER_PRODUCT => keys_of_products(dot),
-                _ => {
-                    let rr = sum4_words([s[0].1, s[1].1, s[2].1, s[3].1]);
-                    keys_of_cosines(_mm256_cvtepu32_pd(dot), rr, qq, root)
-                }
-            };
-            store(out.add(i), keys, count);
+            let ahead = Ahead::tile(rows, i, n, shape.len_bytes);
+            let (dot, rr) = bit_sums::<M, Q, TILE>(queries, p, &ahead, shape);
+            let rr = sum4_words(rr);
+            for j in 0..Q {
+                let dot = sum4_words(dot[j]);
+                let keys = match M {
+                    L2SQ => keys_of_counts(dot),
+                    INNER_PRODUCT => keys_of_products(dot),
+                    _ => keys_of_cosines(_mm256_cvtepu32_pd(dot), rr, qq[j], root[j]),
+                };
+                store(out[j].add(i), keys, count);
+            }
             i += TILE;
         }
     }
 }
 
-/// Lane sums for `N` rows: of differing or common bits, and for `COSINE` of the row's. `mask` says which
-/// bytes of the last register are there, `counts` which of their bits count.
+/// How a vector of bits ends.
+#[derive(Clone, Copy)]
+struct Bits {
+    len_bytes: usize,
+    /// The bytes of its last register that are there.
+    mask: u64,
+    /// The bits of them that count.
+    counts: __m512i,
+}
+
+impl Bits {
+    #[inline]
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+    )]
+    fn new(dim: usize) -> Self {
+        let len_bytes = Elem::Binary.row_bytes(dim);
+        let last = (len_bytes - 1) % WIDTH;
+        let last_byte = 0xff_u8 >> (len_bytes * 8 - dim);
+        Bits {
+            len_bytes,
+            mask: u64::MAX >> (WIDTH - 1 - last),
+            counts: _mm512_mask_set1_epi8(_mm512_set1_epi8(-1), 1 << last, last_byte as i8),
+        }
+    }
+}
+
+/// Lane sums for `N` rows: of bits that differ from each of `Q` queries or are common, and for `COSINE` of the
+/// row's. Prefetches `ahead` at the same pace.
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-unsafe fn bit_sums<const M: u32, const N: usize>(
-    q: *const u8,
+unsafe fn bit_sums<const M: u32, const Q: usize, const N: usize>(
+    q: [*const u8; Q],
     p: [*const u8; N],
     ahead: &Ahead<N>,
-    len_bytes: usize,
-    mask: u64,
-    counts: __m512i,
-) -> [(__m512i, __m512i); N] {
+    shape: Bits,
+) -> ([[__m512i; N]; Q], [__m512i; N]) {
     let zero = _mm512_setzero_si512();
-    let mut sums = [(zero, zero); N];
+    let (mut dot, mut rr) = ([[zero; N]; Q], [zero; N]);
     let mut fetch = &ahead.near;
     let mut i = 0;
-    // SAFETY: each load ends at or before byte `len_bytes`, prefetches do not fault,
+    // SAFETY: each load ends at or before the last byte, prefetches do not fault,
     // masked lanes are not read.
     unsafe {
-        while i + WIDTH < len_bytes {
+        loop {
+            let is_last = i + WIDTH >= shape.len_bytes;
+            let take = |p: *const u8| {
+                if is_last {
+                    let v = _mm512_maskz_loadu_epi8(shape.mask, p.add(i).cast());
+                    _mm512_and_si512(v, shape.counts)
+                } else {
+                    _mm512_loadu_si512(p.add(i).cast())
+                }
+            };
             if i >= ahead.cut {
                 fetch = &ahead.far;
             }
-            let q0 = _mm512_loadu_si512(q.add(i).cast());
+            let q0 = q.map(take);
             for k in 0..N {
                 _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(i << ahead.shift).cast());
-                let r0 = _mm512_loadu_si512(p[k].add(i).cast());
-                bit_terms::<M>(q0, r0, &mut sums[k]);
+                let r0 = take(p[k]);
+                for j in 0..Q {
+                    let term = if M == L2SQ {
+                        _mm512_xor_si512(q0[j], r0)
+                    } else {
+                        _mm512_and_si512(q0[j], r0)
+                    };
+                    dot[j][k] = _mm512_add_epi64(dot[j][k], _mm512_popcnt_epi64(term));
+                }
+                if M == COSINE {
+                    rr[k] = _mm512_add_epi64(rr[k], _mm512_popcnt_epi64(r0));
+                }
+            }
+            if is_last {
+                break;
             }
             i += WIDTH;
         }
-        if i >= ahead.cut {
-            fetch = &ahead.far;
-        }
-        let q0 = _mm512_maskz_loadu_epi8(mask, q.add(i).cast());
-        let q0 = _mm512_and_si512(q0, counts);
-        for k in 0..N {
-            _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(i << ahead.shift).cast());
-            let r0 = _mm512_maskz_loadu_epi8(mask, p[k].add(i).cast());
-            bit_terms::<M>(q0, _mm512_and_si512(r0, counts), &mut sums[k]);
-        }
     }
-    sums
-}
-
-/// Adds the counts of 512 bits.
-#[inline]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
-)]
-fn bit_terms<const M: u32>(q: __m512i, r: __m512i, (dot, rr): &mut (__m512i, __m512i)) {
-    let term = if M == L2SQ {
-        _mm512_xor_si512(q, r)
-    } else {
-        _mm512_and_si512(q, r)
-    };
-    *dot = _mm512_add_epi64(*dot, _mm512_popcnt_epi64(term));
-    if M == COSINE {
-        *rr = _mm512_add_epi64(*rr, _mm512_popcnt_epi64(r));
-    }
+    (dot, rr)
 }
 
 /// The sums of the lanes of four vectors of 64-bit words, whose sums fit 32 bits.

@@ -36,29 +36,29 @@ const L2SQ: u32 = Metric::L2Sq as u32;
 const INNER_PRODUCT: u32 = Metric::InnerProduct as u32;
 const COSINE: u32 = Metric::Cosine as u32;
 
-/// Calls the file's own `floats`, `bytes` or `bits` for an element type and a metric. Bits have one
-/// distance of differences, so `L2Sq` and `Hamming` are the same function.
+/// Calls the file's own `floats`, `bytes` or `bits` for an element type and a metric; `rest` are further
+/// generic arguments. Bits have one distance of differences, so `L2Sq` and `Hamming` are the same function.
 macro_rules! dispatch {
-    ($elem:expr, $metric:expr, $args:tt) => {
+    ($elem:expr, $metric:expr, $args:tt $(, $rest:tt)?) => {
         match ($elem, $metric) {
-            (Elem::F32, Metric::InnerProduct) => floats::<_, F32, INNER_PRODUCT> $args,
-            (Elem::F32, Metric::Cosine) => floats::<_, F32, COSINE> $args,
-            (Elem::F32, _) => floats::<_, F32, L2SQ> $args,
-            (Elem::F16, Metric::InnerProduct) => floats::<_, F16, INNER_PRODUCT> $args,
-            (Elem::F16, Metric::Cosine) => floats::<_, F16, COSINE> $args,
-            (Elem::F16, _) => floats::<_, F16, L2SQ> $args,
-            (Elem::Bf16, Metric::InnerProduct) => floats::<_, BF16, INNER_PRODUCT> $args,
-            (Elem::Bf16, Metric::Cosine) => floats::<_, BF16, COSINE> $args,
-            (Elem::Bf16, _) => floats::<_, BF16, L2SQ> $args,
-            (Elem::I8, Metric::InnerProduct) => bytes::<_, I8, INNER_PRODUCT> $args,
-            (Elem::I8, Metric::Cosine) => bytes::<_, I8, COSINE> $args,
-            (Elem::I8, _) => bytes::<_, I8, L2SQ> $args,
-            (Elem::U8, Metric::InnerProduct) => bytes::<_, U8, INNER_PRODUCT> $args,
-            (Elem::U8, Metric::Cosine) => bytes::<_, U8, COSINE> $args,
-            (Elem::U8, _) => bytes::<_, U8, L2SQ> $args,
-            (Elem::Binary, Metric::InnerProduct) => bits::<_, INNER_PRODUCT> $args,
-            (Elem::Binary, Metric::Cosine) => bits::<_, COSINE> $args,
-            (Elem::Binary, _) => bits::<_, L2SQ> $args,
+            (Elem::F32, Metric::InnerProduct) => floats::<_, F32, INNER_PRODUCT $(, $rest)?> $args,
+            (Elem::F32, Metric::Cosine) => floats::<_, F32, COSINE $(, $rest)?> $args,
+            (Elem::F32, _) => floats::<_, F32, L2SQ $(, $rest)?> $args,
+            (Elem::F16, Metric::InnerProduct) => floats::<_, F16, INNER_PRODUCT $(, $rest)?> $args,
+            (Elem::F16, Metric::Cosine) => floats::<_, F16, COSINE $(, $rest)?> $args,
+            (Elem::F16, _) => floats::<_, F16, L2SQ $(, $rest)?> $args,
+            (Elem::Bf16, Metric::InnerProduct) => floats::<_, BF16, INNER_PRODUCT $(, $rest)?> $args,
+            (Elem::Bf16, Metric::Cosine) => floats::<_, BF16, COSINE $(, $rest)?> $args,
+            (Elem::Bf16, _) => floats::<_, BF16, L2SQ $(, $rest)?> $args,
+            (Elem::I8, Metric::InnerProduct) => bytes::<_, I8, INNER_PRODUCT $(, $rest)?> $args,
+            (Elem::I8, Metric::Cosine) => bytes::<_, I8, COSINE $(, $rest)?> $args,
+            (Elem::I8, _) => bytes::<_, I8, L2SQ $(, $rest)?> $args,
+            (Elem::U8, Metric::InnerProduct) => bytes::<_, U8, INNER_PRODUCT $(, $rest)?> $args,
+            (Elem::U8, Metric::Cosine) => bytes::<_, U8, COSINE $(, $rest)?> $args,
+            (Elem::U8, _) => bytes::<_, U8, L2SQ $(, $rest)?> $args,
+            (Elem::Binary, Metric::InnerProduct) => bits::<_, INNER_PRODUCT $(, $rest)?> $args,
+            (Elem::Binary, Metric::Cosine) => bits::<_, COSINE $(, $rest)?> $args,
+            (Elem::Binary, _) => bits::<_, L2SQ $(, $rest)?> $args,
         }
     };
 }
@@ -249,17 +249,93 @@ pub unsafe fn score<R: Rows>(
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => avx512bf16::score(elem, metric, query, rows, dim, out, n),
+            Isa::Avx512Bf16 => avx512bf16::score(elem, metric, [query], rows, dim, [out], n),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => avx512vnni::score(elem, metric, query, rows, dim, out, n),
+            Isa::Avx512Vnni => avx512vnni::score(elem, metric, [query], rows, dim, [out], n),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::score(elem, metric, query, rows, dim, out, n),
+            Isa::Avx512 => avx512::score(elem, metric, [query], rows, dim, [out], n),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::score(elem, metric, query, rows, dim, out, n),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon | Isa::NeonDot => neon::score(elem, metric, query, rows, dim, out, n),
             _ => scalar::score(elem, metric, query, rows, dim, out, n),
         }
+    }
+}
+
+/// Rows of a larger batch, from `first` on.
+#[derive(Clone, Copy)]
+struct Part<R> {
+    rows: R,
+    first: usize,
+}
+
+impl<R: Rows> Rows for Part<R> {
+    #[inline(always)]
+    fn are_dense(self, len_bytes: usize) -> bool {
+        self.rows.are_dense(len_bytes)
+    }
+
+    #[inline(always)]
+    unsafe fn row(self, i: usize) -> *const u8 {
+        // SAFETY: the caller keeps `i` inside the part, which lies inside the batch.
+        unsafe { self.rows.row(self.first + i) }
+    }
+}
+
+/// Bytes of rows that all queries meet before the next rows: with two queries, half of a first-level cache.
+const ROWS_AT_ONCE: usize = 24 * 1024;
+
+/// Writes the keys of the distances from `nq` queries to `n` rows to `out`, those of a query together.
+///
+/// A pair's key is the same as from [`score`]. With AVX-512 two queries share each load of a row, and
+/// everywhere rows are read from memory once.
+///
+/// # Safety
+///
+/// As [`score`], for each of the queries; `out` is writable for `nq * n` elements.
+pub unsafe fn score_many<R: Rows>(
+    isa: Isa,
+    elem: Elem,
+    metric: Metric,
+    queries: Strided,
+    nq: usize,
+    rows: R,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) {
+    let len_bytes = elem.row_bytes(dim);
+    // At least so many that what is done once per query and part does not count.
+    let fit = ROWS_AT_ONCE.checked_div(len_bytes).unwrap_or(n);
+    let step = (if fit < 4 * TILE { 4 * TILE } else { fit }) & !(TILE - 1);
+    let mut first = 0;
+    while first < n {
+        let count = if n - first < step { n - first } else { step };
+        let part = Part { rows, first };
+        let mut q = 0;
+        // SAFETY: the part is inside the batch and each query below `nq`; otherwise as promised by
+        // the caller.
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            while q + 1 < nq {
+                let pair = [queries.row(q), queries.row(q + 1)];
+                let to = [out.add(q * n + first), out.add((q + 1) * n + first)];
+                match isa {
+                    Isa::Avx512Bf16 => avx512bf16::score(elem, metric, pair, part, dim, to, count),
+                    Isa::Avx512Vnni => avx512vnni::score(elem, metric, pair, part, dim, to, count),
+                    Isa::Avx512 => avx512::score(elem, metric, pair, part, dim, to, count),
+                    _ => break,
+                }
+                q += 2;
+            }
+            while q < nq {
+                let to = out.add(q * n + first);
+                score(isa, elem, metric, queries.row(q), part, dim, to, count);
+                q += 1;
+            }
+        }
+        first += count;
     }
 }
 

@@ -29,6 +29,8 @@ keep!(
     vexfs_simd_score_rows,
     vexfs_simd_score_gather,
     vexfs_simd_score_list,
+    vexfs_simd_score_many_rows,
+    vexfs_simd_score_many_list,
     vexfs_simd_first_non_finite,
     vexfs_simd_convert,
     vexfs_simd_quantise,
