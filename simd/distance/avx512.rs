@@ -6,7 +6,9 @@
 
 use core::arch::x86_64::*;
 
-use super::{avx2, scalar, Ahead, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
+use super::{
+    avx2, scalar, Ahead, Rows, BF16, COSINE, DENSE_MAX, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
+};
 use crate::abi::{Elem, Metric};
 
 /// Elements per block: bounds the chain of roundings in one lane.
@@ -46,11 +48,66 @@ pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>
         let mut qq = [1.0; Q];
         if M == COSINE {
             for (qq, q) in qq.iter_mut().zip(queries) {
-                let (_, [s]) = float_sums::<E, M, 1, 1>([q], [q], &Ahead::none(q), dim);
+                let (_, [s]) = float_sums::<E, E, M, 1, 1, false>([q], [q], &Ahead::none(q), dim);
                 *qq = _mm_cvtss_f32(sum4(s, s, s, s));
             }
         }
-        let len_bytes = dim * if E == F32 { 4 } else { 2 };
+        if E == F16 && Q == 1 && n > TILE && dim <= WIDENED {
+            return widened::<R, M>(queries[0], qq[0], rows, dim, out[0], n);
+        }
+        tiles::<R, E, E, M, Q>(queries, queries, qq, rows, dim, out, n);
+    }
+}
+
+/// The longest query that is widened once and not for each tile, in elements: 3 KiB of a kernel's stack.
+const WIDENED: usize = 768;
+
+/// Keys for rows of binary16, of which converting is most of the work.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+unsafe fn widened<R: Rows, const M: u32>(
+    query: *const u8,
+    qq: f32,
+    rows: R,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) {
+    let mut wide = [0f32; WIDENED];
+    let p = wide.as_mut_ptr();
+    // SAFETY: the caller promises `dim` elements of the query, not more than fit, and the rest.
+    unsafe {
+        let mut i = 0;
+        while i + 16 <= dim {
+            _mm512_storeu_ps(p.add(i), load::<F16>(query.add(2 * i), 1)[0]);
+            i += 16;
+        }
+        if i < dim {
+            let mask = (0xffff_u32 >> (16 - (dim - i))) as __mmask16;
+            _mm512_mask_storeu_ps(p.add(i), mask, load_part::<F16>(query.add(2 * i), dim - i));
+        }
+        tiles::<R, F16, F32, M, 1>([p.cast()], [query], [qq], rows, dim, [out], n);
+    }
+}
+
+/// Keys for float elements of type `E` from queries of elements `QE`. `own` are the queries as they came, `qq`
+/// the sums of their squares.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+unsafe fn tiles<R: Rows, const E: u32, const QE: u32, const M: u32, const Q: usize>(
+    queries: [*const u8; Q],
+    own: [*const u8; Q],
+    qq: [f32; Q],
+    rows: R,
+    dim: usize,
+    out: [*mut u32; Q],
+    n: usize,
+) {
+    let len_bytes = dim * if E == F32 { 4 } else { 2 };
+    let dense = len_bytes <= DENSE_MAX && rows.are_dense(len_bytes);
+    let zero = _mm512_setzero_ps();
+    // SAFETY: as promised by the caller; every index below is less than `n`.
+    unsafe {
         let mut i = 0;
         while i < n {
             // The last tile repeats its last row.
@@ -58,16 +115,33 @@ pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>
             let p = [row(0), row(1), row(2), row(3)];
             let count = if n - i < TILE { n - i } else { TILE };
             let (a, b) = if count == 1 {
-                let (a, [b]) = float_sums::<E, M, Q, 1>(queries, [p[0]], &Ahead::none(p[0]), dim);
+                let none = Ahead::none(p[0]);
+                let (a, [b]) = float_sums::<E, QE, M, Q, 1, false>(queries, [p[0]], &none, dim);
                 (a.map(|[a]| [a; TILE]), [b; TILE])
+            } else if Q == 1 && dense && E == F16 && (M == COSINE || dim > WIDENED) {
+                // Converting binary16 is most of the work, the query's too.
+                let ahead = Ahead::linear(p[0], len_bytes);
+                float_sums::<E, QE, M, Q, TILE, true>(queries, p, &ahead, dim)
+            } else if Q == 1 && dense {
+                // Two at a time: the processor follows two streams better than four.
+                let sums = |p: [*const u8; 2]| {
+                    let ahead = Ahead::linear(p[0], len_bytes);
+                    float_sums::<E, QE, M, Q, 2, true>(queries, p, &ahead, dim)
+                };
+                let ((a, b), (c, d)) = (sums([p[0], p[1]]), sums([p[2], p[3]]));
+                let mut both = [[zero; TILE]; Q];
+                for j in 0..Q {
+                    both[j] = [a[j][0], a[j][1], c[j][0], c[j][1]];
+                }
+                (both, [b[0], b[1], d[0], d[1]])
             } else {
                 let ahead = Ahead::tile(rows, i, n, len_bytes);
-                float_sums::<E, M, Q, TILE>(queries, p, &ahead, dim)
+                float_sums::<E, QE, M, Q, TILE, true>(queries, p, &ahead, dim)
             };
             let b = sum4(b[0], b[1], b[2], b[3]);
             for j in 0..Q {
                 let a = sum4(a[j][0], a[j][1], a[j][2], a[j][3]);
-                store_keys::<E, M>(a, b, qq[j], queries[j], p, dim, out[j].add(i), count);
+                store_keys::<E, M>(a, b, qq[j], own[j], p, dim, out[j].add(i), count);
             }
             i += TILE;
         }
@@ -103,12 +177,20 @@ pub(super) unsafe fn store_keys<const E: u32, const M: u32>(
 }
 
 /// Lane sums for `N` rows: of squared differences or products with each of `Q` queries, and for `COSINE` of
-/// the squares of the row. Each pair has two independent sums, one of each kind or two of one kind: with
-/// four rows that is at least eight, the product of two multiply-add units and a latency of four cycles. The
-/// order of additions is the same for any `Q` and `N`. Prefetches `ahead` at the same pace.
+/// the squares of the row; the queries' elements are of type `QE`. Each pair has two independent sums, one of
+/// each kind or two of one kind: with four rows that is at least eight, the product of two multiply-add units
+/// and a latency of four cycles. The order of additions is the same for any `Q` and `N`. Prefetches `ahead`,
+/// if `AHEAD`, at the same pace.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-unsafe fn float_sums<const E: u32, const M: u32, const Q: usize, const N: usize>(
+unsafe fn float_sums<
+    const E: u32,
+    const QE: u32,
+    const M: u32,
+    const Q: usize,
+    const N: usize,
+    const AHEAD: bool,
+>(
     q: [*const u8; Q],
     p: [*const u8; N],
     ahead: &Ahead<N>,
@@ -120,6 +202,7 @@ unsafe fn float_sums<const E: u32, const M: u32, const Q: usize, const N: usize>
     // The halves of a register of bfloat16 come together.
     let groups = if M == COSINE && E != BF16 { 1 } else { 2 };
     let size = if E == F32 { 4 } else { 2 };
+    let q_size = if QE == F32 { 4 } else { 2 };
     let step = 16 * groups;
     let whole = dim - dim % step;
     let mut block_end = if whole < BLOCK { whole } else { BLOCK };
@@ -138,12 +221,12 @@ unsafe fn float_sums<const E: u32, const M: u32, const Q: usize, const N: usize>
             while i < end {
                 let mut q_parts = [[zero; 2]; Q];
                 for j in 0..Q {
-                    q_parts[j] = load::<E>(q[j].add(i * size), groups);
+                    q_parts[j] = load::<QE>(q[j].add(i * q_size), groups);
                 }
                 for k in 0..N {
                     for u in 0..groups {
                         let at = (i + 16 * u) * size;
-                        if u * 16 * size % 64 == 0 {
+                        if AHEAD && u * 16 * size % 64 == 0 {
                             _mm_prefetch::<_MM_HINT_T0>(
                                 fetch[k].wrapping_add(at << ahead.shift).cast(),
                             );
@@ -177,7 +260,7 @@ unsafe fn float_sums<const E: u32, const M: u32, const Q: usize, const N: usize>
         }
         while i < dim {
             let count = if dim - i < 16 { dim - i } else { 16 };
-            let q_parts = q.map(|q| load_part::<E>(q.add(i * size), count));
+            let q_parts = q.map(|q| load_part::<QE>(q.add(i * q_size), count));
             for k in 0..N {
                 let r = load_part::<E>(p[k].add(i * size), count);
                 for j in 0..Q {

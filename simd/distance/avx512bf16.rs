@@ -9,7 +9,9 @@
 use core::arch::x86_64::*;
 
 use super::avx512vnni::{bits, bytes};
-use super::{avx512, Ahead, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
+use super::{
+    avx512, Ahead, Rows, BF16, COSINE, DENSE_MAX, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
+};
 use crate::abi::{Elem, Metric};
 
 /// Elements of one register.
@@ -58,18 +60,32 @@ unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>(
         let mut qq = [1.0; Q];
         if M == COSINE {
             for (qq, q) in qq.iter_mut().zip(queries) {
-                let (_, [s]) = products::<M, 1, 1>([q], [q], &Ahead::none(q), dim);
+                let (_, [s]) = products::<M, 1, 1, false>([q], [q], &Ahead::none(q), dim);
                 *qq = _mm_cvtss_f32(avx512::sum4(s, s, s, s));
             }
         }
+        let dense = dim * 2 <= DENSE_MAX && rows.are_dense(dim * 2);
         let mut i = 0;
         while i < n {
             // The last tile repeats its last row.
             let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
             let p = [row(0), row(1), row(2), row(3)];
             let count = if n - i < TILE { n - i } else { TILE };
-            let ahead = Ahead::tile(rows, i, n, dim * 2);
-            let (a, b) = products::<M, Q, TILE>(queries, p, &ahead, dim);
+            let (a, b) = if Q == 1 && dense {
+                let sums = |p: [*const u8; 2]| {
+                    products::<M, Q, 2, true>(queries, p, &Ahead::linear(p[0], dim * 2), dim)
+                };
+                let (a, b) = sums([p[0], p[1]]);
+                let (c, d) = sums([p[2], p[3]]);
+                let mut both = [[_mm512_setzero_ps(); TILE]; Q];
+                for j in 0..Q {
+                    both[j] = [a[j][0], a[j][1], c[j][0], c[j][1]];
+                }
+                (both, [b[0], b[1], d[0], d[1]])
+            } else {
+                let ahead = Ahead::tile(rows, i, n, dim * 2);
+                products::<M, Q, TILE, true>(queries, p, &ahead, dim)
+            };
             let b = avx512::sum4(b[0], b[1], b[2], b[3]);
             for j in 0..Q {
                 let a = avx512::sum4(a[j][0], a[j][1], a[j][2], a[j][3]);
@@ -87,7 +103,7 @@ unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>(
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx512bf16,avx2,fma,f16c,popcnt"
 )]
-unsafe fn products<const M: u32, const Q: usize, const N: usize>(
+unsafe fn products<const M: u32, const Q: usize, const N: usize, const AHEAD: bool>(
     q: [*const u8; Q],
     p: [*const u8; N],
     ahead: &Ahead<N>,
@@ -112,7 +128,9 @@ unsafe fn products<const M: u32, const Q: usize, const N: usize>(
                 let q0 = q.map(|q| pairs(_mm512_loadu_si512(q.add(i * 2).cast())));
                 for k in 0..N {
                     let at = (i * 2) << ahead.shift;
-                    _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(at).cast());
+                    if AHEAD {
+                        _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(at).cast());
+                    }
                     let r0 = pairs(_mm512_loadu_si512(p[k].add(i * 2).cast()));
                     for j in 0..Q {
                         block_a[j][k] = _mm512_dpbf16_ps(block_a[j][k], q0[j], r0);

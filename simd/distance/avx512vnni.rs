@@ -17,7 +17,9 @@
 use core::arch::x86_64::*;
 
 use super::avx512::floats;
-use super::{Ahead, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
+use super::{
+    Ahead, Rows, BF16, COSINE, DENSE_LEAD, DENSE_MAX, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
+};
 use crate::abi::{Elem, Metric};
 
 /// Bytes of one register.
@@ -65,7 +67,8 @@ impl Query {
     )]
     unsafe fn new<const E: u32>(q: *const u8, dim: usize, padded: i32) -> Self {
         // SAFETY: the caller promises `dim` elements.
-        let (_, [b], [c]) = unsafe { byte_sums::<E, COSINE, 1, 1>([q], [q], &Ahead::none(q), dim) };
+        let (_, [b], [c]) =
+            unsafe { byte_sums::<E, COSINE, 1, 1, false>([q], [q], &Ahead::none(q), dim) };
         let (b, c) = (_mm512_reduce_add_epi32(b), _mm512_reduce_add_epi32(c));
         let sum = c.wrapping_sub(padded.wrapping_mul(128));
         let signed_qq = b.wrapping_sub(sum.wrapping_mul(128));
@@ -103,14 +106,28 @@ pub(super) unsafe fn bytes<R: Rows, const E: u32, const M: u32, const Q: usize>(
     // index below is less than `n`.
     unsafe {
         let known = queries.map(|q| Query::new::<E>(q, dim, padded));
+        let dense = dim <= DENSE_MAX && rows.are_dense(dim);
         let mut i = 0;
         while i < n {
             // The last tile repeats its last row.
             let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
             let p = [row(0), row(1), row(2), row(3)];
             let count = if n - i < TILE { n - i } else { TILE };
-            let ahead = Ahead::tile(rows, i, n, dim);
-            let (a, b, c) = byte_sums::<E, M, Q, TILE>(queries, p, &ahead, dim);
+            let (a, b, c) = if Q == 1 && dense {
+                let sums = |p: [*const u8; 2]| {
+                    byte_sums::<E, M, Q, 2, true>(queries, p, &Ahead::linear(p[0], dim), dim)
+                };
+                let (x, y) = (sums([p[0], p[1]]), sums([p[2], p[3]]));
+                let mut a = [[_mm512_setzero_si512(); TILE]; Q];
+                for j in 0..Q {
+                    a[j] = [x.0[j][0], x.0[j][1], y.0[j][0], y.0[j][1]];
+                }
+                let both = |x: [__m512i; 2], y: [__m512i; 2]| [x[0], x[1], y[0], y[1]];
+                (a, both(x.1, y.1), both(x.2, y.2))
+            } else {
+                let ahead = Ahead::tile(rows, i, n, dim);
+                byte_sums::<E, M, Q, TILE, true>(queries, p, &ahead, dim)
+            };
             let (b, c) = (sum4(b), sum4(c));
             for j in 0..Q {
                 let keys = byte_keys::<E, M>(sum4(a[j]), b, c, padded, known[j]);
@@ -165,7 +182,13 @@ fn byte_keys<const E: u32, const M: u32>(
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-unsafe fn byte_sums<const E: u32, const M: u32, const Q: usize, const N: usize>(
+unsafe fn byte_sums<
+    const E: u32,
+    const M: u32,
+    const Q: usize,
+    const N: usize,
+    const AHEAD: bool,
+>(
     q: [*const u8; Q],
     p: [*const u8; N],
     ahead: &Ahead<N>,
@@ -184,7 +207,9 @@ unsafe fn byte_sums<const E: u32, const M: u32, const Q: usize, const N: usize>(
             }
             let q0 = q.map(|q| _mm512_loadu_si512(q.add(i).cast()));
             for k in 0..N {
-                _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(i << ahead.shift).cast());
+                if AHEAD {
+                    _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(i << ahead.shift).cast());
+                }
                 let r0 = _mm512_loadu_si512(p[k].add(i).cast());
                 for j in 0..Q {
                     a[j][k] = byte_products::<E>(q0[j], r0, a[j][k]);
@@ -355,13 +380,29 @@ pub(super) unsafe fn bits<R: Rows, const M: u32, const Q: usize>(
     n: usize,
 ) {
     let shape = Bits::new(dim);
+    if M != COSINE && rows.are_packed(shape.len_bytes) && dim.is_multiple_of(8) {
+        let len = shape.len_bytes;
+        if len == 16 || len == 32 {
+            for (query, out) in queries.into_iter().zip(out) {
+                // SAFETY: rows without gaps begin at the first; otherwise as promised by the caller.
+                unsafe {
+                    if len == 16 {
+                        short_bits::<16, M>(query, rows.row(0), out, n);
+                    } else {
+                        short_bits::<32, M>(query, rows.row(0), out, n);
+                    }
+                }
+            }
+            return;
+        }
+    }
     // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every
     // index below is less than `n`.
     unsafe {
         let mut qq = [0u32; Q];
         if M == COSINE {
             for (qq, q) in qq.iter_mut().zip(queries) {
-                let (_, [s]) = bit_sums::<M, 1, 1>([q], [q], &Ahead::none(q), shape);
+                let (_, [s]) = bit_sums::<M, 1, 1, false>([q], [q], &Ahead::none(q), shape);
                 *qq = _mm512_reduce_add_epi64(s) as u32;
             }
         }
@@ -373,7 +414,7 @@ pub(super) unsafe fn bits<R: Rows, const M: u32, const Q: usize>(
             let p = [row(0), row(1), row(2), row(3)];
             let count = if n - i < TILE { n - i } else { TILE };
             let ahead = Ahead::tile(rows, i, n, shape.len_bytes);
-            let (dot, rr) = bit_sums::<M, Q, TILE>(queries, p, &ahead, shape);
+            let (dot, rr) = bit_sums::<M, Q, TILE, true>(queries, p, &ahead, shape);
             let rr = sum4_words(rr);
             for j in 0..Q {
                 let dot = sum4_words(dot[j]);
@@ -422,7 +463,7 @@ impl Bits {
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-unsafe fn bit_sums<const M: u32, const Q: usize, const N: usize>(
+unsafe fn bit_sums<const M: u32, const Q: usize, const N: usize, const AHEAD: bool>(
     q: [*const u8; Q],
     p: [*const u8; N],
     ahead: &Ahead<N>,
@@ -450,7 +491,9 @@ unsafe fn bit_sums<const M: u32, const Q: usize, const N: usize>(
             }
             let q0 = q.map(take);
             for k in 0..N {
-                _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(i << ahead.shift).cast());
+                if AHEAD {
+                    _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(i << ahead.shift).cast());
+                }
                 let r0 = take(p[k]);
                 for j in 0..Q {
                     let term = if M == L2SQ {
@@ -485,4 +528,86 @@ fn sum4_words(v: [__m512i; TILE]) -> __m128i {
         _mm512_unpacklo_epi64(low, high),
         _mm512_unpackhi_epi64(low, high),
     ))
+}
+
+/// Keys for bit vectors of `LEN` bytes, 16 or 32, without gaps, of which a register holds several.
+///
+/// # Safety
+///
+/// `LEN` bytes are readable at `query`, `n * LEN` at `rows`; `out` is writable for `n` elements.
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+unsafe fn short_bits<const LEN: usize, const M: u32>(
+    query: *const u8,
+    rows: *const u8,
+    out: *mut u32,
+    n: usize,
+) {
+    // SAFETY: loads and stores below end at row `n`; masked lanes are not touched.
+    unsafe {
+        let q = if LEN == 16 {
+            _mm512_broadcast_i32x4(_mm_loadu_si128(query.cast()))
+        } else {
+            _mm512_broadcast_i64x4(_mm256_loadu_si256(query.cast()))
+        };
+        let at_once = 4 * WIDTH / LEN;
+        // Sums come out with those of one register apart from each other by four.
+        let order = if LEN == 16 {
+            _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
+        } else {
+            _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 0, 0, 0, 0, 0, 0, 0, 0)
+        };
+        let mut i = 0;
+        while i < n {
+            let count = if n - i < at_once { n - i } else { at_once };
+            let p = rows.add(i * LEN);
+            let mut parts = [_mm512_setzero_si512(); 4];
+            if count == at_once {
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(DENSE_LEAD).cast());
+                for (k, part) in parts.iter_mut().enumerate() {
+                    *part = _mm512_loadu_si512(p.add(k * WIDTH).cast());
+                }
+            } else {
+                for (k, part) in parts.iter_mut().enumerate() {
+                    let left = (count * LEN).saturating_sub(k * WIDTH);
+                    let mask = if left < WIDTH {
+                        (1 << left) - 1
+                    } else {
+                        u64::MAX
+                    };
+                    *part = _mm512_maskz_loadu_epi8(mask, p.wrapping_add(k * WIDTH).cast());
+                }
+            }
+            let parts = parts.map(|r| {
+                let term = if M == L2SQ {
+                    _mm512_xor_si512(q, r)
+                } else {
+                    _mm512_and_si512(q, r)
+                };
+                _mm512_popcnt_epi64(term)
+            });
+            let pair = |a, b| _mm512_or_si512(a, _mm512_slli_epi64::<32>(b));
+            let (low, high) = (pair(parts[0], parts[1]), pair(parts[2], parts[3]));
+            let mut sums = _mm512_add_epi32(
+                _mm512_unpacklo_epi64(low, high),
+                _mm512_unpackhi_epi64(low, high),
+            );
+            if LEN == 32 {
+                sums = _mm512_add_epi32(sums, _mm512_shuffle_i64x2::<0b10_11_00_01>(sums, sums));
+            }
+            let counts = _mm512_cvtepi32_ps(_mm512_permutexvar_epi32(order, sums));
+            let keys = if M == L2SQ {
+                _mm512_xor_si512(_mm512_castps_si512(counts), _mm512_set1_epi32(i32::MIN))
+            } else {
+                // As `ordered`: what is not negative gets the sign bit, the rest is complemented.
+                let bits = _mm512_castps_si512(_mm512_sub_ps(_mm512_setzero_ps(), counts));
+                let sign = _mm512_set1_epi32(i32::MIN);
+                _mm512_xor_si512(bits, _mm512_or_si512(_mm512_srai_epi32::<31>(bits), sign))
+            };
+            let mask = (0xffff_u32 >> (16 - count)) as __mmask16;
+            _mm512_mask_storeu_epi32(out.add(i).cast(), mask, keys);
+            i += at_once;
+        }
+    }
 }

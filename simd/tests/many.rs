@@ -113,3 +113,37 @@ fn shapes_that_do_not_fit_are_refused() {
     assert_eq!(by_list(&[&rows, &rows], 6), Err(BadShape));
     assert_eq!(by_list(&[&rows[..]; 65], 130), Err(BadShape));
 }
+
+#[test]
+fn short_rows_without_gaps_are_as_far_as_rows_with_gaps() {
+    let t = token();
+    let mut rng = Rng(77);
+    for isa in available() {
+        for (elem, dim) in [
+            (Elem::Binary, 128),
+            (Elem::Binary, 256),
+            (Elem::Binary, 250),
+            (Elem::Binary, 64),
+            (Elem::I8, 16),
+            (Elem::F32, 8),
+        ] {
+            for metric in metrics(elem) {
+                let row = elem.row_bytes(dim);
+                for n in [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 100] {
+                    let rows: Vec<Vec<u8>> =
+                        (0..n).map(|_| random_row(&mut rng, elem, dim)).collect();
+                    let query = random_row(&mut rng, elem, dim);
+                    let list: Vec<&[u8]> = rows.iter().map(|row| &row[..]).collect();
+                    let mut want = vec![0; n];
+                    score_list(&t, isa, elem, metric, &query, &list, dim, &mut want).unwrap();
+                    let mut got = vec![7; n + 1];
+                    let packed = rows.concat();
+                    let out = &mut got[..n];
+                    score_rows(&t, isa, elem, metric, &query, &packed, row, dim, out).unwrap();
+                    assert_eq!(out, want, "{isa:?} {elem:?} {metric:?} dim {dim} n {n}");
+                    assert_eq!(got[n], 7, "written beyond the end");
+                }
+            }
+        }
+    }
+}
