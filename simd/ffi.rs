@@ -13,10 +13,14 @@
 #![allow(clippy::too_many_arguments)]
 
 mod abi;
+#[path = "ffi/choose.rs"]
+mod choose;
 #[path = "ffi/cluster.rs"]
 mod cluster;
 #[path = "ffi/convert.rs"]
 mod convert;
+#[path = "ffi/pace.rs"]
+mod pace;
 #[path = "ffi/pq.rs"]
 mod pq;
 #[path = "ffi/rabitq.rs"]
@@ -28,8 +32,10 @@ use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 pub use abi::{Distance, Elem, Isa, Metric, MAX_DIM};
+pub use choose::choose;
 pub use cluster::{accumulate_f32, assign_f32, centroids_f32, rotate_f32, sign_bits_f32};
 pub use convert::{convert, dequantise_i8, normalise_f32, quantise_i8, Quantiser};
+pub use pace::{Cost, Pace, Sections, Work, PACE_BYTES, PACE_ROWS};
 pub use pq::{pq_encode, pq_pack4, pq_reduce_table, pq_scan4, pq_scan8, pq_table, PqShape};
 pub use rabitq::{
     rabitq_code_bytes, rabitq_encode, rabitq_prepare, rabitq_query_words, rabitq_scan,

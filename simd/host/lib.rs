@@ -52,6 +52,25 @@ keep!(
 );
 
 /// The right to use vector registers, which every user-space thread has.
+///
+/// In the kernel a token lives as long as an FPU section, and the compiler keeps it there: it can't
+/// be taken out of the closure that is the section,
+///
+/// ```compile_fail,E0521
+/// use vexfs_simd_host::{token, FpuToken};
+/// fn section<R>(f: impl FnOnce(&FpuToken<'_>) -> R) -> R {
+///     f(&token())
+/// }
+/// let mut kept: Option<&FpuToken<'static>> = None;
+/// section(|t| kept = Some(t));
+/// ```
+///
+/// nor given to another thread or a work item.
+///
+/// ```compile_fail,E0277
+/// let t = vexfs_simd_host::token();
+/// std::thread::spawn(move || drop(t));
+/// ```
 pub fn token() -> FpuToken<'static> {
     // SAFETY: the operating system saves and restores the vector registers of its threads.
     unsafe { FpuToken::new_unchecked() }
