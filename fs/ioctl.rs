@@ -444,7 +444,7 @@ fn stats(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
         metric: u32::from(area.metric),
         stride: area.stride,
         alignment: area.align,
-        isa: inode.volume().isa as u32,
+        isa: inode.volume().simd.isa as u32,
         rows: area.rows,
         live: area.live,
         durable_rows: inode.node().state.lock().disk.vector.rows,

@@ -23,8 +23,6 @@ use vexfs_vfs::{fpu, sort, task, Inode};
 
 /// Bytes moved at once between user memory and the page cache: fits the L2 cache.
 const CHUNK: usize = 64 * 1024;
-/// Bytes checked in one FPU section, some microseconds of work.
-const CHECK: usize = 32 * 1024;
 
 /// The user's side of an insertion.
 pub(crate) struct Vectors {
@@ -73,16 +71,16 @@ pub(crate) fn row_bytes(area: &VectorArea) -> usize {
 }
 
 /// Finds the first NaN or infinity among the elements of `bytes`.
-pub(crate) fn find_non_finite(inode: &Inode<VexFs>, bytes: &[u8]) -> Option<usize> {
-    let isa = inode.volume().isa;
+pub(crate) fn find_non_finite(inode: &Inode<VexFs>, bytes: &[u8]) -> Result<Option<usize>> {
+    let simd = &inode.volume().simd;
     let mut before = 0;
-    for piece in bytes.chunks(CHECK) {
-        if let Some(at) = fpu::section(|t| first_non_finite(t, isa, Elem::F32, piece)) {
-            return Some(before + at);
+    for piece in bytes.chunks(simd.check_bytes()) {
+        if let Some(at) = fpu::section(|t| first_non_finite(t, simd.isa, Elem::F32, piece))? {
+            return Ok(Some(before + at));
         }
         before += piece.len() / 4;
     }
-    None
+    Ok(None)
 }
 
 /// The index of the first element of `keys` that occurred before.
@@ -221,7 +219,7 @@ fn write_vectors(
             let chunk = buffer.get_mut(..n * stride).ok_or(EINVAL)?;
             read_rows(address, vectors.stride, bytes, stride, chunk)?;
             file.write_at(position, chunk)?;
-            find_non_finite(inode, chunk)
+            find_non_finite(inode, chunk)?
         };
         if let Some(element) = non_finite {
             return Err(about(EINVAL, done + element * 4 / stride));
@@ -248,7 +246,7 @@ fn find_non_finite_in_file(
             if bytes.is_empty() {
                 return Err(EIO);
             }
-            if let Some(element) = find_non_finite(inode, bytes) {
+            if let Some(element) = find_non_finite(inode, bytes)? {
                 let before = usize::try_from(at.saturating_sub(position))? / 4;
                 return Ok(Some(before.saturating_add(element)));
             }
@@ -593,7 +591,7 @@ pub(crate) fn write(
     let data = row_bytes(&area);
     for row in bytes.chunks_mut(area.stride as usize) {
         let (vector, padding) = row.split_at_mut_checked(data).ok_or(EINVAL)?;
-        if find_non_finite(inode, vector).is_some() {
+        if find_non_finite(inode, vector)?.is_some() {
             return Err(EINVAL);
         }
         padding.fill(0);

@@ -4,7 +4,8 @@
 //! queries, and offers the distances to each query's heap.
 //!
 //! Pages are pinned and straddling rows copied before an FPU section begins; a section
-//! scores a bounded number of rows. Keys are looked up only for rows that enter a heap.
+//! compares as many rows with as many queries as fit its time (`simd.rs`). Keys are looked up
+//! only for rows that enter a heap.
 
 use crate::container;
 use crate::search::metric;
@@ -12,18 +13,25 @@ use crate::VexFs;
 use kernel::prelude::*;
 use libvexfs::format::VectorArea;
 use vexfs_ann::topk::{Hit, TopK};
-use vexfs_simd_ffi::{score_list, score_rows, BadShape, Elem, FpuToken, Isa};
+use vexfs_simd_ffi::{score_list, score_rows, BadShape, Elem, FpuToken, Isa, Metric};
 use vexfs_vfs::page_cache::Pinned;
 use vexfs_vfs::{fpu, task, Inode};
 
-/// Bytes of rows scored in one FPU section: some microseconds of work.
-const SECTION_BYTES: usize = 64 * 1024;
+/// Bytes of rows that all queries of a group are compared with before the next: with the
+/// queries they stay in the L2 cache.
+const TILE_BYTES: usize = 64 * 1024;
 /// Rows scored in one section at most.
-const SECTION_ROWS: usize = 32;
+const SECTION_ROWS: usize = 1024;
+/// Distances computed in one section at most: there is memory for so many.
+const SECTION_DISTANCES: usize = 4096;
+/// Rows in different pages that are listed at once, on the stack.
+const LISTED: usize = 64;
 /// Rows that lie together from which on their addresses are computed, not listed.
 const RUN: usize = 16;
 /// Bytes for copies of rows that lie across pages.
-const COPIES: usize = 64 * 1024;
+const COPIES: usize = TILE_BYTES;
+/// The element type of containers.
+const ELEM: Elem = Elem::F32;
 
 /// The rows that may be hits.
 pub(crate) struct Candidates {
@@ -79,9 +87,27 @@ pub(crate) struct Outcome {
 }
 
 /// A stretch of rows, and where they are.
-struct Batch {
+struct Batch<'a> {
     first_row: u64,
     rows: usize,
+    place: Place<'a>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(first_row: u64, rows: usize, place: Place<'a>) -> Self {
+        Batch {
+            first_row,
+            rows,
+            place,
+        }
+    }
+}
+
+enum Place<'a> {
+    /// Together in memory, at the container's stride.
+    Run(&'a [u8]),
+    /// In different pages; those across pages, in order, in the copies.
+    Scattered(&'a Pinned, &'a Copies),
 }
 
 /// Scans all candidates for all queries; `heaps` has one for each.
@@ -92,10 +118,14 @@ struct Batch {
 pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
     let stride = u64::from(scan.area.stride);
     let bytes = crate::rows::row_bytes(scan.area);
-    let limit = (SECTION_BYTES / bytes).clamp(1, SECTION_ROWS);
+    let simd = &scan.inode.volume().simd;
+    let limit = simd.section_rows(ELEM, bytes).min(SECTION_ROWS);
+    let tile = (TILE_BYTES / bytes).clamp(1, limit);
+    // A single query has no use for the rows once it has seen them.
+    let run_limit = if heaps.len() > 1 { tile } else { limit };
     let mut pinned = Pinned::new()?;
     let mut copies = Copies::new(bytes)?;
-    let mut distances = KVec::from_elem(0u32, SECTION_ROWS, GFP_KERNEL)?;
+    let mut distances = KVVec::from_elem(0u32, SECTION_DISTANCES, GFP_KERNEL)?;
     let mut outcome = Outcome {
         distances: 0,
         partial: false,
@@ -124,32 +154,29 @@ pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
         };
         let left = scan.candidates.rows.saturating_sub(next);
         let whole = usize::try_from(whole.min(left)).unwrap_or(usize::MAX);
-        let mut batch = Batch {
-            first_row: next,
-            rows: whole.min(limit),
-        };
         let run = pinned.bytes_at(start);
-        if batch.rows == 0 {
-            batch.rows = 1;
+        let n = if whole == 0 {
             // A row larger than what is pinned at once.
             pinned.read(scan.inode, start, file_end, copies.first()?)?;
             range = pinned.range();
-            score_run(scan, copies.first()?, &batch, heaps, &mut distances)?;
-        } else if run.len() >= RUN * scan.area.stride as usize
-            || batch.rows == 1 && run.len() >= bytes
-        {
+            let batch = Batch::new(next, 1, Place::Run(copies.first()?));
+            score(scan, &batch, heaps, &mut distances)?;
+            batch.rows
+        } else if run.len() >= RUN * scan.area.stride as usize || whole == 1 && run.len() >= bytes {
             let together = (run.len() - bytes) / scan.area.stride as usize + 1;
-            batch.rows = batch.rows.min(together);
-            score_run(scan, run, &batch, heaps, &mut distances)?;
+            let batch = Batch::new(next, whole.min(run_limit).min(together), Place::Run(run));
+            score(scan, &batch, heaps, &mut distances)?;
+            batch.rows
         } else {
-            batch.rows = copies.fill(&pinned, start, stride, batch.rows)?;
+            let rows = copies.fill(&pinned, start, stride, whole.min(tile))?;
             // The next stretch's rows across pages arrive while this one is scored: copying
             // them cold cost a third of the scan.
-            let after = start.saturating_add(stride.saturating_mul(batch.rows as u64));
-            copies.prefetch(&pinned, after, stride, limit);
-            score_scattered(scan, &pinned, &copies, &batch, heaps, &mut distances)?;
-        }
-        let n = batch.rows as u64;
+            let after = start.saturating_add(stride.saturating_mul(rows as u64));
+            copies.prefetch(&pinned, after, stride, tile);
+            let batch = Batch::new(next, rows, Place::Scattered(&pinned, &copies));
+            score(scan, &batch, heaps, &mut distances)?;
+            batch.rows
+        } as u64;
         outcome.distances = outcome
             .distances
             .saturating_add(n.saturating_mul(heaps.len() as u64));
@@ -208,79 +235,83 @@ impl Copies {
     }
 }
 
-/// Scores rows that lie together.
-fn score_run(
-    scan: &Scan<'_>,
-    rows: &[u8],
-    batch: &Batch,
-    heaps: &mut [TopK<'_>],
-    distances: &mut [u32],
-) -> Result {
-    let metric = metric(scan.area)?;
-    let (stride, dim) = (scan.area.stride as usize, scan.area.dim as usize);
-    score(scan, batch, heaps, distances, |t, isa, query, out| {
-        score_rows(t, isa, Elem::F32, metric, query, rows, stride, dim, out)
-    })
-}
-
-/// Scores rows in different pages, those across pages from their copies.
-fn score_scattered(
-    scan: &Scan<'_>,
-    pinned: &Pinned,
-    copies: &Copies,
-    batch: &Batch,
-    heaps: &mut [TopK<'_>],
-    distances: &mut [u32],
-) -> Result {
-    let metric = metric(scan.area)?;
-    let stride = u64::from(scan.area.stride);
-    let mut at = batch.first_row.saturating_mul(stride);
-    let mut list: [&[u8]; SECTION_ROWS] = [&[]; SECTION_ROWS];
-    let mut copied = copies.memory.chunks(copies.bytes);
-    let mut hint = 0;
-    for place in list.iter_mut().take(batch.rows) {
-        let here = pinned.bytes_near(at, &mut hint);
-        *place = if here.len() < copies.bytes {
-            copied.next().ok_or(EINVAL)?
-        } else {
-            here
-        };
-        at = at.saturating_add(stride);
-    }
-    let list = list.get(..batch.rows).ok_or(EINVAL)?;
-    score(scan, batch, heaps, distances, |t, isa, query, out| {
-        score_list(
-            t,
-            isa,
-            Elem::F32,
-            metric,
-            query,
-            list,
-            scan.area.dim as usize,
-            out,
-        )
-    })
-}
-
-/// Scores a batch for each query, a section each, and offers the distances.
+/// Scores a batch for all queries, as many of them in one section as fit its time, and offers
+/// the distances.
 fn score(
     scan: &Scan<'_>,
-    batch: &Batch,
+    batch: &Batch<'_>,
     heaps: &mut [TopK<'_>],
     distances: &mut [u32],
-    f: impl Fn(&FpuToken<'_>, Isa, &[u8], &mut [u32]) -> core::result::Result<(), BadShape>,
 ) -> Result {
-    let isa = scan.inode.volume().isa;
-    let distances = distances.get_mut(..batch.rows).ok_or(EINVAL)?;
-    let queries = scan.queries.chunks(crate::rows::row_bytes(scan.area));
-    for (query, heap) in queries.zip(heaps.iter_mut()) {
-        fpu::section(|t| f(t, isa, query, distances)).map_err(|_| EINVAL)?;
-        offer(scan, batch, distances, heap)?;
+    let simd = &scan.inode.volume().simd;
+    let metric = metric(scan.area)?;
+    let bytes = crate::rows::row_bytes(scan.area);
+    let group = simd
+        .section_queries(ELEM, bytes, batch.rows)
+        .min(distances.len() / batch.rows.max(1));
+    if group == 0 {
+        return Err(EINVAL);
+    }
+    let queries = scan.queries.chunks(group.saturating_mul(bytes));
+    for (queries, heaps) in queries.zip(heaps.chunks_mut(group)) {
+        fpu::section(|t| score_tile(t, simd.isa, metric, scan.area, batch, queries, distances))?
+            .map_err(|_| EINVAL)?;
+        for (distances, heap) in distances.chunks(batch.rows).zip(heaps) {
+            offer(scan, batch, distances, heap)?;
+        }
     }
     Ok(())
 }
 
-fn offer(scan: &Scan<'_>, batch: &Batch, distances: &[u32], heap: &mut TopK<'_>) -> Result {
+/// Compares each of the packed `queries` with each row of the batch: `distances` becomes a row
+/// of `batch.rows` for each query. Inside a section: does not sleep.
+fn score_tile(
+    t: &FpuToken<'_>,
+    isa: Isa,
+    metric: Metric,
+    area: &VectorArea,
+    batch: &Batch<'_>,
+    queries: &[u8],
+    distances: &mut [u32],
+) -> core::result::Result<(), BadShape> {
+    let (stride, dim) = (area.stride as usize, area.dim as usize);
+    let queries = || queries.chunks(ELEM.row_bytes(dim));
+    let (pinned, copies) = match &batch.place {
+        Place::Run(rows) => {
+            for (query, out) in queries().zip(distances.chunks_mut(batch.rows)) {
+                score_rows(t, isa, ELEM, metric, query, rows, stride, dim, out)?;
+            }
+            return Ok(());
+        }
+        Place::Scattered(pinned, copies) => (pinned, copies),
+    };
+    let mut copied = copies.memory.chunks(copies.bytes);
+    let mut at = batch.first_row.saturating_mul(stride as u64);
+    let mut hint = 0;
+    let mut done = 0;
+    while done < batch.rows {
+        let mut list: [&[u8]; LISTED] = [&[]; LISTED];
+        let listed = LISTED.min(batch.rows - done);
+        for place in list.iter_mut().take(listed) {
+            let here = pinned.bytes_near(at, &mut hint);
+            *place = if here.len() < copies.bytes {
+                copied.next().ok_or(BadShape)?
+            } else {
+                here
+            };
+            at = at.saturating_add(stride as u64);
+        }
+        let list = list.get(..listed).ok_or(BadShape)?;
+        for (query, out) in queries().zip(distances.chunks_mut(batch.rows)) {
+            let out = out.get_mut(done..done + listed).ok_or(BadShape)?;
+            score_list(t, isa, ELEM, metric, query, list, dim, out)?;
+        }
+        done += listed;
+    }
+    Ok(())
+}
+
+fn offer(scan: &Scan<'_>, batch: &Batch<'_>, distances: &[u32], heap: &mut TopK<'_>) -> Result {
     for (row, distance) in (batch.first_row..).zip(distances.iter().copied()) {
         if distance > heap.bound().min(scan.bound) || !scan.candidates.allows(row) {
             continue;

@@ -248,11 +248,12 @@ fn read_queries(
         UserSlice::new(UserPtr::from_addr(at), bytes)
             .reader()
             .read_slice(query)?;
-        if rows::find_non_finite(inode, query).is_some() {
-            return Err(EINVAL);
-        }
     }
-    Ok(())
+    let read = out.get(..n.saturating_mul(bytes)).ok_or(EINVAL)?;
+    match rows::find_non_finite(inode, read)? {
+        Some(_) => Err(EINVAL),
+        None => Ok(()),
+    }
 }
 
 /// Sorts, names and writes out the hits of a group of queries, which begins at `first`.

@@ -4,7 +4,7 @@
 
 use crate::errno;
 use crate::options::Options;
-use crate::simd;
+use crate::simd::{self, Simd};
 use crate::txn::{Reader, Txn};
 use crate::withheld::Withheld;
 use crate::VexFs;
@@ -13,7 +13,6 @@ use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
 use libvexfs::alloc::{Allocator, GroupSummary};
 use libvexfs::format::{self, superblock, Geometry, Superblock};
-use vexfs_simd_ffi::Isa;
 use vexfs_vfs::jbd2::{self, Journal};
 use vexfs_vfs::task::{crc32c, real_seconds};
 use vexfs_vfs::SuperBlock;
@@ -59,7 +58,7 @@ pub(crate) struct Volume {
     /// Containers with changes that sync(2) has to write out, by inode number.
     #[pin]
     unpushed: Mutex<KVVec<u64>>,
-    pub(crate) isa: Isa,
+    pub(crate) simd: Simd,
     /// A feature that only a reader may ignore is set.
     only_readable: bool,
 }
@@ -134,7 +133,7 @@ pub(crate) fn mount(sb: &SuperBlock<VexFs>, options: Options) -> Result<Pin<KBox
     let orphans = reader
         .inode(&geo, format::ORPHAN_INO)
         .map_err(|e| missing(sb, format::ORPHAN_INO, e))?;
-    let isa = simd::for_mount(options.simd);
+    let simd = simd::for_mount(options.simd)?;
     KBox::pin_init(
         try_pin_init!(Volume {
             geo,
@@ -148,7 +147,7 @@ pub(crate) fn mount(sb: &SuperBlock<VexFs>, options: Options) -> Result<Pin<KBox
             orphans <- new_mutex!(orphans),
             options <- new_mutex!(options),
             unpushed <- new_mutex!(KVVec::new()),
-            isa,
+            simd,
             only_readable,
         }? Error),
         GFP_KERNEL,

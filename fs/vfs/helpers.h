@@ -156,10 +156,14 @@ struct workqueue_struct *vexfs_alloc_workqueue(const char *name);
 
 extern const gfp_t vexfs_gfp_nofs;
 const char *vexfs_simd_parameter(void);
+unsigned int vexfs_section_parameter(void);
 
-/* Vector registers. */
-void vexfs_fpu_begin(void);
-void vexfs_fpu_end(void);
+/*
+ * Vector registers. Begin says whether they may be used, and if so @switched is for the end.
+ */
+bool vexfs_fpu_exists(void);
+bool vexfs_fpu_begin(unsigned long *switched);
+void vexfs_fpu_end(unsigned long switched);
 bool vexfs_cpu_has_avx2(void);
 bool vexfs_cpu_has_avx512(void);
 bool vexfs_cpu_has_avx512_vnni(void);

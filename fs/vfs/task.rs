@@ -41,8 +41,8 @@ pub fn fatal_signal_pending() -> bool {
 
 /// Lets another task run if one is due. May sleep.
 pub fn cond_resched() {
-    // SAFETY: Callers of this safe function are in process context, as are all callers of
-    // this crate but for the FPU section, whose guard forbids it.
+    // SAFETY: No preconditions for memory safety; where it must not sleep, in an FPU section,
+    // the kernel says so.
     unsafe { bindings::vexfs_cond_resched() }
 }
 
@@ -88,4 +88,10 @@ pub fn simd_parameter() -> &'static [u8] {
     // the module is loaded, and it is read-only after load.
     let name = unsafe { kernel::str::CStr::from_char_ptr(bindings::vexfs_simd_parameter()) };
     name.to_bytes()
+}
+
+/// Microseconds of work in one FPU section, asked for at module load: `section_us=N`.
+pub fn section_parameter() -> u32 {
+    // SAFETY: Reads a variable that is read-only after load.
+    unsafe { bindings::vexfs_section_parameter() }
 }
