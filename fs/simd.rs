@@ -62,6 +62,15 @@ impl Simd {
         })
     }
 
+    /// What the module chose.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` before [`choose`].
+    pub(crate) fn chosen() -> Result<Self> {
+        CHOSEN.copy().ok_or(EINVAL)
+    }
+
     /// Rows of `row_bytes` bytes that one section may compare with a query. At least one.
     pub(crate) fn section_rows(&self, elem: Elem, row_bytes: usize) -> usize {
         self.pace.score(elem).rows(self.section_ns, row_bytes)
@@ -178,8 +187,7 @@ pub(crate) fn choose() -> Result {
 ///
 /// `ENOMEM`.
 pub(crate) fn for_mount(limit: Option<Isa>) -> Result<Simd> {
-    // Mounts come after the module's start.
-    let chosen = CHOSEN.copy().ok_or(EINVAL)?;
+    let chosen = Simd::chosen()?;
     match limit {
         Some(limit) if limit != chosen.isa && limit.is_at_most(chosen.isa) => {
             Simd::measure(limit, chosen.section_ns)

@@ -10,6 +10,7 @@
 //! ioctl.rs                            the interface of uapi/vexfs.h
 //! container.rs rows.rs                vector containers and their rows
 //! search.rs scorer.rs simd.rs         searches
+//! bench.rs                            a benchmark in debugfs
 //! errno.rs                            errors
 //! ```
 //!
@@ -23,6 +24,7 @@ use vexfs_vfs::iomap::Completions;
 use vexfs_vfs::mount::Registration;
 use vexfs_vfs::FileSystem;
 
+mod bench;
 mod container;
 mod errno;
 mod file;
@@ -58,16 +60,19 @@ impl FileSystem for VexFs {}
 struct VexFsModule {
     _registration: Registration<VexFs>,
     _completions: Completions,
+    _bench: bench::DebugFile,
 }
 
 impl kernel::Module for VexFsModule {
     fn init(module: &'static ThisModule) -> Result<Self> {
         simd::choose()?;
+        let bench = bench::DebugFile::new()?;
         let completions = Completions::new(c"vexfs-io")?;
         let registration = Registration::new(module)?;
         Ok(VexFsModule {
             _registration: registration,
             _completions: completions,
+            _bench: bench,
         })
     }
 }

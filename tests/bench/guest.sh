@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The guest's part of run.sh: a VexFS and an ext4 volume on disks of the same kind.
+# The guest's part of run.sh: a VexFS and an ext4 volume on disks of the same kind, then
+# the distance kernels in the kernel and in user space.
 set -eu
 program=$1
 shift
@@ -14,5 +15,6 @@ mount -t vexfs "$vexfs" /mnt/vexfs
 mount -t ext4 "$ext4" /mnt/ext4
 status=0
 "$program" /mnt/vexfs /mnt/ext4 "$@" || status=$?
+simd_bench --kernel /sys/kernel/debug/vexfs/simd_bench --rounds "${SIMD_ROUNDS:-5}" || status=$?
 umount /mnt/vexfs /mnt/ext4
 exit $status
