@@ -13,7 +13,7 @@ use crate::VexFs;
 use kernel::prelude::*;
 use libvexfs::format::VectorArea;
 use vexfs_ann::topk::{Hit, TopK};
-use vexfs_simd_ffi::{score_list, score_rows, BadShape, Elem, FpuToken, Isa, Metric};
+use vexfs_simd_ffi::{score_many_list, score_many_rows, BadShape, Elem, FpuToken, Isa, Metric};
 use vexfs_vfs::page_cache::Pinned;
 use vexfs_vfs::{fpu, task, Inode};
 
@@ -24,7 +24,7 @@ const TILE_BYTES: usize = 64 * 1024;
 const SECTION_ROWS: usize = 1024;
 /// Distances computed in one section at most: there is memory for so many.
 const SECTION_DISTANCES: usize = 4096;
-/// Rows in different pages that are listed at once, on the stack.
+/// Rows in different pages scored in one section at most: they are listed on the stack.
 const LISTED: usize = 64;
 /// Rows that lie together from which on their addresses are computed, not listed.
 const RUN: usize = 16;
@@ -135,15 +135,15 @@ pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
     let mut row = 0;
     while let Some(next) = scan.candidates.next(row) {
         let start = next.saturating_mul(stride);
+        if task::fatal_signal_pending() {
+            return Err(EINTR);
+        }
+        task::cond_resched();
+        if scan.deadline.is_some_and(|at| task::monotonic_ns() >= at) {
+            outcome.partial = true;
+            break;
+        }
         if !range.contains(&start) || start.saturating_add(bytes as u64) > range.end {
-            if task::fatal_signal_pending() {
-                return Err(EINTR);
-            }
-            task::cond_resched();
-            if scan.deadline.is_some_and(|at| task::monotonic_ns() >= at) {
-                outcome.partial = true;
-                break;
-            }
             range = start..pinned.fill(scan.inode, start, file_end)?;
         }
         // Rows that end inside what is pinned; none if the row is larger than that.
@@ -168,11 +168,11 @@ pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
             score(scan, &batch, heaps, &mut distances)?;
             batch.rows
         } else {
-            let rows = copies.fill(&pinned, start, stride, whole.min(tile))?;
+            let rows = copies.fill(&pinned, start, stride, whole.min(tile).min(LISTED))?;
             // The next stretch's rows across pages arrive while this one is scored: copying
             // them cold cost a third of the scan.
             let after = start.saturating_add(stride.saturating_mul(rows as u64));
-            copies.prefetch(&pinned, after, stride, tile);
+            copies.prefetch(&pinned, after, stride, tile.min(LISTED));
             let batch = Batch::new(next, rows, Place::Scattered(&pinned, &copies));
             score(scan, &batch, heaps, &mut distances)?;
             batch.rows
@@ -254,6 +254,9 @@ fn score(
     }
     let queries = scan.queries.chunks(group.saturating_mul(bytes));
     for (queries, heaps) in queries.zip(heaps.chunks_mut(group)) {
+        let distances = distances
+            .get_mut(..heaps.len().saturating_mul(batch.rows))
+            .ok_or(EINVAL)?;
         fpu::section(|t| score_tile(t, simd.isa, metric, scan.area, batch, queries, distances))?
             .map_err(|_| EINVAL)?;
         for (distances, heap) in distances.chunks(batch.rows).zip(heaps) {
@@ -275,40 +278,27 @@ fn score_tile(
     distances: &mut [u32],
 ) -> core::result::Result<(), BadShape> {
     let (stride, dim) = (area.stride as usize, area.dim as usize);
-    let queries = || queries.chunks(ELEM.row_bytes(dim));
     let (pinned, copies) = match &batch.place {
         Place::Run(rows) => {
-            for (query, out) in queries().zip(distances.chunks_mut(batch.rows)) {
-                score_rows(t, isa, ELEM, metric, query, rows, stride, dim, out)?;
-            }
-            return Ok(());
+            return score_many_rows(t, isa, ELEM, metric, queries, rows, stride, dim, distances);
         }
         Place::Scattered(pinned, copies) => (pinned, copies),
     };
+    let mut list: [&[u8]; LISTED] = [&[]; LISTED];
     let mut copied = copies.memory.chunks(copies.bytes);
     let mut at = batch.first_row.saturating_mul(stride as u64);
     let mut hint = 0;
-    let mut done = 0;
-    while done < batch.rows {
-        let mut list: [&[u8]; LISTED] = [&[]; LISTED];
-        let listed = LISTED.min(batch.rows - done);
-        for place in list.iter_mut().take(listed) {
-            let here = pinned.bytes_near(at, &mut hint);
-            *place = if here.len() < copies.bytes {
-                copied.next().ok_or(BadShape)?
-            } else {
-                here
-            };
-            at = at.saturating_add(stride as u64);
-        }
-        let list = list.get(..listed).ok_or(BadShape)?;
-        for (query, out) in queries().zip(distances.chunks_mut(batch.rows)) {
-            let out = out.get_mut(done..done + listed).ok_or(BadShape)?;
-            score_list(t, isa, ELEM, metric, query, list, dim, out)?;
-        }
-        done += listed;
+    for place in list.iter_mut().take(batch.rows) {
+        let here = pinned.bytes_near(at, &mut hint);
+        *place = if here.len() < copies.bytes {
+            copied.next().ok_or(BadShape)?
+        } else {
+            here
+        };
+        at = at.saturating_add(stride as u64);
     }
-    Ok(())
+    let list = list.get(..batch.rows).ok_or(BadShape)?;
+    score_many_list(t, isa, ELEM, metric, queries, list, dim, distances)
 }
 
 fn offer(scan: &Scan<'_>, batch: &Batch<'_>, distances: &[u32], heap: &mut TopK<'_>) -> Result {

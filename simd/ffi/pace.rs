@@ -6,7 +6,7 @@
 //! one machine and a dozen rows on another. Everything is integers; the caller brings sections and
 //! a clock.
 
-use crate::{first_non_finite, score_rows, Elem, FpuToken, Isa, Metric};
+use crate::{first_non_finite, score_many_rows, score_rows, Elem, FpuToken, Isa, Metric};
 
 /// A way to open FPU sections, and a clock.
 pub trait Sections {
@@ -21,7 +21,7 @@ pub trait Sections {
 pub struct Cost {
     /// For each row, whatever its length.
     pub row_ps: u32,
-    /// For each KiB of rows in the cache.
+    /// For each KiB of rows in the cache, and each of several queries.
     pub hot_ps: u32,
     /// For each KiB of rows that come from memory.
     pub cold_ps: u32,
@@ -43,8 +43,9 @@ const MOST_PS: u64 = 1_000_000_000;
 /// Length of the rows that are measured, and the step between rows too short to matter.
 const ROW: usize = 1024;
 const STEP: usize = 32;
-/// Bytes of rows in one section while it is measured.
+/// Bytes of rows in one section while it is measured, and the queries that meet them in the cache.
 const SECTION: usize = 16 * 1024;
+const QUERIES: usize = 4;
 /// What is measured takes at least this long, where it can be repeated: there are clocks that tick
 /// every 256 ns.
 const WINDOW_NS: u64 = 4_000;
@@ -56,8 +57,8 @@ impl Cost {
         cold_ps: MOST_PS as u32,
     };
 
-    /// From picoseconds for `PACE_ROWS` short rows, for `SECTION` bytes in cache, and for `PACE_BYTES`
-    /// from memory.
+    /// From picoseconds for `PACE_ROWS` short rows, for `SECTION` bytes in cache and a query, and for
+    /// `PACE_BYTES` from memory.
     fn new(rows_ps: u64, hot_ps: u64, cold_ps: u64) -> Cost {
         let per = |ps: u64, n: usize, least| (ps / n as u64).clamp(least, MOST_PS) as u32;
         let hot_ps = per(hot_ps, SECTION >> 10, LEAST_HOT_PS);
@@ -124,19 +125,22 @@ impl Pace {
             };
             let long = ROW / elem.row_bytes(per_byte) * per_byte;
             let short = per_byte.max(8);
-            let mut pass = |rows: &[u8], n: usize, stride, dim| {
-                let query = memory.get(..elem.row_bytes(dim))?;
-                let out = out.get_mut(..n)?;
-                let metric = Metric::Cosine;
-                sections
-                    .run(|t| score_rows(t, isa, elem, metric, query, rows, stride, dim, out))?
-                    .ok()
+            let metric = Metric::Cosine;
+            let mut pass = |nq: usize, rows: &[u8], n: usize, stride, dim| {
+                let queries = memory.get(..nq.checked_mul(elem.row_bytes(dim))?)?;
+                let out = out.get_mut(..nq.checked_mul(n)?)?;
+                let done = sections.run(|t| match nq {
+                    1 => score_rows(t, isa, elem, metric, queries, rows, stride, dim, out),
+                    _ => score_many_rows(t, isa, elem, metric, queries, rows, stride, dim, out),
+                })?;
+                done.ok()
             };
             let n = SECTION / ROW;
+            let all = repeated(sections, || pass(QUERIES, memory, n, ROW, long))?;
             *cost = Cost::new(
-                repeated(sections, || pass(memory, PACE_ROWS, STEP, short))?,
-                repeated(sections, || pass(memory, n, ROW, long))?,
-                evicted(sections, memory, |rows| pass(rows, n, ROW, long))?,
+                repeated(sections, || pass(1, memory, PACE_ROWS, STEP, short))?,
+                all / QUERIES as u64,
+                evicted(sections, memory, |rows| pass(1, rows, n, ROW, long))?,
             );
         }
         let check = |bytes: &[u8]| {
