@@ -3,7 +3,7 @@
 //! `vexfs/simd_bench` in debugfs: one distance kernel at work, in sections as searches open them,
 //! to be compared with the same kernel in user space (`simd_bench`, `make bench`).
 //!
-//! For root, as debugfs is. Writing `ELEM METRIC DIM ROWS`, for example `f32 l2sq 384 85`,
+//! For root, as debugfs is. Writing an element type, a metric, a dimension and a number of rows
 //! selects; reading measures, for about 40 ms, and says
 //!
 //! ```text
@@ -147,10 +147,11 @@ fn parse(line: &str) -> Option<Selection> {
         .find(|m| m.name() == metric)?;
     let dim = words.next()?.parse().ok()?;
     let rows = words.next()?.parse().ok()?;
-    let fits = (1..=MAX_DIM).contains(&dim)
-        && (metric != Metric::Hamming || elem == Elem::Binary)
-        && (1..=MAX_BYTES / elem.row_bytes(dim)).contains(&rows);
-    (fits && words.next().is_none()).then_some(Selection {
+    if !(1..=MAX_DIM).contains(&dim) || (metric == Metric::Hamming && elem != Elem::Binary) {
+        return None;
+    }
+    let most = MAX_BYTES.checked_div(elem.row_bytes(dim))?;
+    ((1..=most).contains(&rows) && words.next().is_none()).then_some(Selection {
         elem,
         metric,
         dim,

@@ -97,6 +97,11 @@ posix_job() {
 	want vector && guest vector "$out/vector.log" --cpu 2 --mem 1G --disk 3G --disk 40M \
 		--timeout "${VEXFS_GUEST_SECONDS:-1500}" --env VEXFS_SEED --env VEXFS_BIG --env VEXFS_QUICK --env VEXFS_TEST_FS -- \
 		tests/kselftest/guest.sh "$bin" $(programs vector) vector_search:simd=scalar
+	# The second processor has no AVX.
+	for model in max Nehalem; do
+		want vector && guest "module_$model" "$out/module_$model.log" --cpu-model $model --mem 512M --disk 64M \
+			--timeout 900 -- tests/kselftest/module.sh "$bin"
+	done
 	return 0
 }
 
@@ -119,7 +124,7 @@ wait $job
 phase "done"
 
 logs=()
-for name in user kselftest vector images crash; do
-	want $name && logs+=("$out/$name.log")
+for name in user kselftest vector module_max module_Nehalem images crash; do
+	[ -e "$out/$name.log" ] && logs+=("$out/$name.log")
 done
 tests/summary "${logs[@]}"
