@@ -39,6 +39,11 @@ check: setup-tools
 test-in-tree: kernel-x86_64 tools
 	scripts/test-in-tree
 
+## test-simd-arm64  the tests of simd/ in an emulator, for NEON with and without DotProd
+.PHONY: test-simd-arm64
+test-simd-arm64: setup-tools
+	scripts/test-simd arm64
+
 ## bench       measurements, one JSON object per line, in User-Mode Linux
 .PHONY: bench
 bench: modules-um tools
@@ -89,7 +94,7 @@ clean:
 .PHONY: help
 help:
 	@echo "VexFS: make COMMAND"
-	@sed -n 's/^## \([^ ]*\) */\1 /p' Makefile | while read -r c what; do printf '  %-13s %s\n' "$$c" "$$what"; done
+	@sed -n 's/^## \([^ ]*\) */\1 /p' Makefile | while read -r c what; do printf '  %-15s %s\n' "$$c" "$$what"; done
 	@echo "KSRC=DIR: a kernel source of yours. KDIR=DIR: a built kernel tree. JOBS=N: compilers at once."
 	@echo "VEXFS_CACHE=DIR: where kernels go (~/.cache/vexfs). Guests by hand: qemu/vm --help."
 

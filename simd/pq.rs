@@ -256,9 +256,11 @@ pub unsafe fn scan4(isa: Isa, small: *const u8, nsub: usize, codes: *const u8, s
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 => scan4_avx2(small, nsub, codes, sums),
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => {
+                scan4_avx2(small, nsub, codes, sums)
+            }
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => scan4_neon(small, nsub, codes, sums),
+            Isa::Neon | Isa::NeonDot => scan4_neon(small, nsub, codes, sums),
             _ => scan4_scalar(small, nsub, codes, sums),
         }
     }

@@ -73,6 +73,8 @@ mod avx512bf16;
 mod avx512vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neondot;
 mod scalar;
 
 /// Where row `i` of a batch starts.
@@ -251,6 +253,7 @@ impl Ahead<TILE> {
 }
 
 /// How many rows ahead of its loads a kernel that reads short rows one by one prefetches.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn bit_lead(len_bytes: usize) -> usize {
     if len_bytes > LEAD {
@@ -291,7 +294,9 @@ pub unsafe fn score<R: Rows>(
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::score(elem, metric, query, rows, dim, out, n),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon | Isa::NeonDot => neon::score(elem, metric, query, rows, dim, out, n),
+            Isa::NeonDot => neondot::score(elem, metric, query, rows, dim, out, n),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::score(elem, metric, query, rows, dim, out, n),
             _ => scalar::score(elem, metric, query, rows, dim, out, n),
         }
     }

@@ -6,9 +6,7 @@
 
 use core::arch::aarch64::*;
 
-use super::{
-    bit_lead, scalar, Ahead, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
-};
+use super::{scalar, Ahead, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
 use crate::abi::{Elem, Metric};
 
 /// Elements per block: bounds the chain of roundings in one lane.
@@ -35,7 +33,7 @@ pub unsafe fn score<R: Rows>(
 
 /// Keys for float elements of type `E`.
 #[target_feature(enable = "neon")]
-unsafe fn floats<R: Rows, const E: u32, const M: u32>(
+pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32>(
     query: *const u8,
     rows: R,
     dim: usize,
@@ -70,17 +68,10 @@ unsafe fn floats<R: Rows, const E: u32, const M: u32>(
                 sum4(b[0], b[1], b[2], b[3]),
                 qq,
             );
-            if count == TILE && good == 0xf {
-                vst1q_u32(out.add(i), keys);
-            } else {
-                let mut some = [0u32; TILE];
-                vst1q_u32(some.as_mut_ptr(), keys);
-                for k in 0..count {
-                    *out.add(i + k) = if good >> k & 1 != 0 {
-                        some[k]
-                    } else {
-                        scalar::float_key::<E, M>(query, p[k], dim)
-                    };
+            store(out.add(i), keys, count);
+            for k in 0..count {
+                if good >> k & 1 == 0 {
+                    *out.add(i + k) = scalar::float_key::<E, M>(query, row(k), dim);
                 }
             }
             i += TILE;
@@ -183,7 +174,7 @@ fn term<const M: u32>(q: float32x4_t, r: float32x4_t, sum: float32x4_t) -> float
 /// Brings the line at `p` into the cache, if there is one.
 #[inline]
 #[target_feature(enable = "neon")]
-fn prefetch(p: *const u8) {
+pub(super) fn prefetch(p: *const u8) {
     // SAFETY: a prefetch does not fault and changes no state of the program.
     #[cfg(not(miri))]
     unsafe {
@@ -224,7 +215,7 @@ unsafe fn load_part<const E: u32>(p: *const u8, count: usize) -> float32x4_t {
 /// `count` bytes, 1 to 16, and zeros after them.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn load_part128(p: *const u8, count: usize) -> uint8x16_t {
+pub(super) unsafe fn load_part128(p: *const u8, count: usize) -> uint8x16_t {
     // SAFETY: the reads together cover `count` bytes; each is inside of them.
     unsafe {
         if count >= 16 {
@@ -288,14 +279,18 @@ fn widen_bf16(v: uint16x4_t) -> float32x4_t {
 /// The sums of the lanes of four vectors.
 #[inline]
 #[target_feature(enable = "neon")]
-fn sum4(a: float32x4_t, b: float32x4_t, c: float32x4_t, d: float32x4_t) -> float32x4_t {
+pub(super) fn sum4(a: float32x4_t, b: float32x4_t, c: float32x4_t, d: float32x4_t) -> float32x4_t {
     vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d))
 }
 
 /// Four keys from four pairs of sums, and a bit for each that says whether the sums were in range.
 #[inline]
 #[target_feature(enable = "neon")]
-fn float_keys<const M: u32>(a: float32x4_t, rr: float32x4_t, qq: f32) -> (uint32x4_t, u32) {
+pub(super) fn float_keys<const M: u32>(
+    a: float32x4_t,
+    rr: float32x4_t,
+    qq: f32,
+) -> (uint32x4_t, u32) {
     let zero = vdupq_n_f32(0.0);
     // Not a number and infinity fail the comparison.
     let mut good = vcltq_f32(vabsq_f32(a), vdupq_n_f32(f32::INFINITY));
@@ -315,14 +310,71 @@ fn float_keys<const M: u32>(a: float32x4_t, rr: float32x4_t, qq: f32) -> (uint32
             vminq_f32(vmaxq_f32(d, zero), vdupq_n_f32(2.0))
         }
     };
-    // Order-preserving image: negative numbers are complemented, others get the sign bit.
-    let bits = vreinterpretq_s32_f32(distance);
-    let flip = vorrq_s32(vshrq_n_s32::<31>(bits), vdupq_n_s32(i32::MIN));
     let lanes = vcombine_u32(vcreate_u32(1 | 2 << 32), vcreate_u32(4 | 8 << 32));
-    (
-        vreinterpretq_u32_s32(veorq_s32(bits, flip)),
-        vaddvq_u32(vandq_u32(good, lanes)),
-    )
+    (ordered(distance), vaddvq_u32(vandq_u32(good, lanes)))
+}
+
+/// The order-preserving images of four floats.
+#[inline]
+#[target_feature(enable = "neon")]
+fn ordered(v: float32x4_t) -> uint32x4_t {
+    // Negative numbers are complemented, others get the sign bit.
+    let bits = vreinterpretq_s32_f32(v);
+    let flip = vorrq_s32(vshrq_n_s32::<31>(bits), vdupq_n_s32(i32::MIN));
+    vreinterpretq_u32_s32(veorq_s32(bits, flip))
+}
+
+/// The sums of the lanes of four vectors, modulo 2^32.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn sum4_words(v: [uint32x4_t; TILE]) -> uint32x4_t {
+    vpaddq_u32(vpaddq_u32(v[0], v[1]), vpaddq_u32(v[2], v[3]))
+}
+
+/// Four keys from exact sums, by the operations of the portable code and so with the same bits. Only for
+/// `I8` products have a sign; bits are unsigned bytes of 0 and 1.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn integer_keys<const E: u32, const M: u32>(
+    dot: uint32x4_t,
+    rr: uint32x4_t,
+    qq: u32,
+) -> uint32x4_t {
+    let signed = vreinterpretq_s32_u32(dot);
+    ordered(match (M, E) {
+        (L2SQ, _) => vcvtq_f32_u32(dot),
+        // The negative of a float zero would be another key.
+        (INNER_PRODUCT, I8) => vcvtq_f32_s32(vnegq_s32(signed)),
+        (INNER_PRODUCT, _) => vsubq_f32(vdupq_n_f32(0.0), vcvtq_f32_u32(dot)),
+        _ => {
+            let (low, high) = if E == I8 {
+                (
+                    vcvtq_f64_s64(vmovl_s32(vget_low_s32(signed))),
+                    vcvtq_f64_s64(vmovl_high_s32(signed)),
+                )
+            } else {
+                (
+                    vcvtq_f64_u64(vmovl_u32(vget_low_u32(dot))),
+                    vcvtq_f64_u64(vmovl_high_u32(dot)),
+                )
+            };
+            let low = cosines(low, vmovl_u32(vget_low_u32(rr)), qq);
+            let high = cosines(high, vmovl_high_u32(rr), qq);
+            vcvt_high_f32_f64(vcvt_f32_f64(low), high)
+        }
+    })
+}
+
+/// Two distances 1 - `qr` / sqrt(`qq` `rr`), or 1 for a zero vector.
+#[inline]
+#[target_feature(enable = "neon")]
+fn cosines(qr: float64x2_t, rr: uint64x2_t, qq: u32) -> float64x2_t {
+    let one = vdupq_n_f64(1.0);
+    let root = vdupq_n_f64(crate::math::sqrt(qq as f64));
+    let norms = vmulq_f64(root, vsqrtq_f64(vcvtq_f64_u64(rr)));
+    let distance = vsubq_f64(one, vdivq_f64(qr, norms));
+    let distance = vminq_f64(vmaxq_f64(distance, vdupq_n_f64(0.0)), vdupq_n_f64(2.0));
+    vbslq_f64(vceqzq_f64(norms), one, distance)
 }
 
 /// Keys for byte elements of type `E`.
@@ -339,7 +391,7 @@ unsafe fn bytes<R: Rows, const E: u32, const M: u32>(
     unsafe {
         let qq = if M == COSINE {
             let (_, [qq]) = byte_sums::<E, M, 1>(query, [query], &Ahead::none(query), dim);
-            qq
+            vaddvq_u32(qq)
         } else {
             0
         };
@@ -355,16 +407,35 @@ unsafe fn bytes<R: Rows, const E: u32, const M: u32>(
             } else {
                 byte_sums::<E, M, TILE>(query, p, &Ahead::tile(rows, i, n, dim), dim)
             };
-            for k in 0..count {
-                *out.add(i + k) = scalar::finish_bytes::<E, M>(dot[k], qq, rr[k]);
-            }
+            let keys = integer_keys::<E, M>(sum4_words(dot), sum4_words(rr), qq);
+            store(out.add(i), keys, count);
             i += TILE;
         }
     }
 }
 
-/// Exact sums for `N` rows: of squared differences or products, and for `COSINE` of the squares of
-/// the row. They are modulo 2^32, which `MAX_DIM` makes enough.
+/// Writes the first `count` keys, 1 to 4.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn store(out: *mut u32, keys: uint32x4_t, count: usize) {
+    // SAFETY: the caller has room for `count` keys.
+    unsafe {
+        if count >= TILE {
+            return vst1q_u32(out, keys);
+        }
+        let mut some = [0u32; TILE];
+        vst1q_u32(some.as_mut_ptr(), keys);
+        // Not by index: it could panic as far as the compiler knows.
+        for (k, key) in some.iter().enumerate() {
+            if k < count {
+                *out.add(k) = *key;
+            }
+        }
+    }
+}
+
+/// Lane sums for `N` rows: of squared differences or products, and for `COSINE` of the squares of
+/// the row. They are exact modulo 2^32, which `MAX_DIM` makes enough.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn byte_sums<const E: u32, const M: u32, const N: usize>(
@@ -372,7 +443,7 @@ unsafe fn byte_sums<const E: u32, const M: u32, const N: usize>(
     p: [*const u8; N],
     ahead: &Ahead<N>,
     dim: usize,
-) -> ([u32; N], [u32; N]) {
+) -> ([uint32x4_t; N], [uint32x4_t; N]) {
     let zero = vdupq_n_u32(0);
     let (mut a, mut b) = ([zero; N], [zero; N]);
     let mut fetch = &ahead.near;
@@ -407,12 +478,7 @@ unsafe fn byte_sums<const E: u32, const M: u32, const N: usize>(
             }
         }
     }
-    let (mut dot, mut rr) = ([0; N], [0; N]);
-    for k in 0..N {
-        dot[k] = vaddvq_u32(a[k]);
-        rr[k] = vaddvq_u32(b[k]);
-    }
-    (dot, rr)
+    (a, b)
 }
 
 /// `sum` plus the terms of sixteen elements, modulo 2^32.
@@ -444,9 +510,9 @@ fn byte_terms<const E: u32, const M: u32>(
     vpadalq_u16(sum, vmull_high_u8(q, r))
 }
 
-/// Keys for bit vectors: the portable code, whose bit counts are CNT instructions here.
+/// Keys for bit vectors.
 #[target_feature(enable = "neon")]
-unsafe fn bits<R: Rows, const M: u32>(
+pub(super) unsafe fn bits<R: Rows, const M: u32>(
     query: *const u8,
     rows: R,
     dim: usize,
@@ -454,17 +520,94 @@ unsafe fn bits<R: Rows, const M: u32>(
     n: usize,
 ) {
     let len_bytes = Elem::Binary.row_bytes(dim);
-    let ahead = bit_lead(len_bytes);
-    for i in 0..n {
-        // SAFETY: the caller promises `n` rows and `n` places for results; a prefetch does not fault.
-        unsafe {
-            let next = rows.row(if i + ahead < n { i + ahead } else { i });
-            let mut at = 0;
-            while at < len_bytes {
-                prefetch(next.wrapping_add(at));
-                at += 64;
-            }
-            *out.add(i) = scalar::bit_key::<M>(query, rows.row(i), dim);
+    // Which bits of the last register count; those that are not there are zero anyway.
+    let mut counts = [0xff_u8; 16];
+    counts[(len_bytes - 1) % 16] = 0xff >> (len_bytes * 8 - dim);
+    // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index
+    // below is less than `n`.
+    unsafe {
+        let counts = vld1q_u8(counts.as_ptr());
+        let qq = if M == COSINE {
+            let ahead = Ahead::none(query);
+            let (_, [qq]) = bit_sums::<M, 1>(query, [query], &ahead, len_bytes, counts);
+            vaddvq_u32(qq)
+        } else {
+            0
+        };
+        let mut i = 0;
+        while i < n {
+            // The last tile repeats its last row.
+            let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
+            let p = [row(0), row(1), row(2), row(3)];
+            let count = if n - i < TILE { n - i } else { TILE };
+            let ahead = Ahead::tile(rows, i, n, len_bytes);
+            let (dot, rr) = bit_sums::<M, TILE>(query, p, &ahead, len_bytes, counts);
+            let keys = integer_keys::<U8, M>(sum4_words(dot), sum4_words(rr), qq);
+            store(out.add(i), keys, count);
+            i += TILE;
         }
+    }
+}
+
+/// Lane sums for `N` rows: of differing or common bits, and for `COSINE` of the row's. `counts` says which
+/// bits of the last register count. Prefetches `ahead` at the same pace.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn bit_sums<const M: u32, const N: usize>(
+    q: *const u8,
+    p: [*const u8; N],
+    ahead: &Ahead<N>,
+    len_bytes: usize,
+    counts: uint8x16_t,
+) -> ([uint32x4_t; N], [uint32x4_t; N]) {
+    // Each lane takes at most 16 of every 128 bits: 8,192 of `MAX_DIM`.
+    let (mut a, mut b) = ([vdupq_n_u16(0); N], [vdupq_n_u16(0); N]);
+    let mut fetch = &ahead.near;
+    let mut i = 0;
+    // SAFETY: each load ends at or before byte `len_bytes`; prefetches do not fault.
+    unsafe {
+        while i + 16 < len_bytes {
+            if i >= ahead.cut {
+                fetch = &ahead.far;
+            }
+            let q0 = vld1q_u8(q.add(i));
+            for k in 0..N {
+                if i % 64 == 0 {
+                    prefetch(fetch[k].wrapping_add(i << ahead.shift));
+                }
+                bit_terms::<M>(q0, vld1q_u8(p[k].add(i)), &mut a[k], &mut b[k]);
+            }
+            i += 16;
+        }
+        if i >= ahead.cut {
+            fetch = &ahead.far;
+        }
+        let q0 = vandq_u8(load_part128(q.add(i), len_bytes - i), counts);
+        for k in 0..N {
+            prefetch(fetch[k].wrapping_add(i << ahead.shift));
+            let r0 = vandq_u8(load_part128(p[k].add(i), len_bytes - i), counts);
+            bit_terms::<M>(q0, r0, &mut a[k], &mut b[k]);
+        }
+    }
+    (a.map(|v| vpaddlq_u16(v)), b.map(|v| vpaddlq_u16(v)))
+}
+
+/// Adds the counts of 128 bits.
+#[inline]
+#[target_feature(enable = "neon")]
+fn bit_terms<const M: u32>(
+    q: uint8x16_t,
+    r: uint8x16_t,
+    dot: &mut uint16x8_t,
+    rr: &mut uint16x8_t,
+) {
+    let term = if M == L2SQ {
+        veorq_u8(q, r)
+    } else {
+        vandq_u8(q, r)
+    };
+    *dot = vpadalq_u8(*dot, vcntq_u8(term));
+    if M == COSINE {
+        *rr = vpadalq_u8(*rr, vcntq_u8(r));
     }
 }

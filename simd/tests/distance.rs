@@ -451,6 +451,14 @@ fn an_unavailable_isa_fails_its_self_test_and_computes_in_portable_code() {
     }
 }
 
+/// Who runs the tests on a processor chosen for an instruction set learns here if it has another.
+#[test]
+fn the_best_isa_is_the_one_expected() {
+    if let Ok(name) = std::env::var("VEXFS_EXPECT_ISA") {
+        assert_eq!(Isa::best().name(), name);
+    }
+}
+
 #[test]
 fn names_lead_back_to_their_isa() {
     for isa in Isa::ALL {
