@@ -133,10 +133,11 @@ unsafe fn float_sums<const E: u32, const M: u32, const N: usize>(
             }
             if i == block_end {
                 for k in 0..N {
-                    for u in 0..groups {
-                        a[k] = vaddq_f32(a[k], block_a[k][u]);
-                        b[k] = vaddq_f32(b[k], block_b[k][u]);
-                    }
+                    let [a0, a1, a2, a3] = block_a[k];
+                    let [b0, b1, _, _] = block_b[k];
+                    let sum = vaddq_f32(vaddq_f32(a0, a1), vaddq_f32(a2, a3));
+                    a[k] = vaddq_f32(a[k], sum);
+                    b[k] = vaddq_f32(b[k], vaddq_f32(b0, b1));
                     block_a[k] = [zero; 4];
                     block_b[k] = [zero; 4];
                 }

@@ -4,7 +4,10 @@
 
 #![allow(dead_code)]
 
-use vexfs_simd_host::{Distance, Elem, Metric};
+use vexfs_simd_host::{Distance, Elem, Isa, Metric};
+
+/// Element types whose distances are rounded at every step.
+pub const FLOATS: [Elem; 3] = [Elem::F32, Elem::F16, Elem::Bf16];
 
 /// Dimensions around every vector width, and those that embeddings have.
 pub fn dims() -> impl Iterator<Item = usize> {
@@ -125,12 +128,45 @@ pub fn distance(key: u32) -> f64 {
     f32::from_bits(Distance(key).to_f32_bits()) as f64
 }
 
-/// How far a kernel may be from the oracle: 4 eps of the terms, or nothing but the last rounding
-/// for integer elements.
-pub fn tolerance(elem: Elem, exact: f64, terms: f64, dim: usize) -> f64 {
-    let eps = f32::EPSILON as f64;
-    match elem {
-        Elem::F32 | Elem::F16 | Elem::Bf16 => 4.0 * eps * terms + dim as f64 * power_of_two(-149),
-        _ => exact.abs() * eps / 2.0 + 1e-15,
+/// How far a kernel may be from the oracle on data that is not made against it: 4 eps of the terms, or
+/// nothing but the last rounding for integer elements.
+pub fn tolerance(isa: Isa, elem: Elem, exact: f64, terms: f64, q: &[f64], r: &[f64]) -> f64 {
+    if FLOATS.contains(&elem) {
+        4.0 * f32::EPSILON as f64 * terms + underflow(isa, elem, q, r)
+    } else {
+        integer_tolerance(exact)
     }
+}
+
+/// How far a kernel may be from the oracle on any data: as many units as the longest chain of roundings
+/// has links, and the errors of differences, of the result and of what underflows.
+pub fn worst_case(isa: Isa, elem: Elem, exact: f64, terms: f64, q: &[f64], r: &[f64]) -> f64 {
+    if !FLOATS.contains(&elem) {
+        return integer_tolerance(exact);
+    }
+    let unit = power_of_two(-24);
+    let chain = match isa {
+        Isa::Scalar => {
+            return 1.01 * unit * exact.abs() + power_of_two(-37) * terms + power_of_two(-149)
+        }
+        Isa::Avx512Bf16 if elem == Elem::Bf16 => 140 + q.len() / 2048,
+        _ => 72 + q.len() / 256,
+    };
+    chain as f64 * unit * terms + underflow(isa, elem, q, r)
+}
+
+fn integer_tolerance(exact: f64) -> f64 {
+    exact.abs() * f32::EPSILON as f64 / 2.0 + 1e-15
+}
+
+/// What subnormal numbers may cost.
+fn underflow(isa: Isa, elem: Elem, q: &[f64], r: &[f64]) -> f64 {
+    let dim = q.len() as f64;
+    let flushed = if isa == Isa::Avx512Bf16 && elem == Elem::Bf16 {
+        let largest = |v: &[f64]| v.iter().fold(1.0, |m: f64, x| m.max(x.abs()));
+        power_of_two(-126) * largest(q).max(largest(r))
+    } else {
+        0.0
+    };
+    dim * (power_of_two(-149) + flushed)
 }
