@@ -39,10 +39,15 @@ check: setup-tools
 test-in-tree: kernel-x86_64 tools
 	scripts/test-in-tree
 
-## test-simd-arm64  the tests of simd/ in an emulator, for NEON with and without DotProd
-.PHONY: test-simd-arm64
-test-simd-arm64: setup-tools
-	scripts/test-simd arm64
+## test-simd-arm64  simd/ in an emulator, with and without DotProd; test-simd-miri: in Miri
+.PHONY: test-simd-arm64 test-simd-miri
+test-simd-arm64 test-simd-miri: test-simd-%: setup-tools
+	scripts/test-simd $*
+
+## fuzz-simd   libFuzzer on the door of simd/, for SECONDS=60
+.PHONY: fuzz-simd
+fuzz-simd: setup-tools
+	scripts/test-simd fuzz $(or $(SECONDS),60)
 
 ## bench       measurements, one JSON object per line, in User-Mode Linux
 .PHONY: bench

@@ -24,13 +24,18 @@ fn random(rng: &mut Rng, n: usize) -> Vec<f32> {
 fn each_row_gets_its_nearest_centroid() {
     let mut rng = Rng(41);
     let t = token();
-    for (dim, k, n) in [
-        (1, 1, 3),
-        (2, 5, 9),
-        (7, 64, 20),
-        (33, 65, 11),
-        (96, 200, 30),
-    ] {
+    let shapes: &[_] = if cfg!(miri) {
+        &[(1, 1, 3), (2, 5, 9), (9, 65, 2)]
+    } else {
+        &[
+            (1, 1, 3),
+            (2, 5, 9),
+            (7, 64, 20),
+            (33, 65, 11),
+            (96, 200, 30),
+        ]
+    };
+    for &(dim, k, n) in shapes {
         let (rows, centroids) = (random(&mut rng, n * dim), random(&mut rng, k * dim));
         for isa in available() {
             let (mut ids, mut keys) = (vec![0; n], vec![0; n]);
@@ -157,7 +162,12 @@ fn ids_and_shapes_that_do_not_fit_are_refused() {
 fn rotation_keeps_lengths_and_angles_and_bits_across_isas() {
     let mut rng = Rng(47);
     let t = token();
-    for dim in [1, 2, 3, 5, 8, 13, 64, 100, 128, 384, 768, 1000] {
+    let dims: &[_] = if cfg!(miri) {
+        &[1, 2, 5, 13, 64, 100]
+    } else {
+        &[1, 2, 3, 5, 8, 13, 64, 100, 128, 384, 768, 1000]
+    };
+    for &dim in dims {
         let (a, b) = (random(&mut rng, dim), random(&mut rng, dim));
         let dot = |a: &[f32], b: &[f32]| -> f64 {
             a.iter().zip(b).map(|(x, y)| *x as f64 * *y as f64).sum()
@@ -184,7 +194,12 @@ fn rotation_keeps_lengths_and_angles_and_bits_across_isas() {
 #[test]
 fn rotation_spreads_a_single_dimension_over_all() {
     let t = token();
-    for dim in [64, 100, 384, 768, 1000] {
+    let dims: &[_] = if cfg!(miri) {
+        &[64]
+    } else {
+        &[64, 100, 384, 768, 1000]
+    };
+    for &dim in dims {
         for at in [0, dim / 2, dim - 1] {
             let mut v = vec![0.0; dim];
             v[at] = 1.0;
@@ -204,7 +219,7 @@ fn rotation_spreads_a_single_dimension_over_all() {
 fn sign_bits_are_signs_and_their_hamming_distance_tells_the_angle() {
     let mut rng = Rng(53);
     let t = token();
-    let dim = 1021;
+    let dim = if cfg!(miri) { 253 } else { 1021 };
     let a = random(&mut rng, dim);
     // Both share half of their energy: the angle is 45 degrees or so.
     let b: Vec<f32> = a.iter().map(|x| x + rng.unit() as f32).collect();

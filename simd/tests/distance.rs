@@ -124,10 +124,18 @@ fn every_isa_agrees_with_the_oracle_in_every_dimension() {
         for elem in Elem::ALL {
             for metric in metrics(elem) {
                 for dim in dims() {
-                    if cfg!(miri) && !matches!(dim, 1..=3 | 15..=17 | 31..=33 | 47 | 64 | 65 | 77) {
+                    if cfg!(miri) && !matches!(dim, 1 | 7 | 16 | 33 | 47 | 65) {
                         continue;
                     }
-                    check(isa, elem, metric, dim, 7, dim % 64, dim as u64);
+                    check(
+                        isa,
+                        elem,
+                        metric,
+                        dim,
+                        if cfg!(miri) { 5 } else { 7 },
+                        dim % 64,
+                        dim as u64,
+                    );
                 }
             }
         }
@@ -137,7 +145,7 @@ fn every_isa_agrees_with_the_oracle_in_every_dimension() {
 #[test]
 fn every_byte_offset_gives_the_same_distances() {
     let dims: &[usize] = if cfg!(miri) {
-        &[77]
+        &[21]
     } else {
         &[1, 6, 77, 257, 384]
     };
@@ -149,7 +157,7 @@ fn every_byte_offset_gives_the_same_distances() {
                     let query = random_row(&mut rng, elem, dim);
                     let rows: Vec<_> = (0..6).map(|_| random_row(&mut rng, elem, dim)).collect();
                     let want = score(isa, elem, metric, &query, &rows, dim, 0);
-                    for shift in 1..if cfg!(miri) { 4 } else { 64 } {
+                    for shift in 1..if cfg!(miri) { 3 } else { 64 } {
                         let got = score(isa, elem, metric, &query, &rows, dim, shift);
                         assert_eq!(got, want, "{isa:?} {elem:?} {metric:?} shift {shift}");
                     }
@@ -164,9 +172,11 @@ fn any_number_of_rows_gives_each_row_its_distance() {
     let mut rng = Rng(3);
     for isa in available() {
         for elem in Elem::ALL {
-            let dim = 40;
+            let dim = if cfg!(miri) { 9 } else { 40 };
             let query = random_row(&mut rng, elem, dim);
-            let rows: Vec<_> = (0..11).map(|_| random_row(&mut rng, elem, dim)).collect();
+            let rows: Vec<_> = (0..if cfg!(miri) { 6 } else { 11 })
+                .map(|_| random_row(&mut rng, elem, dim))
+                .collect();
             for metric in metrics(elem) {
                 let all = score(isa, elem, metric, &query, &rows, dim, 1);
                 for n in 1..rows.len() {
@@ -371,6 +381,7 @@ fn long_lists_are_scored_to_their_end_and_short_rows_refused() {
     let dim = 5;
     let mut rng = Rng(17);
     let query = random_row(&mut rng, Elem::F32, dim);
+    // More than the door hands over at once.
     let rows: Vec<_> = (0..150)
         .map(|_| random_row(&mut rng, Elem::F32, dim))
         .collect();

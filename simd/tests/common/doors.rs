@@ -1,0 +1,515 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! One call of one function of the door, its shape, places and contents drawn from bytes, on every
+//! instruction set. The fuzz target draws them from libFuzzer, a test from a generator.
+//!
+//! Buffers lie between guard pages. Results are compared with portable code, or with the oracle where
+//! documentation allows a difference.
+
+use crate::common::*;
+use crate::guard::{Arena, Side};
+use crate::source::{is_finite, Source};
+use vexfs_simd_host::*;
+
+/// Room for the buffers of one call: three to read, two to write.
+pub struct Arenas([Arena; 5]);
+
+/// Bytes of an arena: eleven of the longest rows, or as many as Miri has the patience for.
+const ROOM: usize = if cfg!(miri) { 1 << 16 } else { 3 << 20 };
+
+impl Arenas {
+    /// Large enough for every case.
+    pub fn new() -> Arenas {
+        Arenas(std::array::from_fn(|_| Arena::new(ROOM)))
+    }
+
+    fn check(&self) {
+        let intact = self.0.iter().all(Arena::is_intact);
+        assert!(intact, "a write beyond a buffer");
+    }
+}
+
+/// Draws one case and checks it on every instruction set.
+pub fn case(bytes: &[u8], arenas: &mut Arenas) {
+    let src = &mut Source(bytes);
+    let [a, b, c, x, y] = &mut arenas.0;
+    match src.byte() % 16 {
+        0..4 => scores(src, [a, b, c, x, y]),
+        4 => wild_shapes(src, [a, b, c, x, y]),
+        5 => non_finite(src, a),
+        6 => conversions(src, [a, x]),
+        7 => quantisers(src, [a, b, c, x, y]),
+        8 => in_place(src, x),
+        9 => assignments(src, [a, b, x, y]),
+        10 => sums(src, [a, b, x, y]),
+        11 => codebooks(src, [a, b, x, y]),
+        12 => byte_codes(src, [a, b, x]),
+        13 => block_codes(src, [a, x, y]),
+        14 => one_bit_codes(src, [a, b, c, x, y]),
+        _ => signs(src, [a, x]),
+    }
+    arenas.check();
+}
+
+/// `run` gives the same on every instruction set.
+fn same<T: PartialEq>(what: &str, mut run: impl FnMut(Isa) -> T) {
+    let want = run(Isa::Scalar);
+    for isa in available() {
+        assert!(run(isa) == want, "{isa:?}: {what}");
+    }
+}
+
+/// The bits of f32, one pattern for all NaN.
+fn numbers(bytes: &[u8]) -> Vec<u32> {
+    let word = |w: &[u8]| f32::from_le_bytes(w.try_into().unwrap());
+    let words = bytes.chunks_exact(4).map(word);
+    words.map(number).collect()
+}
+
+fn number(v: f32) -> u32 {
+    if v.is_nan() {
+        f32::NAN.to_bits()
+    } else {
+        v.to_bits()
+    }
+}
+
+fn scores(src: &mut Source<'_>, [a, b, c, x, _]: [&mut Arena; 5]) {
+    let t = token();
+    let elem = src.pick(&Elem::ALL);
+    let metric = match src.pick(&[0, 1, 2, 3]) {
+        3 if elem == Elem::Binary => Metric::Hamming,
+        m => Metric::COMMON[m % 3],
+    };
+    let dim = src.dim(if cfg!(miri) { 200 } else { MAX_DIM });
+    let row = elem.row_bytes(dim);
+    // Rows may overlap.
+    let stride = match src.byte() {
+        0..128 => row,
+        128..224 => row + src.below(100),
+        _ => src.below(row + 1),
+    };
+    let most = ((ROOM - 256 - row) / stride.max(1) + 1).min(24);
+    let n = 1 + src.below(most);
+    let mut memory = vec![0; (n - 1) * stride + row];
+    let mut kind = src.row(elem, dim);
+    for i in 0..n {
+        if i < 3 {
+            kind = src.row(elem, dim);
+        } else {
+            // Further rows are the third with its bytes in another order.
+            kind.rotate_left(elem.row_bytes(8).min(row - 1));
+        }
+        memory[i * stride..][..row].copy_from_slice(&kind);
+    }
+    let query = src.row(elem, dim);
+    let offsets: Vec<u64> = match src.byte() % 3 {
+        0 => (0..n).map(|i| (i * stride) as u64).collect(),
+        1 => (0..n).rev().map(|i| (i * stride) as u64).collect(),
+        _ => (0..n)
+            .map(|_| src.below(memory.len() - row + 1) as u64)
+            .collect(),
+    };
+    let way = if offsets[0] == 0 && offsets[n - 1] == ((n - 1) * stride) as u64 {
+        src.byte() % 3
+    } else {
+        1 + src.byte() % 2
+    };
+    let query = a.put(&query, src.side());
+    let rows = b.put(&memory, src.side());
+    let offsets = c.put_words(&offsets, src.side());
+    let at = |i: usize| &rows[offsets[i] as usize..][..row];
+    let list: Vec<&[u8]> = (0..n).map(at).collect();
+    let side = src.side();
+    let mut keys = |isa: Isa| -> Vec<u32> {
+        let out = x.words(n, side);
+        match way {
+            0 => score_rows(&t, isa, elem, metric, query, rows, stride, dim, out),
+            1 => score_gather(&t, isa, elem, metric, query, rows, offsets, dim, out),
+            _ => score_list(&t, isa, elem, metric, query, &list, dim, out),
+        }
+        .unwrap();
+        out.to_vec()
+    };
+    let reference = keys(Isa::Scalar);
+    let q = values(elem, query, dim);
+    // A row that is not finite gets some key, and disturbs no other.
+    let exact: Vec<_> = (0..n)
+        .filter(|&i| is_finite(elem, query) && is_finite(elem, at(i)))
+        .map(|i| (i, values(elem, at(i), dim)))
+        .map(|(i, r)| (i, oracle(metric, &q, &r), r))
+        .collect();
+    for isa in available() {
+        let got = keys(isa);
+        for &(i, (exact, terms), ref r) in &exact {
+            let what = || format!("{isa:?} {elem:?} {metric:?} dim {dim} row {i} of {n}");
+            let mut alone = [0];
+            score_list(&t, isa, elem, metric, query, &[at(i)], dim, &mut alone).unwrap();
+            assert_eq!(got[i], alone[0], "{}: another key than alone", what());
+            if !FLOATS.contains(&elem) {
+                assert_eq!(got[i], reference[i], "{}: not bit-exact", what());
+            }
+            let allowed = worst_case(isa, elem, exact, terms, &q, r);
+            let error = (distance(got[i]) - exact).abs();
+            let overflows = exact.abs() + allowed > f32::MAX as f64
+                && distance(got[i]) == f64::INFINITY.copysign(exact);
+            assert!(
+                error <= allowed || overflows,
+                "{}: {} is {error:e} from {exact}, {allowed:e} is allowed",
+                what(),
+                distance(got[i]),
+            );
+        }
+    }
+}
+
+/// Shapes that mostly do not fit: refused or computed, but nothing beyond the slices.
+fn wild_shapes(src: &mut Source<'_>, [a, b, c, x, y]: [&mut Arena; 5]) {
+    let t = token();
+    let isa = src.pick(&Isa::ALL);
+    let elem = src.pick(&Elem::ALL);
+    let metric = src.pick(&[
+        Metric::L2Sq,
+        Metric::InnerProduct,
+        Metric::Cosine,
+        Metric::Hamming,
+    ]);
+    let mut size = || match src.byte() {
+        0..160 => src.below(70),
+        160..200 => src.below(5000),
+        200..220 => MAX_DIM + 1 - src.below(3),
+        220..240 => usize::MAX - src.below(70),
+        _ => 1usize << src.below(64),
+    };
+    let (dim, stride, third) = (size(), size(), size());
+    let [la, lb, lc, lx, ly] =
+        std::array::from_fn(|_| size().min(if cfg!(miri) { 600 } else { 300_000 }));
+    let (one, two) = (a.bytes(la, Side::End), b.bytes(lb, Side::Start));
+    one.fill(0x3c);
+    two.fill(0x3d);
+    let words = c.words::<u64>(lc / 8, Side::End);
+    for (i, word) in words.iter_mut().enumerate() {
+        *word = i.wrapping_mul(third) as u64;
+    }
+    let out = x.bytes(lx, Side::End);
+    let more = y.words::<u32>(ly / 4, Side::End);
+    let shape = PqShape {
+        nsub: dim,
+        ksub: third,
+        dsub: stride,
+    };
+    let by = Quantiser {
+        offset: two,
+        scale: two,
+    };
+    // What comes of it is for the tests of each function; here it may only stay within its slices.
+    let _ = match src.byte() % 20 {
+        0 => score_rows(&t, isa, elem, metric, one, two, stride, dim, more),
+        1 => score_gather(&t, isa, elem, metric, one, two, words, dim, more),
+        2 => score_list(&t, isa, elem, metric, one, &[&*two, &*one], dim, more),
+        3 => convert(&t, isa, elem, src.pick(&Elem::ALL), one, out),
+        4 => quantise_i8(&t, isa, by, one, out),
+        5 => dequantise_i8(&t, isa, by, one, out),
+        6 => normalise_f32(&t, isa, out).then_some(()).ok_or(BadShape),
+        7 => {
+            let (ids, keys) = more.split_at_mut(ly / 8);
+            assign_f32(&t, isa, one, stride, dim, two, ids, keys)
+        }
+        8 => {
+            let counts = &mut vec![0; third.min(1000)];
+            more.fill(1);
+            accumulate_f32(&t, isa, one, stride, dim, more, words, counts)
+        }
+        9 => centroids_f32(&t, isa, dim, words, &vec![0; third.min(1000)], out).map(|_| ()),
+        10 => rotate_f32(&t, isa, 7, out),
+        11 => sign_bits_f32(&t, isa, one, out),
+        12 => pq_encode(&t, isa, shape, one, two, out),
+        13 => pq_table(&t, isa, shape, metric, one, two, more),
+        14 => pq_scan8(&t, isa, dim, &vec![0; dim.min(2000) * 256], one, more),
+        15 => pq_reduce_table(&t, isa, &vec![0; la / 4], out, &mut [0; 2]),
+        16 => pq_pack4(dim, &vec![7; la], out),
+        17 => pq_scan4(&t, isa, one, &[0; 2], two, more),
+        18 => rabitq_prepare(&t, isa, one, words, &mut [0; 6]),
+        _ => {
+            let lower = &mut vec![0; ly / 4];
+            rabitq_encode(&t, isa, one, out).and(rabitq_scan(
+                &t, isa, words, &[0; 6], dim, two, stride, more, lower,
+            ))
+        }
+    };
+}
+
+fn non_finite(src: &mut Source<'_>, a: &mut Arena) {
+    let elem = src.pick(&FLOATS);
+    let dim = src.dim(4096);
+    let mut row = src.row(elem, dim);
+    row.extend(vec![0xff; src.below(elem.row_bytes(1))]);
+    let row = a.put(&row, src.side());
+    same("the first element that is not finite", |isa| {
+        first_non_finite(&token(), isa, elem, row)
+    });
+    let bad = values(elem, row, dim).iter().position(|v| !v.is_finite());
+    assert_eq!(first_non_finite(&token(), Isa::Scalar, elem, row), bad);
+}
+
+fn conversions(src: &mut Source<'_>, [a, x]: [&mut Arena; 2]) {
+    let half = src.pick(&[Elem::F16, Elem::Bf16]);
+    let (from, to) = src.pick(&[(Elem::F32, half), (half, Elem::F32)]);
+    let dim = src.dim(4096);
+    let row = a.put(&src.row(from, dim), src.side());
+    let side = src.side();
+    same("conversion", |isa| {
+        let out = x.bytes(to.row_bytes(dim), side);
+        convert(&token(), isa, from, to, row, out).unwrap();
+        out.to_vec()
+    });
+}
+
+fn quantisers(src: &mut Source<'_>, [a, b, c, x, y]: [&mut Arena; 5]) {
+    let t = token();
+    let dim = src.dim(4096);
+    let row = a.put(&src.row(Elem::F32, dim), src.side());
+    let pairs = src.pick(&[1, dim]);
+    let by = Quantiser {
+        offset: b.put(&src.row(Elem::F32, pairs), src.side()),
+        scale: c.put(&src.row(Elem::F32, pairs), src.side()),
+    };
+    let sides = (src.side(), src.side());
+    same("quantisation", |isa| {
+        let codes = x.bytes(dim, sides.0);
+        quantise_i8(&t, isa, by, row, codes).unwrap();
+        let back = y.bytes(4 * dim, sides.1);
+        dequantise_i8(&t, isa, by, codes, back).unwrap();
+        (codes.to_vec(), numbers(back))
+    });
+}
+
+fn in_place(src: &mut Source<'_>, x: &mut Arena) {
+    let dim = src.dim(MAX_DIM);
+    let row = src.row(Elem::F32, dim);
+    let (seed, side) = (src.word() as u64, src.side());
+    let rotates = src.pick(&[false, true]);
+    same(if rotates { "rotation" } else { "normalisation" }, |isa| {
+        let out = x.bytes(4 * dim, side);
+        out.copy_from_slice(&row);
+        if rotates {
+            rotate_f32(&token(), isa, seed, out).unwrap();
+        } else if !normalise_f32(&token(), isa, out) {
+            assert_eq!(out, row);
+        }
+        numbers(out)
+    });
+}
+
+fn assignments(src: &mut Source<'_>, [a, b, x, y]: [&mut Arena; 4]) {
+    let t = token();
+    let dim = src.dim(300);
+    let (n, k) = (1 + src.below(9), 1 + src.below(150));
+    let rows: Vec<u8> = (0..n).flat_map(|_| src.row(Elem::F32, dim)).collect();
+    let mut centroids: Vec<u8> = (0..k.min(4))
+        .flat_map(|_| src.row(Elem::F32, dim))
+        .collect();
+    let mut rng = src.rng();
+    while centroids.len() < 4 * k * dim {
+        centroids.extend(random_row(&mut rng, Elem::F32, dim));
+    }
+    let (rows, centroids) = (a.put(&rows, src.side()), b.put(&centroids, src.side()));
+    let sides = (src.side(), src.side());
+    for isa in available() {
+        let (ids, keys) = (x.words(n, sides.0), y.words(n, sides.1));
+        assign_f32(&t, isa, rows, 4 * dim, dim, centroids, ids, keys).unwrap();
+        for (i, row) in rows.chunks(4 * dim).enumerate() {
+            let mut all = vec![0; k];
+            score_rows(
+                &t,
+                isa,
+                Elem::F32,
+                Metric::L2Sq,
+                row,
+                centroids,
+                4 * dim,
+                dim,
+                &mut all,
+            )
+            .unwrap();
+            let least = *all.iter().min().unwrap();
+            let nearest = all.iter().position(|&key| key == least).unwrap();
+            let what = format!("{isa:?} dim {dim} k {k}");
+            assert_eq!((ids[i] as usize, keys[i]), (nearest, least), "{what}");
+        }
+    }
+}
+
+fn sums(src: &mut Source<'_>, [a, b, x, y]: [&mut Arena; 4]) {
+    let t = token();
+    let dim = src.dim(2000);
+    let (n, k) = (src.below(9), 1 + src.below(5));
+    let rows: Vec<u8> = (0..n).flat_map(|_| src.row(Elem::F32, dim)).collect();
+    let ids: Vec<u32> = (0..n).map(|_| src.below(k) as u32).collect();
+    let (rows, ids) = (a.put(&rows, src.side()), b.put_words(&ids, src.side()));
+    let sides = (src.side(), src.side());
+    same("centroids", |isa| {
+        let (sums, mut counts) = (x.words::<u64>(k * dim, sides.0), vec![0; k]);
+        sums.fill(0);
+        accumulate_f32(&t, isa, rows, 4 * dim, dim, ids, sums, &mut counts).unwrap();
+        let out = y.bytes(4 * k * dim, sides.1);
+        out.fill(7);
+        let empty = centroids_f32(&t, isa, dim, sums, &counts, out).unwrap();
+        let nan = |bits: u64| f64::from_bits(bits).is_nan();
+        let sums: Vec<u64> = sums.iter().map(|&s| if nan(s) { 0 } else { s }).collect();
+        (sums, counts, empty, numbers(out))
+    });
+}
+
+fn codebooks(src: &mut Source<'_>, [a, b, x, y]: [&mut Arena; 4]) {
+    let t = token();
+    let dsub = src.dim(20);
+    let shape = PqShape {
+        nsub: 1 + src.below(4),
+        ksub: 1 + src.below(256),
+        dsub,
+    };
+    let vector = src.row(Elem::F32, shape.nsub * dsub);
+    let books = src.row(Elem::F32, shape.nsub * shape.ksub * dsub);
+    let metric = src.pick(&[Metric::L2Sq, Metric::InnerProduct]);
+    let (vector, books) = (a.put(&vector, src.side()), b.put(&books, src.side()));
+    let sides = (src.side(), src.side());
+    for isa in available() {
+        let codes = x.bytes(shape.nsub, sides.0);
+        pq_encode(&t, isa, shape, vector, books, codes).unwrap();
+        let table = y.words::<u32>(shape.nsub * shape.ksub, sides.1);
+        pq_table(&t, isa, shape, metric, vector, books, table).unwrap();
+        for s in 0..shape.nsub {
+            let part = &vector[4 * s * dsub..][..4 * dsub];
+            let book = &books[4 * s * shape.ksub * dsub..][..4 * shape.ksub * dsub];
+            let mut keys = vec![0; shape.ksub];
+            let mut score = |metric| {
+                score_rows(
+                    &t,
+                    isa,
+                    Elem::F32,
+                    metric,
+                    part,
+                    book,
+                    4 * dsub,
+                    dsub,
+                    &mut keys,
+                )
+                .unwrap();
+                keys.clone()
+            };
+            let distances = score(Metric::L2Sq);
+            let least = distances.iter().min().unwrap();
+            let nearest = distances.iter().position(|key| key == least).unwrap();
+            assert_eq!(codes[s] as usize, nearest, "{isa:?} {shape:?}");
+            let row = &table[s * shape.ksub..][..shape.ksub];
+            let entries = score(metric)
+                .into_iter()
+                .map(|key| Distance(key).to_f32_bits());
+            assert!(
+                row.iter().copied().eq(entries),
+                "{isa:?} {shape:?} {metric:?}"
+            );
+        }
+    }
+}
+
+fn byte_codes(src: &mut Source<'_>, [a, b, x]: [&mut Arena; 3]) {
+    let nsub = 1 + src.below(130);
+    let n = src.below(50);
+    let table: Vec<u32> = src
+        .row(Elem::F32, nsub * 256)
+        .chunks(4)
+        .map(|w| u32::from_le_bytes(w.try_into().unwrap()))
+        .collect();
+    let codes = src.row(Elem::U8, (n * nsub).max(1))[..n * nsub].to_vec();
+    let (table, codes) = (a.put_words(&table, src.side()), b.put(&codes, src.side()));
+    let side = src.side();
+    same("a scan of byte codes", |isa| {
+        let out = x.words(n, side);
+        pq_scan8(&token(), isa, nsub, table, codes, out).unwrap();
+        out.to_vec()
+    });
+}
+
+fn block_codes(src: &mut Source<'_>, [a, x, y]: [&mut Arena; 3]) {
+    let t = token();
+    let nsub = match src.byte() {
+        0..250 => 1 + src.below(100),
+        _ => 257,
+    };
+    let n = 1 + src.below(100);
+    let table: Vec<u32> = src
+        .row(Elem::F32, nsub * 16)
+        .chunks(4)
+        .map(|w| u32::from_le_bytes(w.try_into().unwrap()))
+        .collect();
+    let mut codes = src.row(Elem::U8, n * nsub);
+    codes.iter_mut().for_each(|code| *code &= 15);
+    let mut packed = vec![0; n.div_ceil(32) * nsub * 16];
+    pq_pack4(nsub, &codes, &mut packed).unwrap();
+    let packed = a.put(&packed, src.side());
+    let sides = (src.side(), src.side());
+    same("a scan of 4-bit codes", |isa| {
+        let (small, mut affine) = (x.bytes(nsub * 16, sides.0), [0; 2]);
+        pq_reduce_table(&t, isa, &table, small, &mut affine).unwrap();
+        let out = y.words(n.div_ceil(32) * 32, sides.1);
+        pq_scan4(&t, isa, small, &affine, packed, out).unwrap();
+        let affine = affine.map(|bits| number(f32::from_bits(bits)));
+        (small.to_vec(), affine, out.to_vec())
+    });
+}
+
+fn one_bit_codes(src: &mut Source<'_>, [a, b, c, x, y]: [&mut Arena; 5]) {
+    let t = token();
+    let dim = src.dim(if cfg!(miri) { 200 } else { MAX_DIM });
+    let n = 1 + src.below(5);
+    let rows: Vec<Vec<u8>> = (0..n).map(|_| src.row(Elem::F32, dim)).collect();
+    let query = b.put(&src.row(Elem::F32, dim), src.side());
+    let code_bytes = rabitq_code_bytes(dim);
+    let stride = code_bytes + src.below(20);
+    let sides: [Side; 5] = std::array::from_fn(|_| src.side());
+    same("one-bit codes", |isa| {
+        let mut codes = vec![0; (n - 1) * stride + code_bytes];
+        for (row, place) in rows.iter().zip(codes.chunks_mut(stride)) {
+            let (row, code) = (a.put(row, sides[0]), x.bytes(code_bytes, sides[1]));
+            rabitq_encode(&t, isa, row, code).unwrap();
+            let (signs, tail) = code.split_at(code_bytes - 16);
+            let tail: Vec<u8> = numbers(tail).iter().flat_map(|w| w.to_le_bytes()).collect();
+            place[..code_bytes].copy_from_slice(&[signs, &tail].concat());
+        }
+        let mut affine = [0; 6];
+        let planes = y.words::<u64>(rabitq_query_words(dim), sides[2]);
+        rabitq_prepare(&t, isa, query, planes, &mut affine).unwrap();
+        let scanned = c.put(&codes, sides[3]);
+        let (out, mut lower) = (x.words(n, sides[4]), vec![0; n]);
+        rabitq_scan(
+            &t, isa, planes, &affine, dim, scanned, stride, out, &mut lower,
+        )
+        .unwrap();
+        let affine = affine.map(|bits| number(f32::from_bits(bits)));
+        (codes, planes.to_vec(), affine, out.to_vec(), lower)
+    });
+}
+
+fn signs(src: &mut Source<'_>, [a, x]: [&mut Arena; 2]) {
+    let dim = src.dim(4096);
+    let row = a.put(&src.row(Elem::F32, dim), src.side());
+    let side = src.side();
+    let positive: Vec<bool> = values(Elem::F32, row, dim)
+        .iter()
+        .map(|&v| v > 0.0)
+        .collect();
+    for isa in available() {
+        let bits = x.bytes(dim.div_ceil(8), side);
+        sign_bits_f32(&token(), isa, row, bits).unwrap();
+        for i in 0..8 * bits.len() {
+            let want = positive.get(i).copied().unwrap_or(false);
+            assert_eq!(
+                bits[i / 8] >> (i % 8) & 1 == 1,
+                want,
+                "{isa:?} dim {dim} bit {i}"
+            );
+        }
+    }
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Every function of the door on random shapes, places and contents, in buffers between guard pages. The
+//! fuzz target `simd/fuzz` draws the same cases with an eye on the code they reach.
+
+mod common;
+#[path = "common/doors.rs"]
+mod doors;
+#[path = "common/guard.rs"]
+mod guard;
+#[path = "common/source.rs"]
+mod source;
+
+use common::Rng;
+
+#[test]
+fn random_cases_agree_on_every_isa_and_stay_within_their_buffers() {
+    let mut arenas = doors::Arenas::new();
+    let cases = if cfg!(miri) { 48 } else { 20_000 };
+    for seed in 0..cases {
+        let mut rng = Rng(seed);
+        let mut bytes = vec![seed as u8];
+        bytes.extend((0..200).map(|_| rng.next() as u8));
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            doors::case(&bytes, &mut arenas);
+        }));
+        assert!(failed.is_ok(), "seed {seed}");
+    }
+}
