@@ -106,7 +106,8 @@ impl Quantiser<'_> {
 /// Quantises a vector of f32 to i8.
 ///
 /// Shapes: `dst` is `dim` bytes, `src` 4 times as many. Codes are rounded to nearest, ties to even,
-/// and saturate at -128 and 127. The same bits on every instruction set.
+/// and saturate at -128 and 127, also where the difference to `offset` is beyond the range of f32.
+/// The same bits on every instruction set.
 ///
 /// Errors: [`BadShape`] if the lengths do not fit.
 pub fn quantise_i8(
