@@ -102,9 +102,9 @@ CASE(searches_see_whole_acknowledged_batches)
 	sh.stop = 1;
 	for (int i = 0; i < 3; i++)
 		pthread_join(readers[i], NULL);
-	EXPECT_EQ(0, sh.errors) TH_LOG("%s", sh.text);
+	EXPECT_EQ(0, atomic_load(&sh.errors)) TH_LOG("%s", sh.text);
 	EXPECT_EQ(6000, stats_of(fd).live);
-	EXPECT_LT(0, sh.searches);
+	EXPECT_LT(0, atomic_load(&sh.searches));
 	/* Every row under its key. */
 	for (uint64_t w = 0; w < 3; w++)
 		for (uint64_t i = 0; i < 2000; i += 61) {
@@ -167,7 +167,7 @@ CASE(a_get_sees_one_state_of_a_batch)
 		reads++;
 	}
 	pthread_join(thread, NULL);
-	EXPECT_EQ(0, sh.errors) TH_LOG("%s", sh.text);
+	EXPECT_EQ(0, atomic_load(&sh.errors)) TH_LOG("%s", sh.text);
 	EXPECT_EQ(0, mixed) TH_LOG("in %d reads", reads);
 	EXPECT_EQ(BATCH, stats_of(fd).live);
 }
@@ -231,7 +231,7 @@ CASE(random_changes_beside_everything_else)
 	sh.stop = 1;
 	for (int i = 0; i < 4; i++)
 		pthread_join(thread[i], NULL);
-	EXPECT_EQ(0, sh.errors) TH_LOG("%s", sh.text);
+	EXPECT_EQ(0, atomic_load(&sh.errors)) TH_LOG("%s", sh.text);
 	for (uint64_t key = 0; key < 300; key++)
 		live += get_key(fd, key, NULL, NULL) < VEXFS_ROW_NONE - 1;
 	EXPECT_EQ(live, stats_of(fd).live);
@@ -257,7 +257,7 @@ CASE(unlink_and_close_beside_searches)
 	sh.stop = 1;
 	for (int i = 0; i < 2; i++)
 		pthread_join(readers[i], NULL);
-	EXPECT_EQ(0, sh.errors) TH_LOG("%s", sh.text);
+	EXPECT_EQ(0, atomic_load(&sh.errors)) TH_LOG("%s", sh.text);
 }
 
 CASE(a_killed_search_ends)
