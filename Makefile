@@ -14,7 +14,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
-export KSRC KDIR JOBS
+export KSRC KDIR JOBS CARGO
 
 # scripts/lib.sh knows where the compilers are.
 WITH_ENV := . scripts/lib.sh &&
@@ -28,6 +28,11 @@ run: modules tools
 .PHONY: test
 test: modules tools
 	tests/run.sh
+
+## test-arm64  the kselftests in an emulated arm64 guest
+.PHONY: test-arm64
+test-arm64: modules-arm64 tools-arm64
+	tests/run.sh arm64
 
 ## check       formatting, clippy, layouts, forbidden words; boots nothing
 .PHONY: check
@@ -65,26 +70,31 @@ setup: kernel
 setup-tools:
 	@scripts/setup --tools
 
-## kernel      the guest kernel for QEMU; kernel-um and kernel-x86_64-debug: the others
-.PHONY: kernel kernel-x86_64 kernel-um kernel-x86_64-debug
+## kernel      the guest kernel for QEMU; kernel-um, kernel-x86_64-debug, kernel-arm64: the others
+.PHONY: kernel kernel-x86_64 kernel-um kernel-x86_64-debug kernel-arm64
 kernel: kernel-x86_64
-kernel-x86_64 kernel-um kernel-x86_64-debug: kernel-%:
+kernel-x86_64 kernel-um kernel-x86_64-debug kernel-arm64: kernel-%:
 	@scripts/setup $*
 
-## modules     vexfs.ko for that kernel (build/x86_64); modules-um, modules-debug
-.PHONY: modules modules-um modules-debug
+## modules     vexfs.ko for that kernel (build/x86_64); modules-um, modules-debug, modules-arm64
+.PHONY: modules modules-um modules-debug modules-arm64
 modules: kernel-x86_64
 	@scripts/kbuild x86_64
 modules-um: kernel-um
 	@scripts/kbuild um
 modules-debug: kernel-x86_64-debug
 	@scripts/kbuild x86_64-debug
+modules-arm64: kernel-arm64
+	@scripts/kbuild arm64
 
-## tools       mkfs.vexfs, vexfs and the others, in target/release
-.PHONY: tools
+## tools       mkfs.vexfs, vexfs and the others, in target/release; tools-arm64 for arm64 guests
+.PHONY: tools tools-arm64
 tools: setup-tools
 	@$(WITH_ENV) $(CARGO) build --release --workspace --bins
 	@ln -sf mkfs_vexfs "$${CARGO_TARGET_DIR:-target}/release/mkfs.vexfs" # cargo's names have no dot
+tools-arm64: kernel-arm64
+	@$(WITH_ENV) arm64_cargo build --release --workspace --bins
+	@ln -sf mkfs_vexfs "$${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/release/mkfs.vexfs"
 
 ## install     tools and header to PREFIX=/usr/local, a module built with KDIR= to its kernel
 .PHONY: install

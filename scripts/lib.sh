@@ -55,15 +55,53 @@ fragments() {
 	um) echo common.config um.config ;;
 	x86_64) echo common.config x86_64.config ;;
 	x86_64-debug) echo common.config x86_64.config x86_64-debug.config ;;
-	*) die "there is no kernel configuration '$1': use um, x86_64 or x86_64-debug." ;;
+	arm64) echo common.config arm64.config ;;
+	*) die "there is no kernel configuration '$1': use um, x86_64, x86_64-debug or arm64." ;;
 	esac
 }
 
-kernel_arch() { case $1 in um) echo um ;; *) echo x86_64 ;; esac }
+kernel_arch() { case $1 in um | arm64) echo "$1" ;; *) echo x86_64 ;; esac }
 
 # kernel_id NAME - changes with whatever would change the kernel's objects.
 kernel_id() {
 	# shellcheck disable=SC2046 # file names without blanks
 	(cd "$ROOT/qemu/config" && { grep -h '^CONFIG' $(fragments "$1") && rustc --version && clang --version | head -n1; }) |
 		sha256sum | cut -c1-10
+}
+
+# kernel_tree NAME - where the build of this configuration, by these compilers, is.
+kernel_tree() {
+	local src tree
+	src=$(kernel_source)
+	tree=$CACHE/build/$(kernel_version "$src")-$1-$(kernel_id "$1")
+	[ -z "${KSRC:-}" ] || tree=$tree-$(printf %s "$src" | sha256sum | cut -c1-6)
+	echo "$tree"
+}
+
+# kernel_ready NAME - whether it is built, as it would be built now.
+kernel_ready() {
+	local tree
+	[ -n "$(kernel_source)" ] || return 1
+	tree=$(kernel_tree "$1")
+	[ -e "$tree/.vexfs-done" ] && [ "$(readlink "$CACHE/build/$1")" = "$tree" ]
+}
+
+# --- programs for arm64 guests ----------------------------------------------
+
+ARM64_RUST=aarch64-unknown-linux-gnu
+# A small Debian: the guest's /usr, and the C library to compile for it.
+ARM64_ROOT=$CACHE/arm64/root
+ARM64_CC="clang --target=aarch64-linux-gnu --sysroot=$ARM64_ROOT -fuse-ld=lld"
+
+# arm64_cargo ARGUMENT... - cargo for the guest.
+arm64_cargo() {
+	local flags="-Clinker=clang" f
+	for f in --target=aarch64-linux-gnu "--sysroot=$ARM64_ROOT" -fuse-ld=lld; do
+		flags+=" -Clink-arg=$f"
+	done
+	# Where scripts/setup puts Debian's libstd; rustup's is found without.
+	flags+=" -L$ARM64_ROOT/usr/lib/rustlib/$ARM64_RUST/lib"
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS=$flags \
+		BINDGEN_EXTRA_CLANG_ARGS_aarch64_unknown_linux_gnu=--sysroot=$ARM64_ROOT \
+		"${CARGO:-cargo}" "$@" --target "$ARM64_RUST"
 }
