@@ -4,6 +4,7 @@
 //!
 //! - `topk.rs`: the best k of a stream of hits
 //! - `flat.rs`: the exact scan
+//! - `hnsw/`: a graph of codes, and exact distances of the nearest
 //!
 //! This room holds no float, does no I/O and allocates nothing. Distances are integers that order
 //! like the floats they came from. Memory is lent by the caller; rows and arithmetic are reached
@@ -15,6 +16,7 @@
 #![warn(missing_docs)]
 
 pub mod flat;
+pub mod hnsw;
 pub mod topk;
 
 pub use topk::{Hit, TopK};

@@ -44,6 +44,13 @@ impl<'a> TopK<'a> {
         }
     }
 
+    /// Forgets all hits.
+    pub fn clear(&mut self) {
+        // INVARIANT: as in `new`.
+        self.len = 0;
+        self.bound = if self.heap.is_empty() { 0 } else { u32::MAX };
+    }
+
     /// How many hits are kept at most.
     pub fn k(&self) -> usize {
         self.heap.len()
@@ -215,6 +222,17 @@ mod tests {
             top.push(hit(4, key));
         }
         assert_eq!(top.into_sorted(), [hit(4, 1), hit(4, 3)]);
+    }
+
+    #[test]
+    fn cleared_it_starts_again() {
+        let mut memory = [Hit::default(); 1];
+        let mut top = TopK::new(&mut memory);
+        top.push(hit(1, 1));
+        top.clear();
+        assert!(top.is_empty());
+        assert!(top.push(hit(8, 8)));
+        assert_eq!(top.into_sorted(), [hit(8, 8)]);
     }
 
     #[test]

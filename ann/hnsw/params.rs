@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! Parameters of an index with their bounds, and how much memory they ask for.
+
+/// The most nodes of one index: a candidate packs a slot and a flag into 32 bits.
+pub const MAX_NODES: u32 = (1 << 31) - 1;
+
+/// The least `m`. With fewer links the graph falls apart, and levels become too many.
+pub const MIN_M: u32 = 4;
+
+/// The greatest `m`. Recall stops to gain from links well before it, and `2 * m` links must fit the
+/// batches on the stack.
+pub const MAX_M: u32 = 64;
+
+/// The greatest number of links of a node on level 0.
+pub const MAX_M0: usize = 2 * MAX_M as usize;
+
+/// The greatest `ef` and `ef_construction`: candidates are kept sorted, which costs more than
+/// linear time in their number.
+pub const MAX_EF: u32 = 4096;
+
+/// The topmost level. `MIN_M` to the power of this exceeds the number of nodes 2^30.
+pub const MAX_LEVEL: u32 = 15;
+
+/// The most bytes of a node: its links and its code are one block of a file or of a page.
+pub const MAX_NODE_BYTES: usize = 4096;
+
+/// Words of a node besides its code and its links: row (2), anchor, upper block, next free.
+pub const NODE_HEADER_WORDS: usize = 5;
+
+/// Words of an upper block besides its links: node, anchor, block of the next level.
+pub const UPPER_HEADER_WORDS: usize = 3;
+
+/// What an index is made with. It stays the same for the life of the index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Params {
+    /// Links of a new node on each level; a node keeps up to `m` links on the levels above 0 and
+    /// `2 * m` on level 0. [`MIN_M`]..=[`MAX_M`], even. 16 suits most data.
+    pub m: u32,
+    /// Candidates collected for a new node; `m`..=[`MAX_EF`]. 200 suits most data: less is faster
+    /// to build, more gains little.
+    pub ef_construction: u32,
+    /// Words of a code, as the arithmetic behind [`Numeric`](super::Numeric) wants them; at least 1.
+    pub code_words: u32,
+    /// Decides the levels of rows.
+    pub seed: u64,
+}
+
+/// Parameters out of their bounds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadParams;
+
+impl Params {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    ///
+    /// [`BadParams`] if a parameter is out of its range, or a node would exceed [`MAX_NODE_BYTES`].
+    pub fn layout(&self) -> Result<Layout, BadParams> {
+        let m_fits = (MIN_M..=MAX_M).contains(&self.m) && self.m.is_multiple_of(2);
+        if !m_fits || self.ef_construction < self.m || self.ef_construction > MAX_EF {
+            return Err(BadParams);
+        }
+        if self.code_words == 0 || self.code_words as usize > MAX_NODE_BYTES / 4 {
+            return Err(BadParams);
+        }
+        let layout = Layout {
+            code_words: self.code_words as usize,
+            m: self.m as usize,
+            m0: 2 * self.m as usize,
+        };
+        if layout.node_bytes() > MAX_NODE_BYTES {
+            return Err(BadParams);
+        }
+        Ok(layout)
+    }
+}
+
+/// Where things are in a node: its code, then row, anchor and such, then its links on level 0.
+///
+/// A distance touches the front of a node and leaves the header in the cache that it needs to be
+/// judged by; an expansion touches the end.
+///
+/// # Invariants
+///
+/// The bounds of [`Params::layout`] hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    pub(super) code_words: usize,
+    pub(super) m: usize,
+    pub(super) m0: usize,
+}
+
+impl Layout {
+    /// Words of a node: whole cache lines of 64 bytes.
+    pub const fn node_words(&self) -> usize {
+        (self.code_words + NODE_HEADER_WORDS + self.m0).next_multiple_of(16)
+    }
+
+    /// Bytes of a node, a multiple of 64. An arena should be aligned likewise.
+    pub const fn node_bytes(&self) -> usize {
+        self.node_words() * 4
+    }
+
+    /// Words of an upper block: the links of one node on one level above 0.
+    pub const fn upper_words(&self) -> usize {
+        (self.m + UPPER_HEADER_WORDS).next_multiple_of(4)
+    }
+
+    /// Bytes of an upper block.
+    pub const fn upper_bytes(&self) -> usize {
+        self.upper_words() * 4
+    }
+
+    /// How many upper blocks `nodes` nodes need, with room for chance: each node has one with
+    /// probability 1/m, a second one with 1/m^2 and so on, `nodes / (m - 1)` altogether, with a
+    /// standard deviation below its root. Where blocks run out nodes get fewer levels, which costs some
+    /// speed and nothing else.
+    pub const fn upper_blocks(&self, nodes: u32) -> u32 {
+        let mean = nodes as u64 / (self.m as u64 - 1);
+        // Six deviations, and what a tiny index may want by chance.
+        let blocks = mean + 6 * mean.isqrt() + MAX_LEVEL as u64;
+        if blocks < MAX_NODES as u64 {
+            blocks as u32
+        } else {
+            MAX_NODES
+        }
+    }
+
+    /// Words of the front of a node that a distance touches.
+    pub(super) const fn front_words(&self) -> usize {
+        self.code_words + NODE_HEADER_WORDS
+    }
+}
+
+/// How many 64-bit words of [`Workspace::visited`](super::Workspace) an index of `nodes` slots needs.
+pub const fn visited_words(nodes: u32) -> usize {
+    (nodes as usize).div_ceil(64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: Params = Params {
+        m: 16,
+        ef_construction: 200,
+        code_words: 51,
+        seed: 0,
+    };
+
+    #[test]
+    fn parameters_beyond_their_bounds_are_refused() {
+        assert!(GOOD.layout().is_ok());
+        for bad in [
+            Params { m: 3, ..GOOD },
+            Params { m: 0, ..GOOD },
+            Params { m: 17, ..GOOD },
+            Params { m: 66, ..GOOD },
+            Params {
+                ef_construction: 15,
+                ..GOOD
+            },
+            Params {
+                ef_construction: MAX_EF + 1,
+                ..GOOD
+            },
+            Params {
+                code_words: 0,
+                ..GOOD
+            },
+            Params {
+                code_words: 1024,
+                ..GOOD
+            },
+            Params {
+                code_words: u32::MAX,
+                ..GOOD
+            },
+        ] {
+            assert_eq!(bad.layout(), Err(BadParams), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_of_a_384_dimensional_row_takes_a_quarter_of_it() {
+        let layout = GOOD.layout().unwrap();
+        assert_eq!(layout.node_bytes(), 384);
+        let per_row = layout.node_bytes()
+            + layout.upper_blocks(1_000_000) as usize * layout.upper_bytes() / 1_000_000
+            + 4;
+        assert!(per_row <= 1536 / 4 + 16, "{per_row}");
+    }
+}

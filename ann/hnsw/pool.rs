@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! Candidates in the order of their distance, and the set of slots that were looked at.
+
+/// The nearest candidates seen, sorted; each is expanded once.
+///
+/// One sorted array serves as both queues of the paper's search: its end is the worst result, its
+/// first unexpanded entry the next candidate. For hundreds of entries, moving some of them is cheaper than
+/// two heaps.
+///
+/// # Invariants
+///
+/// `entries[..len]` is strictly increasing, up to the lowest bits. Entries before `cursor` are expanded. An
+/// entry is a distance, a slot and whether it was expanded, from high to low bits: 32, 31 and 1.
+pub(super) struct Pool<'a> {
+    entries: &'a mut [u64],
+    len: usize,
+    cursor: usize,
+}
+
+const EXPANDED: u64 = 1;
+
+pub(super) const fn entry(distance: u32, slot: u32) -> u64 {
+    (distance as u64) << 32 | (slot as u64) << 1
+}
+
+/// The distance of an entry.
+pub(super) const fn distance_of(entry: u64) -> u32 {
+    (entry >> 32) as u32
+}
+
+/// The slot of an entry.
+pub(super) const fn slot_of(entry: u64) -> u32 {
+    entry as u32 >> 1
+}
+
+impl<'a> Pool<'a> {
+    /// An empty pool of as many candidates as `memory` holds.
+    pub(super) fn new(memory: &'a mut [u64]) -> Self {
+        // INVARIANT: nothing is in no order.
+        Pool {
+            entries: memory,
+            len: 0,
+            cursor: 0,
+        }
+    }
+
+    /// The candidates, nearest first.
+    #[cfg(test)]
+    fn entries(&self) -> &[u64] {
+        self.entries.get(..self.len).unwrap_or(&[])
+    }
+
+    /// The candidates, nearest first, for as long as the memory is lent.
+    pub(super) fn into_entries(self) -> &'a [u64] {
+        self.entries.get(..self.len).unwrap_or(&[])
+    }
+
+    /// What a candidate's distance must be below to be sure to enter.
+    #[inline]
+    pub(super) fn bound(&self) -> u32 {
+        if self.len < self.entries.len() {
+            return u32::MAX;
+        }
+        self.entries.last().map_or(0, |&last| distance_of(last))
+    }
+
+    /// Offers a candidate that was not offered before; says whether it entered.
+    #[inline]
+    pub(super) fn offer(&mut self, distance: u32, slot: u32) -> bool {
+        let new = entry(distance, slot);
+        let Some(kept) = self.entries.get(..self.len) else {
+            return false;
+        };
+        if self.len == self.entries.len() && kept.last().is_none_or(|&last| new >= last) {
+            return false;
+        }
+        let at = kept.partition_point(|&e| e < new);
+        // The last entry falls out of a full pool.
+        let end = self.len.min(self.entries.len().saturating_sub(1));
+        // INVARIANT: `at` is at most `end`, because a full pool's last entry is greater.
+        self.entries.copy_within(at..end, at + 1);
+        if let Some(place) = self.entries.get_mut(at) {
+            *place = new;
+        }
+        self.len = end + 1;
+        self.cursor = self.cursor.min(at);
+        true
+    }
+
+    /// The nearest candidate not expanded yet; it counts as expanded from now on.
+    #[inline]
+    pub(super) fn next(&mut self) -> Option<u32> {
+        let rest = self.entries.get_mut(self.cursor..self.len)?;
+        let mut skipped = 0;
+        for e in rest {
+            skipped += 1;
+            if *e & EXPANDED == 0 {
+                *e |= EXPANDED;
+                self.cursor += skipped;
+                return Some(slot_of(*e));
+            }
+        }
+        self.cursor = self.len;
+        None
+    }
+}
+
+/// A set of slots, emptied in time proportional to what was put in.
+///
+/// # Invariants
+///
+/// A word of `bits` that is not 0 is listed in `touched[..len]`, or `overflow` is set.
+pub(super) struct Visited<'a> {
+    bits: &'a mut [u64],
+    touched: &'a mut [u32],
+    len: usize,
+    overflow: bool,
+}
+
+impl<'a> Visited<'a> {
+    /// Starts empty; `bits` may hold anything if `dirty`, and zeros if not.
+    pub(super) fn new(bits: &'a mut [u64], touched: &'a mut [u32], dirty: bool) -> Self {
+        let mut visited = Visited {
+            bits,
+            touched,
+            len: 0,
+            overflow: dirty,
+        };
+        visited.clear();
+        visited
+    }
+
+    /// Adds a slot; says whether it was not there before. Slots that there are no bits for count as
+    /// visited.
+    #[inline]
+    pub(super) fn insert(&mut self, slot: u32) -> bool {
+        let at = slot as usize >> 6;
+        let Some(word) = self.bits.get_mut(at) else {
+            return false;
+        };
+        let bit = 1 << (slot & 63);
+        if *word & bit != 0 {
+            return false;
+        }
+        if *word == 0 {
+            // INVARIANT: the word is listed, or the overflow noted.
+            match self.touched.get_mut(self.len) {
+                Some(place) => {
+                    *place = at as u32;
+                    self.len += 1;
+                }
+                None => self.overflow = true,
+            }
+        }
+        *word |= bit;
+        true
+    }
+
+    /// Whether a slot was added, or has no bit.
+    #[inline]
+    pub(super) fn contains(&self, slot: u32) -> bool {
+        let word = self.bits.get(slot as usize >> 6);
+        word.is_none_or(|word| word >> (slot & 63) & 1 != 0)
+    }
+
+    /// Empties the set.
+    pub(super) fn clear(&mut self) {
+        if self.overflow {
+            self.bits.fill(0);
+        } else {
+            for &at in self.touched.get(..self.len).unwrap_or(&[]) {
+                if let Some(word) = self.bits.get_mut(at as usize) {
+                    *word = 0;
+                }
+            }
+        }
+        // INVARIANT: all words are 0.
+        self.overflow = false;
+        self.len = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::collections::BTreeSet;
+    use std::vec;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_pool_keeps_the_nearest_and_expands_each_once(
+            offers in prop::collection::vec((0u32..40, 0u32..10_000), 0..300),
+            capacity in 1usize..50,
+            expand_each in 1usize..5,
+        ) {
+            let mut memory = vec![7; capacity];
+            let mut pool = Pool::new(&mut memory);
+            let mut seen = BTreeSet::new();
+            let (mut slots, mut expanded) = (BTreeSet::new(), BTreeSet::new());
+            for (i, &(distance, slot)) in offers.iter().enumerate() {
+                if !slots.insert(slot) {
+                    continue;
+                }
+                seen.insert((distance, slot));
+                pool.offer(distance, slot);
+                if i % expand_each == 0 {
+                    if let Some(slot) = pool.next() {
+                        prop_assert!(expanded.insert(slot));
+                    }
+                }
+                let want: Vec<_> = seen.iter().copied().take(capacity).collect();
+                let got: Vec<_> =
+                    pool.entries().iter().map(|&e| (distance_of(e), slot_of(e))).collect();
+                prop_assert_eq!(got, want);
+            }
+            while let Some(slot) = pool.next() {
+                prop_assert!(expanded.insert(slot));
+            }
+            prop_assert!(pool.entries().iter().all(|e| e & EXPANDED != 0));
+        }
+
+        #[test]
+        fn a_visited_set_is_a_set(
+            slots in prop::collection::vec(0u32..2000, 0..300),
+            room in 0usize..40,
+            dirty: bool,
+        ) {
+            let mut bits = vec![if dirty { 5 } else { 0 }; 1920 / 64];
+            let mut touched = vec![0; room];
+            let mut visited = Visited::new(&mut bits, &mut touched, dirty);
+            for _ in 0..2 {
+                let mut model = BTreeSet::new();
+                for &slot in &slots {
+                    prop_assert_eq!(visited.insert(slot), slot < 1920 && model.insert(slot));
+                }
+                visited.clear();
+            }
+            prop_assert!(bits.iter().all(|&word| word == 0));
+        }
+    }
+}

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! Searching (the paper's algorithm 5): a walk over codes, then exact distances of the nearest.
+
+use core::sync::atomic::Ordering;
+
+use super::beam::{End, Spent};
+use super::head::Entry;
+use super::node::{Anchor, State, NOWHERE};
+use super::params::MAX_EF;
+use super::pool::{slot_of, Pool, Visited};
+use super::store::{Numeric, Store, Visible, Workspace, BATCH};
+use super::{Error, Index};
+use crate::topk::{Hit, TopK};
+
+/// An exact distance in units of estimated ones: its row comes from farther away and is several times
+/// as long as its code.
+const EXACT_COST: u64 = 4;
+
+/// If one row in so many passes the filter, a walk that ignores it finds enough.
+const PERMISSIVE: u64 = 3;
+
+/// What to look for, besides the vector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Query {
+    /// Candidates kept during the walk: at least `k`, at most
+    /// [`MAX_EF`](super::params::MAX_EF). More gives more recall and takes longer.
+    pub ef: u32,
+    /// Candidates that get an exact distance, at least `k` and at most `ef`; more as long as fewer than `k`
+    /// of them turn out visible.
+    pub rerank: u32,
+    /// How many rows the filter allows, at a guess, or `None` without a filter.
+    pub allowed: Option<u64>,
+}
+
+/// How a search proceeds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Plan {
+    /// Walks, and takes those that pass the filter from what it finds.
+    #[default]
+    Walk,
+    /// Walks over nodes that pass the filter and the neighbours of those that do not (ACORN-1,
+    /// arXiv 2403.04871).
+    TwoHop,
+    /// Computes the distance of every row that passes the filter.
+    Exact,
+}
+
+/// What a search did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// How it proceeded in the end.
+    pub plan: Plan,
+    /// Whether it was stopped. The hits are rows of the container at their distances, but nearer
+    /// ones may be missing.
+    pub partial: bool,
+    /// Estimated distances computed.
+    pub distances: u64,
+    /// Exact distances computed.
+    pub exact: u64,
+    /// Nodes expanded.
+    pub hops: u64,
+}
+
+impl<S: Store> Index<S> {
+    /// Decides how to search for `k` results among the rows of the index, some of which the filter allows.
+    ///
+    /// In units of estimated distances: a walk visits some `m` new nodes for each candidate kept; a walk
+    /// in two hops looks at as many nodes as it takes to find some that pass, at most all neighbours of
+    /// neighbours; an exact distance, of a whole row, costs [`EXACT_COST`].
+    pub fn plan(&self, query: &Query, k: usize) -> Plan {
+        let n = self.counts().live as u64;
+        let allowed = query.allowed.unwrap_or(n).min(n);
+        let (ef, m) = (query.ef as u64, self.params.m as u64);
+        let scan = allowed.saturating_mul(EXACT_COST);
+        if allowed <= k as u64 || scan <= ef.saturating_mul(m) {
+            return Plan::Exact;
+        }
+        if allowed.saturating_mul(PERMISSIVE) >= n {
+            return Plan::Walk;
+        }
+        let hop = (2 * m).saturating_mul((n / allowed).min(2 * m));
+        if scan <= ef.saturating_mul(hop) {
+            return Plan::Exact;
+        }
+        Plan::TwoHop
+    }
+
+    /// Offers the nearest rows to the query of `numeric` to `top`, whose capacity is `k`.
+    ///
+    /// If `k` visible rows are in the index, as many are found, by an exact scan if the walk does not
+    /// find them.
+    ///
+    /// Context: takes no lock. `work.candidates` is at least `ef` long; what is beyond serves walks with a
+    /// filter.
+    ///
+    /// # Errors
+    ///
+    /// What arithmetic or the filter say; `top` holds what was found until then.
+    pub fn search<E, N, V>(
+        &self,
+        work: &mut Workspace<'_>,
+        numeric: &mut N,
+        visible: &mut V,
+        query: &Query,
+        top: &mut TopK<'_>,
+    ) -> Result<Found, Error<E>>
+    where
+        N: Numeric<Error = E>,
+        V: Visible<Error = E>,
+    {
+        let ef = query.ef as usize;
+        if ef == 0 || query.ef > MAX_EF || work.candidates.len() < ef {
+            return Err(Error::Workspace);
+        }
+        let mut found = Found {
+            plan: self.plan(query, top.k()),
+            ..Found::default()
+        };
+        top.clear();
+        let _inside = self.head.gate.enter();
+        let Some(entry) = self.head.entry().filter(|_| top.k() > 0) else {
+            return Ok(found);
+        };
+        if found.plan != Plan::Exact {
+            self.walk(work, numeric, visible, query, entry, top, &mut found)?;
+            if top.is_full() || found.partial {
+                return Ok(found);
+            }
+            found.plan = Plan::Exact;
+            top.clear();
+        }
+        self.scan(numeric, visible, top, &mut found)?;
+        Ok(found)
+    }
+
+    /// Searches the graph.
+    #[allow(clippy::too_many_arguments)]
+    fn walk<E, N, V>(
+        &self,
+        work: &mut Workspace<'_>,
+        numeric: &mut N,
+        visible: &mut V,
+        query: &Query,
+        entry: Entry,
+        top: &mut TopK<'_>,
+        found: &mut Found,
+    ) -> Result<(), Error<E>>
+    where
+        N: Numeric<Error = E>,
+        V: Visible<Error = E>,
+    {
+        let mut spent = Spent::default();
+        let mut at = (self.score_one(numeric, entry.slot)?, entry.slot);
+        for level in (1..=entry.level).rev() {
+            self.descend(numeric, level, &mut at, &mut spent)?;
+        }
+        // Of `ef` candidates as many shall pass the filter as without one.
+        let mut ef = query.ef as u64;
+        if let (Plan::Walk, Some(allowed)) = (found.plan, query.allowed) {
+            let n = self.counts().live as u64;
+            ef = ef.saturating_mul(n) / allowed.clamp(1, n.max(1));
+        }
+        let ef = work.candidates.len().min(ef as usize);
+        let candidates = work.candidates.get_mut(..ef).ok_or(Error::Workspace)?;
+        let mut visited = Visited::new(work.visited, work.touched, false);
+        let mut pool = Pool::new(candidates);
+        visited.insert(at.1);
+        pool.offer(at.0, at.1);
+        let end = if found.plan == Plan::TwoHop {
+            self.two_hop(numeric, visible, &mut pool, &mut visited, &mut spent)
+        } else {
+            let stop = |distances| visible.stop(distances);
+            self.beam(numeric, 0, &mut pool, &mut visited, &mut spent, stop)
+        };
+        visited.clear();
+        found.partial = end? == End::Stopped;
+        found.distances = spent.distances;
+        found.hops = spent.hops;
+        self.rerank(numeric, visible, query, pool.into_entries(), top, found)
+    }
+
+    /// Computes exact distances of the nearest candidates that are visible.
+    fn rerank<E, N, V>(
+        &self,
+        numeric: &mut N,
+        visible: &mut V,
+        query: &Query,
+        candidates: &[u64],
+        top: &mut TopK<'_>,
+        found: &mut Found,
+    ) -> Result<(), Error<E>>
+    where
+        N: Numeric<Error = E>,
+        V: Visible<Error = E>,
+    {
+        let mut rows = Rows::new();
+        let mut left = (query.rerank as usize).max(top.k());
+        let mut candidates = candidates.iter();
+        while left > 0 || !top.is_full() {
+            rows.clear();
+            for &candidate in candidates.by_ref() {
+                let Some(node) = self.store.node(slot_of(candidate)) else {
+                    continue;
+                };
+                let Some(header) = self.layout.header(node) else {
+                    continue;
+                };
+                let anchor = Anchor(header.anchor.load(Ordering::Acquire));
+                let row = header.row();
+                if anchor.state() != State::Live || !visible.allows(row) {
+                    continue;
+                }
+                left = left.saturating_sub(1);
+                if !rows.push(row) || left == 0 {
+                    break;
+                }
+            }
+            if rows.as_slice().is_empty() {
+                break;
+            }
+            rows.score(numeric, visible, top, found)?;
+        }
+        Ok(())
+    }
+
+    /// Computes exact distances of all rows in the index that pass the filter.
+    fn scan<E, N, V>(
+        &self,
+        numeric: &mut N,
+        visible: &mut V,
+        top: &mut TopK<'_>,
+        found: &mut Found,
+    ) -> Result<(), Error<E>>
+    where
+        N: Numeric<Error = E>,
+        V: Visible<Error = E>,
+    {
+        let end = self.head.row_end.load(Ordering::Acquire);
+        let mut rows = Rows::new();
+        let mut from = 0;
+        loop {
+            rows.clear();
+            while let Some(row) = visible.next_allowed(from..end) {
+                from = row.saturating_add(1);
+                let place = self.store.place(row);
+                if place.is_none_or(|p| p.load(Ordering::Acquire) == NOWHERE) {
+                    continue;
+                }
+                if !rows.push(row) {
+                    break;
+                }
+            }
+            if rows.as_slice().is_empty() {
+                return Ok(());
+            }
+            rows.score(numeric, visible, top, found)?;
+            if visible.stop(found.distances.saturating_add(found.exact)) {
+                found.partial = true;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Rows to be scored in one call.
+struct Rows {
+    rows: [u64; BATCH],
+    len: usize,
+}
+
+impl Rows {
+    const fn new() -> Self {
+        Rows {
+            rows: [0; BATCH],
+            len: 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Adds a row; says whether there is room for more.
+    fn push(&mut self, row: u64) -> bool {
+        if let Some(place) = self.rows.get_mut(self.len) {
+            *place = row;
+            self.len += 1;
+        }
+        self.len < BATCH
+    }
+
+    fn as_slice(&self) -> &[u64] {
+        self.rows.get(..self.len).unwrap_or(&[])
+    }
+
+    fn score<E, N, V>(
+        &self,
+        numeric: &mut N,
+        visible: &mut V,
+        top: &mut TopK<'_>,
+        found: &mut Found,
+    ) -> Result<(), E>
+    where
+        N: Numeric<Error = E>,
+        V: Visible<Error = E>,
+    {
+        let mut out = [0; BATCH];
+        let Some(out) = out.get_mut(..self.len) else {
+            return Ok(());
+        };
+        numeric.exact(self.as_slice(), out)?;
+        found.exact = found.exact.saturating_add(out.len() as u64);
+        for (&distance, &row) in out.iter().zip(self.as_slice()) {
+            if distance > top.bound() {
+                continue;
+            }
+            if let Some(key) = visible.key(row)? {
+                top.push(Hit { distance, key, row });
+            }
+        }
+        Ok(())
+    }
+}
