@@ -175,6 +175,25 @@ fn signs(seed: u64, round: usize, i: usize) -> u64 {
     z ^ z >> 31
 }
 
+/// Elements whose first steps of a transform are done in registers.
+const SMALL: usize = 16;
+
+/// The first four steps of a Walsh-Hadamard transform. Each new element is the sum of two old ones, one of
+/// them perhaps negated, so that a step is a permutation and an addition.
+#[inline(always)]
+fn transform_small(mut v: [f32; SMALL]) -> [f32; SMALL] {
+    let mut half = 1;
+    while half < SMALL {
+        let old = v;
+        for i in 0..SMALL {
+            let sign = if i & half == 0 { 0 } else { 1 << 31 };
+            v[i] = old[i ^ half] + f32::from_bits(old[i].to_bits() ^ sign);
+        }
+        half *= 2;
+    }
+    v
+}
+
 /// An orthogonal map in O(d log d): rounds of random signs and a Walsh-Hadamard transform of the
 /// largest power of two of elements, at the beginning and at the end in turn, with a mixing of both
 /// halves where that is not all of them. Compare the FHT-Kac rotator of the RaBitQ library
@@ -212,6 +231,15 @@ unsafe fn rotate_body(seed: u64, p: *mut u8, dim: usize) {
             }
             let q = p.add(first * 4);
             let mut half = 1;
+            if part >= SMALL {
+                let mut block = 0;
+                while block < part {
+                    let small = q.add(4 * block).cast::<[f32; SMALL]>();
+                    small.write_unaligned(transform_small(small.read_unaligned()));
+                    block += SMALL;
+                }
+                half = SMALL;
+            }
             while half < part {
                 let mut block = 0;
                 while block < part {

@@ -19,6 +19,8 @@ mod choose;
 mod cluster;
 #[path = "ffi/convert.rs"]
 mod convert;
+#[path = "ffi/graph.rs"]
+mod graph;
 #[path = "ffi/pace.rs"]
 mod pace;
 #[path = "ffi/pq.rs"]
@@ -35,6 +37,7 @@ pub use abi::{Distance, Elem, Isa, Metric, MAX_DIM};
 pub use choose::choose;
 pub use cluster::{accumulate_f32, assign_f32, centroids_f32, rotate_f32, sign_bits_f32};
 pub use convert::{convert, dequantise_i8, normalise_f32, quantise_i8, Quantiser};
+pub use graph::{prefetch, GraphCode, GraphKind, MAX_CODE_WORDS};
 pub use pace::{Cost, Pace, Sections, Work, PACE_BYTES, PACE_ROWS};
 pub use pq::{pq_encode, pq_pack4, pq_reduce_table, pq_scan4, pq_scan8, pq_table, PqShape};
 pub use rabitq::{

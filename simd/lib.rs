@@ -14,6 +14,7 @@
 //! - `finite.rs`: search for NaN and infinity
 //! - `pq.rs`: product quantisation, its tables and its scans
 //! - `rabitq.rs`: one-bit codes with an error bound
+//! - `graph/`: codes of graph nodes, of 8, 4 or 1 bits per element, and their distances
 //! - `self_test.rs`: every instruction set against the portable code
 //! - `isa.rs`: one body, compiled once per instruction set
 //! - `abi.rs`: numbers shared with the door; `math.rs`: what `core` lacks
@@ -30,6 +31,7 @@ mod cluster;
 mod convert;
 mod distance;
 mod finite;
+mod graph;
 mod isa;
 mod math;
 mod pq;
@@ -41,6 +43,10 @@ pub use cluster::{
     vexfs_simd_sign_bits,
 };
 pub use convert::{vexfs_simd_convert, vexfs_simd_normalise, vexfs_simd_quantise};
+pub use graph::{
+    vexfs_simd_graph_between, vexfs_simd_graph_encode, vexfs_simd_graph_prepare,
+    vexfs_simd_graph_score,
+};
 pub use pq::{
     vexfs_simd_pq_encode, vexfs_simd_pq_reduce_table, vexfs_simd_pq_scan4, vexfs_simd_pq_scan8,
     vexfs_simd_pq_table,

@@ -64,6 +64,7 @@ pub unsafe fn run(isa: Isa, step: u32) -> Option<bool> {
             1 => Some(rotations_agree(isa)),
             2 => Some(codes_agree(isa)),
             3 => Some(block_scans_agree(isa)),
+            4..13 => Some(graph_codes_agree(isa, step - RANGE_STEPS - 4)),
             _ => None,
         }
     }
@@ -436,4 +437,20 @@ unsafe fn block_scans_agree(isa: Isa) -> bool {
         && b == d
         && got.iter().zip(&want).all(|(a, b)| a == b)
         && got_sums.iter().zip(&want_sums).all(|(a, b)| a == b)
+}
+
+/// Whether `isa` makes and scores codes of graph nodes to the same bits as the portable code; `which` of nine
+/// pairs of a number of bits and a metric.
+#[inline(never)]
+unsafe fn graph_codes_agree(isa: Isa, which: u32) -> bool {
+    let bits = match which % 3 {
+        0 => 8,
+        1 => 4,
+        _ => 1,
+    };
+    let Some(metric) = Metric::from_u32(which / 3) else {
+        return false;
+    };
+    // SAFETY: the table of elements is longer than the rows of this test.
+    unsafe { crate::graph::self_test::agrees(isa, bits, metric, table(Elem::F32)) }
 }

@@ -27,7 +27,7 @@ extern "C" {
         out: *mut u32,
         n: usize,
     ) -> u32;
-    fn vexfs_simd_score_list(
+    pub(crate) fn vexfs_simd_score_list(
         isa: u32,
         elem: u32,
         metric: u32,
@@ -68,7 +68,7 @@ extern "C" {
 const LIST_AT_ONCE: usize = 64;
 
 /// Bytes of a row of `dim` elements, if there is such a row and it can be measured by `metric`.
-fn row_bytes(elem: Elem, metric: Metric, dim: usize) -> Result<usize, BadShape> {
+pub(crate) fn row_bytes(elem: Elem, metric: Metric, dim: usize) -> Result<usize, BadShape> {
     if dim == 0 || dim > MAX_DIM || (metric == Metric::Hamming && elem != Elem::Binary) {
         return Err(BadShape);
     }

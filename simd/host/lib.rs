@@ -48,6 +48,10 @@ keep!(
     vexfs_simd_rabitq_encode,
     vexfs_simd_rabitq_prepare,
     vexfs_simd_rabitq_scan,
+    vexfs_simd_graph_prepare,
+    vexfs_simd_graph_encode,
+    vexfs_simd_graph_score,
+    vexfs_simd_graph_between,
     vexfs_simd_self_test
 );
 
