@@ -18,7 +18,7 @@ pub(super) struct Batch<'s> {
 }
 
 impl<'s> Batch<'s> {
-    /// An empty batch; `any` is some node.
+    /// An empty batch; `any` is any slice.
     pub(super) fn new(any: &'s [AtomicU32]) -> Self {
         Batch {
             slots: [NOWHERE; BATCH],
@@ -40,6 +40,10 @@ impl<'s> Batch<'s> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
     }
 
     pub(super) fn len(&self) -> usize {
@@ -105,13 +109,14 @@ impl<S: Store> Index<S> {
         spent: &mut Spent,
     ) -> Result<(), Error<N::Error>> {
         let mut out = [0; BATCH];
+        let mut batch = Batch::new(&[]);
         // Distances fall with each step, so there are no more than there are nodes.
         loop {
             let (distance, slot) = *at;
             let Some(list) = list(&self.layout, &self.store, slot, level) else {
                 return Ok(());
             };
-            let mut batch = Batch::new(self.store.node(slot).ok_or(Error::Damaged)?);
+            batch.clear();
             for next in list.iter() {
                 if let Some(node) = self.store.node(next) {
                     numeric.prefetch(node.get(..self.layout.front_words()).unwrap_or(node));
@@ -148,6 +153,8 @@ impl<S: Store> Index<S> {
     ) -> Result<End, Error<N::Error>> {
         let mut out = [0; BATCH];
         let front = self.layout.front_words();
+        // Made once: to initialise it takes as long as to score some nodes.
+        let mut batch = Batch::new(&[]);
         while let Some(slot) = pool.next() {
             let Some(list) = list(&self.layout, &self.store, slot, level) else {
                 continue;
@@ -158,7 +165,7 @@ impl<S: Store> Index<S> {
             spent.hops += 1;
             let mut links = list.iter();
             loop {
-                let mut batch = Batch::new(list.links);
+                batch.clear();
                 for next in links.by_ref() {
                     if !visited.insert(next) {
                         continue;

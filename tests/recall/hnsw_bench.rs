@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Builds a graph over the rows of a `.npy` file and measures searches of another one's rows.
+//!
+//! Every line of standard input is `EF RERANK REPEAT`; the answer is one line of JSON. So a driver can
+//! interleave measurements with those of another library.
+
+use std::collections::HashMap;
+use std::io::{BufRead, Write};
+use std::path::Path;
+
+use vexfs_ann::hnsw::{Query, Store};
+use vexfs_ann::{Hit, TopK};
+use vexfs_recall::*;
+use vexfs_simd_host::*;
+
+const K: usize = 10;
+
+/// Time this thread was on a processor: other load on the machine counts for less than in wall time.
+fn cpu_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("procfs");
+    let first = text.split(' ').next().expect("three numbers");
+    first.parse().expect("nanoseconds")
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: HashMap<&str, &str> = args
+        .chunks_exact(2)
+        .map(|pair| (pair[0].trim_start_matches('-'), pair[1].as_str()))
+        .collect();
+    let text = |name: &str, default: &'static str| *args.get(name).unwrap_or(&default);
+    let number = |name: &str, default: u32| {
+        args.get(name)
+            .map_or(default, |n| n.parse().expect("a number"))
+    };
+    let metric = Metric::COMMON
+        .into_iter()
+        .find(|m| m.name() == text("metric", "inner_product"))
+        .expect("a metric");
+    let kind = [
+        GraphKind::Raw(Elem::F32),
+        GraphKind::Raw(Elem::F16),
+        GraphKind::Raw(Elem::Bf16),
+        GraphKind::Sq8,
+        GraphKind::Rabitq4,
+        GraphKind::Rabitq1,
+    ]
+    .into_iter()
+    .find(|kind| kind.name() == text("code", "rabitq4"))
+    .expect("a kind of code");
+    let load = |name: &str| {
+        let (bytes, dim) = npy::read_f32(Path::new(text(name, ""))).expect("a file of vectors");
+        Rows {
+            elem: Elem::F32,
+            metric,
+            dim,
+            bytes,
+        }
+    };
+    let (mut rows, queries) = (load("base"), load("queries"));
+    let limit = number("limit", u32::MAX) as usize;
+    rows.bytes.truncate(limit.saturating_mul(4 * rows.dim));
+    let n = rows.len();
+
+    let start = cpu_ns();
+    let mut codec = Codec::new(&rows, kind);
+    if let Some(isa) = args
+        .get("isa")
+        .and_then(|name| Isa::from_name(name.as_bytes()))
+    {
+        codec.isa = isa;
+    }
+    let (m, ef_construction) = (number("m", 16), number("efc", 200));
+    let index = index(&codec, &rows, n as u32, m, ef_construction);
+    let mut scratch = Scratch::new(n as u32);
+    let mut arithmetic = Arithmetic::new(&rows, &codec);
+    for row in 0..n {
+        arithmetic.set_query(rows.row(row));
+        index
+            .insert(&mut scratch.lend(), &mut arithmetic, row as u64)
+            .expect("there is room");
+    }
+    let seconds = (cpu_ns() - start) as f64 * 1e-9;
+    let report = check(&index);
+    println!(
+        "{{\"rows\": {n}, \"dim\": {}, \"metric\": \"{}\", \"code\": \"{}\", \"m\": {m}, \"ef_construction\": \
+         {ef_construction}, \"isa\": \"{}\", \"build_rows_per_s\": {:.0}, \"bytes_per_row\": {:.1}, \"links_per_row\": \
+         {:.1}, \"faults\": {}, \"orphans\": {}, \"unreachable\": {}, \"digest\": \"{:016x}\"}}",
+        rows.dim,
+        metric.name(),
+        kind.name(),
+        codec.isa.name(),
+        n as f64 / seconds,
+        index.store().bytes() as f64 / n as f64,
+        report.links as f64 / n as f64,
+        report.faults,
+        report.orphans,
+        report.unreachable,
+        index.digest(),
+    );
+    let truth: Vec<Vec<u64>> = (0..queries.len())
+        .map(|i| {
+            let nearest = rows.nearest(queries.row(i), K, |_| true);
+            nearest.iter().map(|hit| hit.1).collect()
+        })
+        .collect();
+    println!("{{\"ready\": true, \"nodes\": {}}}", index.store().nodes());
+    let _ = std::io::stdout().flush();
+
+    for line in std::io::stdin().lock().lines() {
+        let line = line.expect("a line");
+        let words: Vec<u32> = line
+            .split_whitespace()
+            .filter_map(|w| w.parse().ok())
+            .collect();
+        let [ef, rerank, repeat] = words[..] else {
+            break;
+        };
+        let query = Query {
+            ef,
+            rerank,
+            allowed: None,
+        };
+        let (mut best, mut good, mut distances, mut hops) = (f64::INFINITY, 0, 0, 0);
+        for _ in 0..repeat {
+            (good, distances, hops) = (0, 0, 0);
+            let mut results = vec![Hit::default(); K * queries.len()];
+            let start = cpu_ns();
+            for (i, hits) in results.chunks_mut(K).enumerate() {
+                arithmetic.set_query(queries.row(i));
+                let mut top = TopK::new(hits);
+                let found = index
+                    .search(
+                        &mut scratch.lend(),
+                        &mut arithmetic,
+                        &mut Passing(|_| true),
+                        &query,
+                        &mut top,
+                    )
+                    .expect("a search");
+                top.into_sorted();
+                distances += found.distances;
+                hops += found.hops;
+            }
+            best = best.min((cpu_ns() - start) as f64 * 1e-9);
+            for (truth, hits) in truth.iter().zip(results.chunks(K)) {
+                good += hits.iter().filter(|hit| truth.contains(&hit.row)).count();
+            }
+        }
+        let nq = queries.len() as f64;
+        println!(
+            "{{\"ef\": {ef}, \"rerank\": {rerank}, \"recall@10\": {:.4}, \"qps\": {:.0}, \"distances\": {:.0}, \
+             \"hops\": {:.0}}}",
+            good as f64 / (nq * K as f64),
+            nq / best,
+            distances as f64 / nq,
+            hops as f64 / nq,
+        );
+        let _ = std::io::stdout().flush();
+    }
+}

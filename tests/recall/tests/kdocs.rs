@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Graphs over real embeddings: recall against exact answers for every kind of code and metric.
+
+use std::path::Path;
+
+use vexfs_ann::hnsw::{Index, Query};
+use vexfs_ann::{Hit, TopK};
+use vexfs_recall::*;
+use vexfs_simd_host::*;
+
+const K: usize = 10;
+const QUERY: Query = Query {
+    ef: 64,
+    rerank: 20,
+    allowed: None,
+};
+
+/// The first `n` passages, and the questions.
+fn kdocs(n: usize, metric: Metric) -> (Rows, Rows) {
+    let load = |name: &str, n: usize| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../data/kdocs")
+            .join(name);
+        let (mut bytes, dim) = npy::read_f32(&path).unwrap();
+        bytes.truncate(n * dim * 4);
+        Rows {
+            elem: Elem::F32,
+            metric,
+            dim,
+            bytes,
+        }
+    };
+    (
+        load("base_f16.npy", n),
+        load("questions_f16.npy", usize::MAX >> 16),
+    )
+}
+
+fn build(rows: &Rows, codec: &Codec) -> Index<Memory> {
+    let n = rows.len() as u32;
+    let index = index(codec, rows, n, 16, 100);
+    let mut scratch = Scratch::new(n);
+    let mut arithmetic = Arithmetic::new(rows, codec);
+    for row in 0..n as usize {
+        arithmetic.set_query(rows.row(row));
+        index
+            .insert(&mut scratch.lend(), &mut arithmetic, row as u64)
+            .unwrap();
+    }
+    let report = check(&index);
+    assert_eq!(
+        (report.first_fault, report.orphans, report.unreachable),
+        (None, 0, 0)
+    );
+    index
+}
+
+fn recall(index: &Index<Memory>, rows: &Rows, codec: &Codec, queries: &Rows, query: Query) -> f64 {
+    let mut scratch = Scratch::new(rows.len() as u32);
+    let mut arithmetic = Arithmetic::new(rows, codec);
+    let mut good = 0;
+    for i in 0..queries.len() {
+        let mut hits = [Hit::default(); K];
+        let mut top = TopK::new(&mut hits);
+        arithmetic.set_query(queries.row(i));
+        index
+            .search(
+                &mut scratch.lend(),
+                &mut arithmetic,
+                &mut Passing(|_| true),
+                &query,
+                &mut top,
+            )
+            .unwrap();
+        let want = rows.nearest(queries.row(i), K, |_| true);
+        let worst = want.last().unwrap().0;
+        good += top
+            .into_sorted()
+            .iter()
+            .filter(|hit| hit.distance <= worst)
+            .count();
+    }
+    good as f64 / (K * queries.len()) as f64
+}
+
+#[test]
+fn every_kind_of_code_finds_almost_all_neighbours() {
+    let (rows, queries) = kdocs(5000, Metric::InnerProduct);
+    for (kind, rerank) in [
+        (GraphKind::Raw(Elem::F32), 10),
+        (GraphKind::Raw(Elem::F16), 12),
+        (GraphKind::Raw(Elem::Bf16), 20),
+        (GraphKind::Sq8, 12),
+        (GraphKind::Rabitq4, 20),
+        (GraphKind::Rabitq1, 64),
+    ] {
+        let codec = Codec::new(&rows, kind);
+        let index = build(&rows, &codec);
+        let query = Query { rerank, ..QUERY };
+        let recall = recall(&index, &rows, &codec, &queries, query);
+        let want = if kind == GraphKind::Rabitq1 {
+            0.9
+        } else {
+            0.97
+        };
+        assert!(recall >= want, "{}: {recall}", kind.name());
+    }
+}
+
+#[test]
+fn every_metric_finds_almost_all_neighbours() {
+    for metric in Metric::COMMON {
+        let (mut rows, queries) = kdocs(5000, metric);
+        // Lengths from 1 to 2 tell the metrics apart.
+        for (i, element) in rows.bytes.chunks_exact_mut(4).enumerate() {
+            let x = f32::from_le_bytes(element.try_into().unwrap());
+            let length = 1.0 + (i / rows.dim * 37 % 101) as f32 / 101.0;
+            element.copy_from_slice(&(x * length).to_le_bytes());
+        }
+        let codec = Codec::new(&rows, GraphKind::Rabitq4);
+        let index = build(&rows, &codec);
+        let recall = recall(&index, &rows, &codec, &queries, QUERY);
+        assert!(recall >= 0.95, "{}: {recall}", metric.name());
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_graph() {
+    let (rows, _) = kdocs(1000, Metric::L2Sq);
+    let mut digests: Vec<u64> = available()
+        .map(|isa| {
+            let mut codec = Codec::new(&rows, GraphKind::Rabitq4);
+            codec.isa = isa;
+            build(&rows, &codec).digest()
+        })
+        .collect();
+    digests.dedup();
+    assert_eq!(digests.len(), 1);
+}
+
+#[test]
+fn an_index_takes_less_than_half_the_memory_of_its_rows() {
+    let (rows, _) = kdocs(2000, Metric::L2Sq);
+    for (kind, share) in [(GraphKind::Rabitq4, 0.28), (GraphKind::Sq8, 0.41)] {
+        let codec = Codec::new(&rows, kind);
+        let index = build(&rows, &codec);
+        let bytes = index.store().bytes() as f64 / rows.bytes.len() as f64;
+        assert!(bytes < share, "{}: {bytes}", kind.name());
+    }
+}
