@@ -4,6 +4,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use super::head::Entry;
 use super::node::{self, list, Anchor, State, NOWHERE};
 use super::pool::{Pool, Visited};
 use super::select::Neighbours;
@@ -138,6 +139,29 @@ impl<S: Store> Index<S> {
                 return Ok(());
             }
         }
+    }
+
+    /// Puts `at` into an empty pool, and the entry too if `at` was deleted and may have no links any more.
+    pub(super) fn seed<N: Numeric>(
+        &self,
+        numeric: &mut N,
+        entry: Entry,
+        at: (u32, u32),
+        pool: &mut Pool<'_>,
+        visited: &mut Visited<'_>,
+    ) -> Result<(), Error<N::Error>> {
+        visited.insert(at.1);
+        pool.offer(at.0, at.1);
+        if !self.is_live(at.1) {
+            let distance = self.score_one(numeric, entry.slot);
+            if distance.is_err() {
+                visited.clear();
+            }
+            if visited.insert(entry.slot) {
+                pool.offer(distance?, entry.slot);
+            }
+        }
+        Ok(())
     }
 
     /// Collects the nearest nodes of `level` in `pool`, which holds where to start; all in it are

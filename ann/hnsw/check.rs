@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering;
 use super::head::{Entry, Head};
 use super::node::{self, list, Anchor, State, NOWHERE};
 use super::params::{visited_words, Params, MAX_LEVEL};
-use super::pool::Visited;
+use super::repair::Reach;
 use super::store::Store;
 use super::{mix, Index};
 
@@ -71,7 +71,7 @@ pub struct Report {
     pub stale_links: u64,
     /// Live nodes on level 0 that nothing links to, except for the entry.
     pub orphans: u32,
-    /// Live nodes to which no path of links on level 0 leads from the entry.
+    /// Live nodes to which no path of links leads from the entry.
     pub unreachable: u32,
     /// How many faults there are.
     pub faults: u64,
@@ -123,7 +123,8 @@ impl<S: Store> Index<S> {
         }
         self.check_counts(used, entry, counts, upper_counts, &mut report);
         if report.faults == 0 {
-            let reached = entry.map_or(0, |e| self.reach(e.slot, queue, visited));
+            let mut reach = Reach::new(queue, visited);
+            let reached = entry.map_or(0, |e| self.reach(e.slot, &mut reach));
             report.unreachable = report.live.saturating_sub(reached);
         }
         report
@@ -246,31 +247,6 @@ impl<S: Store> Index<S> {
                 }
             }
         }
-    }
-
-    /// How many live nodes links on level 0 lead to from `from`.
-    fn reach(&self, from: u32, queue: &mut [u32], visited: &mut [u64]) -> u32 {
-        let mut visited = Visited::new(visited, &mut [], true);
-        let (mut done, mut end, mut live) = (0, 0, 0);
-        let mut add = |slot: u32, queue: &mut [u32], end: &mut usize| {
-            if visited.insert(slot) {
-                if let Some(place) = queue.get_mut(*end) {
-                    *place = slot;
-                    *end += 1;
-                }
-            }
-        };
-        add(from, queue, &mut end);
-        while let Some(&slot) = queue.get(..end).and_then(|queue| queue.get(done)) {
-            done += 1;
-            live += self.is_live(slot) as u32;
-            if let Some(list) = list(&self.layout, &self.store, slot, 0) {
-                for next in list.iter() {
-                    add(next, queue, &mut end);
-                }
-            }
-        }
-        live
     }
 
     /// What to store besides the blocks. No writer may run from before the blocks are read until

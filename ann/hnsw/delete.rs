@@ -4,8 +4,8 @@
 //!
 //! The nodes that link to a deleted one are found among the neighbours of its neighbours; each gets
 //! others of these instead of it. Their number is known, so a slot is free exactly when all
-//! were found. What is left over stays as a node without links that vanishes when the nodes that
-//! still link to it are changed, or in a sweep.
+//! were found. Else the node stays with its links, because those that are not found are far away and it may
+//! be their only bridge, until a sweep comes by these nodes and gives them others of the neighbours.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -59,7 +59,7 @@ impl<S: Store> Index<S> {
                 result = done;
             }
         }
-        self.retire(slot);
+        self.finish(slot, level);
         result
     }
 
@@ -91,8 +91,7 @@ impl<S: Store> Index<S> {
         }
     }
 
-    /// Takes a deleted node out of the lists of those that link to it on `level`, and gives up its own
-    /// links.
+    /// Takes a deleted node out of the lists of those that link to it on `level`, as far as they are near.
     fn unlink<N: Numeric>(
         &self,
         visited: &mut Visited<'_>,
@@ -123,14 +122,32 @@ impl<S: Store> Index<S> {
                 }
             }
         }
-        self.give_up_links(slot, level, &own);
         result
+    }
+
+    /// Gives up the links of a deleted node and retires it, if nothing leads to it.
+    fn finish(&self, slot: u32, level: u32) {
+        if (0..=level).any(|l| self.in_degree(slot, l) > 0) {
+            return;
+        }
+        for l in 0..=level {
+            if let Some(list) = list(&self.layout, &self.store, slot, l) {
+                self.give_up_links(slot, l, &list);
+            }
+        }
+        self.retire(slot);
     }
 
     /// Releases the links of a deleted node. A neighbour that nothing else links to is adopted by one of
     /// its own neighbours.
     fn give_up_links(&self, slot: u32, level: u32, own: &List<'_>) {
-        let neighbours = Neighbours::of(own);
+        // Whoever takes the links releases them: two may give up a node at once.
+        let neighbours = {
+            let _guard = self.store.lock(slot);
+            let all = Neighbours::of(own);
+            own.write(&[]);
+            all
+        };
         let mut kept = Neighbours::new();
         for &target in neighbours.as_slice() {
             if self.release_unless_last(target, level) {
@@ -146,8 +163,10 @@ impl<S: Store> Index<S> {
             }
             kept.push(target);
         }
-        let _guard = self.store.lock(slot);
-        own.write(kept.as_slice());
+        if kept.len() > 0 {
+            let _guard = self.store.lock(slot);
+            own.write(kept.as_slice());
+        }
     }
 
     /// Replaces the link from `at` to the deleted `gone`, if there is one, by links to others of `near`,
@@ -171,48 +190,38 @@ impl<S: Store> Index<S> {
         if !old.contains(gone) {
             return Ok(());
         }
-        let mut without = Neighbours::new();
-        for &link in old.as_slice() {
-            if link != gone {
-                without.push(link);
+        // The other links stay as they are: choosing anew among all would lose those that lead far, one by
+        // one, and with them the way between clusters.
+        let mut links = old;
+        links.remove(gone);
+        // Even if arithmetic fails, the link goes.
+        let mut result = Ok(());
+        if self.is_live(at) {
+            let room = list.links.len().saturating_sub(links.len());
+            match self.replacement(numeric, at, &links, near, room) {
+                Ok(chosen) => chosen.as_slice().iter().for_each(|&s| links.push(s)),
+                Err(error) => result = Err(error),
             }
         }
-        // Even if arithmetic fails, the link goes.
-        let chosen = if self.is_live(at) {
-            self.replacement(numeric, at, &old, gone, near, list.links.len())
-        } else {
-            Ok(Neighbours::new())
-        };
-        let (chosen, result) = match chosen {
-            Ok(chosen) if chosen.len() > 0 => (chosen, Ok(())),
-            Ok(_) => (without, Ok(())),
-            Err(error) => (without, Err(error)),
-        };
-        self.relink(at, level, &list, &chosen);
+        self.relink(at, level, &list, &links);
         result
     }
 
-    /// Chooses among the links of `at` and `near`, no fewer than there were.
+    /// Chooses at most `most` of `near` that `at` does not link to.
     fn replacement<N: Numeric>(
         &self,
         numeric: &mut N,
         at: u32,
-        old: &Neighbours,
-        gone: u32,
+        links: &Neighbours,
         near: &[u32],
-        room: usize,
+        most: usize,
     ) -> Result<Neighbours, Error<N::Error>> {
         let node = self.store.node(at).ok_or(Error::Damaged)?;
-        let new = near
-            .iter()
-            .copied()
-            .filter(|&s| s != at && !old.contains(s));
-        let all = old.as_slice().iter().copied().filter(|&s| s != gone);
-        let all = all.chain(new).filter(|&s| self.is_live(s));
+        let new = near.iter().copied();
+        let new = new.filter(|&s| s != at && !links.contains(s) && self.is_live(s));
         let mut scored = [0; MAX_SCORED];
-        let n = self.rank(numeric, node, all, &mut scored)?;
-        let scored = scored.get(..n).unwrap_or(&[]);
-        self.select(numeric, scored, room, old.len())
+        let n = self.rank(numeric, node, new, &mut scored)?;
+        self.select(numeric, scored.get(..n).unwrap_or(&[]), most, 0)
     }
 
     /// Lists a deleted slot as retired if nothing leads to it and it leads nowhere.
@@ -247,8 +256,8 @@ impl<S: Store> Index<S> {
     /// them, links nodes that nothing leads to, and lets free slots be used again. Returns the slot to
     /// go on with, or `None` at the end.
     ///
-    /// A whole round leaves no deleted slot in use, if no writer runs. It is due when
-    /// [`Counts::deleted`](super::Counts::deleted) is some percent of all.
+    /// Two whole rounds leave no deleted slot in use, if no writer runs. They are due when
+    /// [`Counts::deleted`](super::Counts::deleted) is some percent of all. One sweep runs at a time.
     ///
     /// # Errors
     ///
@@ -294,12 +303,31 @@ impl<S: Store> Index<S> {
                 }
             }
             State::Deleted => {
+                // Deleted nodes must not keep each other.
                 for level in levels {
-                    if let Some(list) = list(&self.layout, &self.store, slot, level) {
-                        self.give_up_links(slot, level, &list);
+                    let Some(list) = list(&self.layout, &self.store, slot, level) else {
+                        continue;
+                    };
+                    let mut dead = Neighbours::new();
+                    {
+                        let _guard = self.store.lock(slot);
+                        let links = Neighbours::of(&list);
+                        let mut kept = Neighbours::new();
+                        for &target in links.as_slice() {
+                            let to = if self.is_live(target) {
+                                &mut kept
+                            } else {
+                                &mut dead
+                            };
+                            to.push(target);
+                        }
+                        list.write(kept.as_slice());
+                    }
+                    for &target in dead.as_slice() {
+                        self.release(target, level);
                     }
                 }
-                self.retire(slot);
+                self.finish(slot, anchor.level());
             }
             State::Free | State::Building => {}
         }

@@ -74,8 +74,12 @@ impl<S: Store> Index<S> {
         self.set_state(slot, level, State::Live);
         self.head.live.fetch_add(1, Ordering::Relaxed);
         let result = self.publish(numeric, slot, level);
-        while let Some(entry) = self.head.entry() {
-            if entry.level >= level || self.head.change_entry(Some(entry), new) {
+        while let Some(entry) = self.head.entry().filter(|e| e.level < level) {
+            if self.head.change_entry(Some(entry), new) {
+                // Only an entry may do without links to it.
+                if self.in_degree(entry.slot, 0) == 0 {
+                    self.adopt(entry.slot, 0);
+                }
                 break;
             }
         }
@@ -216,8 +220,7 @@ impl<S: Store> Index<S> {
         let mut visited = Visited::new(work.visited, work.touched, false);
         for l in (0..=level.min(entry.level)).rev() {
             let mut pool = Pool::new(&mut *candidates);
-            visited.insert(at.1);
-            pool.offer(at.0, at.1);
+            self.seed(numeric, entry, at, &mut pool, &mut visited)?;
             let end = self.beam(numeric, l, &mut pool, &mut visited, &mut spent, |_| false);
             visited.clear();
             end?;
@@ -294,43 +297,40 @@ impl<S: Store> Index<S> {
         let Some(own) = list(&self.layout, &self.store, slot, level) else {
             return false;
         };
-        let entry = self
-            .head
-            .entry()
-            .filter(|e| e.slot != slot && e.level >= level);
-        for at in own.iter().chain(entry.map(|e| e.slot)) {
-            let Some(list) = list(&self.layout, &self.store, at, level) else {
-                continue;
-            };
-            let _guard = self.store.lock(at);
-            if !self.is_live(at) {
-                continue;
-            }
-            let mut links = Neighbours::of(&list);
-            if links.contains(slot) {
-                return true;
-            }
-            if !self.acquire(slot, level) {
-                return false;
-            }
-            if links.len() == list.links.len() {
-                let spare = links
-                    .as_slice()
-                    .iter()
-                    .copied()
-                    .max_by_key(|&t| self.in_degree(t, level));
-                match spare.filter(|&t| self.release_unless_last(t, level)) {
-                    Some(t) => links.remove(t),
-                    None => {
-                        self.release(slot, level);
-                        continue;
-                    }
-                }
-            }
-            links.push(slot);
-            list.write(links.as_slice());
+        let entry = self.head.entry().filter(|e| e.level >= level);
+        own.iter()
+            .chain(entry.map(|e| e.slot))
+            .any(|at| self.attach(at, level, slot, true))
+    }
+
+    /// Adds a link from `at` to `slot`; with `displace`, if need be in place of one to the node that most
+    /// others link to. Says whether there is one now.
+    pub(super) fn attach(&self, at: u32, level: u32, slot: u32, displace: bool) -> bool {
+        let Some(list) = list(&self.layout, &self.store, at, level).filter(|_| at != slot) else {
+            return false;
+        };
+        let _guard = self.store.lock(at);
+        let mut links = Neighbours::of(&list);
+        if links.contains(slot) {
             return true;
         }
-        false
+        let full = links.len() == list.links.len();
+        if !self.is_live(at) || (full && !displace) || !self.acquire(slot, level) {
+            return false;
+        }
+        if full {
+            let all = links.as_slice().iter().copied();
+            let spare = all.max_by_key(|&t| self.in_degree(t, level));
+            match spare.filter(|&t| self.release_unless_last(t, level)) {
+                Some(t) => links.remove(t),
+                None => {
+                    self.release(slot, level);
+                    return false;
+                }
+            }
+        }
+        links.push(slot);
+        list.write(links.as_slice());
+        true
     }
 }

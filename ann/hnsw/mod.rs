@@ -14,6 +14,7 @@
 //! - `beam.rs`: the walk on one level
 //! - `select.rs`: which candidates become neighbours
 //! - `insert.rs`, `delete.rs`, `search.rs`: the operations
+//! - `repair.rs`: links to nodes that no path leads to
 //! - `check.rs`: is a graph what it should be; opening an image of one
 //!
 //! Insert, delete and search run at the same time from any number of threads. Searches take no lock.
@@ -28,6 +29,7 @@ mod insert;
 mod node;
 pub mod params;
 mod pool;
+mod repair;
 mod search;
 mod select;
 mod store;
@@ -37,6 +39,7 @@ use core::sync::atomic::Ordering;
 pub use check::{CheckMemory, Fault, Image, Report};
 pub use node::NOWHERE;
 pub use params::{BadParams, Layout, Params};
+pub use repair::RepairMemory;
 pub use search::{Found, Plan, Query};
 pub use store::{Numeric, Store, Visible, Workspace, BATCH};
 

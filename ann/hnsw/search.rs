@@ -165,8 +165,7 @@ impl<S: Store> Index<S> {
         let candidates = work.candidates.get_mut(..ef).ok_or(Error::Workspace)?;
         let mut visited = Visited::new(work.visited, work.touched, false);
         let mut pool = Pool::new(candidates);
-        visited.insert(at.1);
-        pool.offer(at.0, at.1);
+        self.seed(numeric, entry, at, &mut pool, &mut visited)?;
         let end = if found.plan == Plan::TwoHop {
             self.two_hop(numeric, visible, &mut pool, &mut visited, &mut spent)
         } else {

@@ -112,7 +112,7 @@ impl<S: Store> Index<S> {
         Ok(n)
     }
 
-    /// Chooses at most `most` neighbours among candidates, nearest first: a candidate that is nearer
+    /// Chooses at most `most` live neighbours among candidates, nearest first: a candidate that is nearer
     /// to one chosen before than to the node itself can be reached through that one. With `fill`, at
     /// least that many are chosen, the nearest of those left out being the first to be added.
     pub(super) fn select<N: Numeric>(
@@ -134,6 +134,9 @@ impl<S: Store> Index<S> {
                 break;
             }
             let slot = slot_of(candidate);
+            if !self.is_live(slot) {
+                continue;
+            }
             let node = self.store.node(slot).ok_or(Error::Damaged)?;
             for batch in batches.iter().take_while(|batch| !batch.is_empty()) {
                 let keys = keys.get_mut(..batch.len()).ok_or(Error::Damaged)?;
@@ -151,7 +154,7 @@ impl<S: Store> Index<S> {
             if chosen.len() >= fill.min(most) {
                 break;
             }
-            if !chosen.contains(slot_of(candidate)) {
+            if !chosen.contains(slot_of(candidate)) && self.is_live(slot_of(candidate)) {
                 chosen.push(slot_of(candidate));
             }
         }
@@ -168,10 +171,13 @@ impl<S: Store> Index<S> {
                 result.push(target);
             }
         }
+        let mut last = Neighbours::new();
         for &target in old.as_slice() {
-            if result.contains(target) || self.release_unless_last(target, level) {
-                continue;
+            if !result.contains(target) && !self.release_unless_last(target, level) {
+                last.push(target);
             }
+        }
+        for &target in last.as_slice() {
             if result.len() == list.links.len() && !self.make_place(&mut result, &old, level) {
                 // All of them hang by this list, which is next to impossible. `sweep` finds the target.
                 self.release(target, level);

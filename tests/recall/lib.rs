@@ -396,3 +396,25 @@ pub fn check(index: &Index<Memory>) -> Report {
         visited: &mut vec![0; visited_words(counts.used)],
     })
 }
+
+/// Two rounds of sweeping and a repair; says how many rows were repaired.
+pub fn upkeep(
+    index: &Index<Memory>,
+    scratch: &mut Scratch,
+    arithmetic: &mut Arithmetic<'_>,
+) -> u32 {
+    for _ in 0..2 {
+        let mut at = Some(0);
+        while let Some(slot) = at {
+            at = index.sweep(arithmetic, slot, 1000).expect("shapes fit");
+        }
+    }
+    let used = index.counts().used;
+    let mut memory = RepairMemory {
+        queue: &mut vec![0; used as usize],
+        visited: &mut vec![0; visited_words(used)],
+    };
+    index
+        .repair(&mut scratch.lend(), &mut memory, arithmetic)
+        .expect("there is scratch memory")
+}

@@ -149,3 +149,99 @@ fn an_index_takes_less_than_half_the_memory_of_its_rows() {
         assert!(bytes < share, "{}: {bytes}", kind.name());
     }
 }
+
+/// Deletes and inserts at random, ten times as many as rows, with the upkeep that they ask for.
+#[test]
+fn recall_after_long_churn_is_that_of_a_fresh_build() {
+    let (rows, queries) = kdocs(6000, Metric::Cosine);
+    let codec = Codec::new(&rows, GraphKind::Rabitq4);
+    let n = rows.len() / 2;
+    let slots = (n + n / 6) as u32;
+    let index = index(&codec, &rows, slots, 16, 100);
+    let mut scratch = Scratch::new(slots);
+    let mut arithmetic = Arithmetic::new(&rows, &codec);
+    let mut live: Vec<usize> = (0..n).collect();
+    let mut gone: Vec<usize> = (n..rows.len()).collect();
+    for &row in &live {
+        arithmetic.set_query(rows.row(row));
+        index
+            .insert(&mut scratch.lend(), &mut arithmetic, row as u64)
+            .unwrap();
+    }
+    let mut state = 1u64;
+    let mut below = |n: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    let mut repaired = 0;
+    for change in 0..10 * n {
+        let (i, j) = (below(live.len()), below(gone.len()));
+        index
+            .delete(&mut scratch.lend(), &mut arithmetic, live[i] as u64)
+            .unwrap();
+        std::mem::swap(&mut live[i], &mut gone[j]);
+        arithmetic.set_query(rows.row(live[i]));
+        index
+            .insert(&mut scratch.lend(), &mut arithmetic, live[i] as u64)
+            .unwrap();
+        if change % (n / 10) == 0 {
+            repaired += upkeep(&index, &mut scratch, &mut arithmetic);
+        }
+    }
+    let report = check(&index);
+    assert_eq!((report.first_fault, report.orphans), (None, 0));
+    let is_live: Vec<bool> = (0..rows.len()).map(|row| live.contains(&row)).collect();
+    let mut of = |index: &Index<Memory>| {
+        let mut good = 0;
+        for i in 0..queries.len() {
+            let mut hits = [Hit::default(); K];
+            let mut top = TopK::new(&mut hits);
+            arithmetic.set_query(queries.row(i));
+            let mut all = Passing(|_| true);
+            index
+                .search(
+                    &mut scratch.lend(),
+                    &mut arithmetic,
+                    &mut all,
+                    &QUERY,
+                    &mut top,
+                )
+                .unwrap();
+            let want = rows.nearest(queries.row(i), K, |row| is_live[row as usize]);
+            let worst = want.last().unwrap().0;
+            good += top
+                .into_sorted()
+                .iter()
+                .filter(|hit| hit.distance <= worst)
+                .count();
+        }
+        good as f64 / (K * queries.len()) as f64
+    };
+    let churned = of(&index);
+    let fresh = common_build(&rows, &codec, &live, slots);
+    let fresh = of(&fresh);
+    println!(
+        "{churned} after churn, {fresh} in a fresh build, {repaired} repaired, {:?}",
+        index.counts()
+    );
+    assert!(
+        churned >= fresh - 0.01,
+        "{churned} after churn, {fresh} in a fresh build"
+    );
+}
+
+/// A graph of the rows listed.
+fn common_build(rows: &Rows, codec: &Codec, live: &[usize], slots: u32) -> Index<Memory> {
+    let index = index(codec, rows, slots, 16, 100);
+    let mut scratch = Scratch::new(slots);
+    let mut arithmetic = Arithmetic::new(rows, codec);
+    for &row in live {
+        arithmetic.set_query(rows.row(row));
+        index
+            .insert(&mut scratch.lend(), &mut arithmetic, row as u64)
+            .unwrap();
+    }
+    index
+}
