@@ -14,7 +14,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
-export KSRC KDIR JOBS CARGO
+export KSRC KDIR JOBS CARGO PEERS
 
 # scripts/lib.sh knows where the compilers are.
 WITH_ENV := . scripts/lib.sh &&
@@ -54,10 +54,16 @@ test-simd-arm64 test-simd-miri: test-simd-%: setup-tools
 fuzz-simd: setup-tools
 	scripts/test-simd fuzz $(or $(SECONDS),60)
 
-## bench       measurements, one JSON object per line, in User-Mode Linux
+## bench       measurements, one JSON object per line: in User-Mode Linux, then bench-simd
 .PHONY: bench
 bench: modules-um tools
 	tests/bench/run.sh
+	tests/bench/simd.sh $(FILTER)
+
+## bench-simd  the arithmetic alone, in user space; PEERS=1: beside other libraries, FILTER=f32/l2sq
+.PHONY: bench-simd
+bench-simd: setup-tools
+	tests/bench/simd.sh $(FILTER)
 
 ## shell       a guest with a VexFS volume mounted, for trying things
 .PHONY: shell

@@ -1,0 +1,37 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# tests/bench/simd.sh [FILTER]: the arithmetic of simd/ in user space, on one thread, beside a
+# plain read of the same memory. Standard output is one JSON object per line.
+#
+#   PEERS=1    then distances beside SimSIMD, NumKong, FAISS and hnswlib, which are fetched
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/../../scripts/lib.sh"
+cd "$ROOT"
+
+# Other work on the machine may share a core with us, but not interrupt a measurement.
+alone=(taskset -c "$(($(nproc) - 1))" chrt --fifo 1)
+"${alone[@]}" true 2>/dev/null || alone=()
+
+say "bench: $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), one thread, user space"
+export CRITERION_HOME=$ROOT/build/bench/criterion
+rm -rf "$CRITERION_HOME"
+mkdir -p "$CRITERION_HOME"
+cargo bench --quiet -p vexfs_simd --no-run >&2
+"${alone[@]}" cargo bench --quiet -p vexfs_simd -- --color never "$@" >&2
+python3 - "$CRITERION_HOME" <<'END'
+import json, pathlib, sys
+
+# Criterion's estimates of each benchmark.
+for path in sorted(pathlib.Path(sys.argv[1]).rglob("new/benchmark.json")):
+    what = json.loads(path.read_text())
+    ns = json.loads(path.with_name("estimates.json").read_text())["median"]["point_estimate"]
+    item = what["throughput"]["BytesDecimal"]
+    print(json.dumps({"bench": "simd", "what": what["full_id"], "ns": round(ns, 3), "gb_s": round(item / ns, 2)}))
+END
+
+[ -n "${PEERS:-}" ] || exit 0
+eval "$(scripts/peers)"
+cargo build --quiet --release --manifest-path simd/benches/peers/Cargo.toml --target-dir "$PEERS_DIR/target" >&2
+OMP_NUM_THREADS=1 "${alone[@]}" "$PEERS_DIR/target/release/peers" "$PEERS_FAISS" "$@"
