@@ -2,23 +2,23 @@
 
 //! The same distance kernels in user space and in the kernel, in turn, on rows that stay in the cache:
 //!
-//!     simd_bench [--kernel FILE] [--rounds N] [WORD...]
+//!     simd_bench [--kernel FILE] [--rounds N] [--kib N] [WORD...]
 //!
 //! `FILE` is `vexfs/simd_bench` in debugfs, of a module on this machine; without it only user space is
 //! measured. Both sides run the same sources by the same method on as many packed rows as fit
-//! 128 KiB, in windows of 2 ms of which the fastest counts; the kernel's sections are those of a
+//! 128 KiB (`--kib`), in windows of 2 ms of which the fastest counts; the kernel's sections are those of a
 //! search. Words restrict the measurement to lines that contain them all, such as `f16 384`.
 //!
 //! Prints one JSON object per line, the fastest of the rounds on each side, and at the end what the
 //! ratios come to.
 
 use std::io::{Error, Read, Write};
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use vexfs_simd_host::*;
 
-const BYTES: usize = 128 << 10;
 const DIMS: [usize; 4] = [128, 384, 768, 1536];
 
 struct Host(Instant);
@@ -69,27 +69,30 @@ fn fastest(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
+/// A number in a range.
+fn number(word: Option<String>, range: RangeInclusive<usize>) -> Result<usize, Error> {
+    word.and_then(|word| word.parse().ok())
+        .filter(|n| range.contains(n))
+        .ok_or_else(|| Error::other(format!("a number from {range:?} is missing")))
+}
+
 fn run() -> Result<(), Error> {
-    let (mut kernel, mut rounds, mut words) = (None, 3, vec![]);
+    let (mut kernel, mut rounds, mut kib, mut words) = (None, 3, 128, vec![]);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--kernel" => kernel = args.next(),
-            "--rounds" => {
-                rounds = args
-                    .next()
-                    .and_then(|n| n.parse().ok())
-                    .filter(|n| *n > 0)
-                    .ok_or_else(|| Error::other("--rounds takes a positive number"))?;
-            }
+            "--rounds" => rounds = number(args.next(), 1..=1000)?,
+            "--kib" => kib = number(args.next(), 8..=4096)?,
             _ => words.push(arg),
         }
     }
     let host = Host(Instant::now());
     // Numbers of ordinary size in every element type, page-aligned like the kernel's.
-    let mut memory = vec![0x3cu8; BYTES + 4096];
+    let bytes = kib << 10;
+    let memory = vec![0x3cu8; bytes + 4096];
     let start = memory.as_ptr().align_offset(4096);
-    let memory = &mut memory[start..start + BYTES];
+    let memory = &memory[start..start + bytes];
     let mut ratios = vec![];
     for elem in Elem::ALL {
         let metrics: &[Metric] = match elem {
@@ -99,7 +102,7 @@ fn run() -> Result<(), Error> {
         for &metric in metrics {
             for dim in DIMS {
                 let row = elem.row_bytes(dim);
-                let n = BYTES / row;
+                let n = bytes / row;
                 let selection = format!("{} {} {dim} {n}", elem.name(), metric.name());
                 if !words.iter().all(|word| selection.contains(word.as_str())) {
                     continue;
