@@ -59,6 +59,10 @@ pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>
     }
 }
 
+/// The shortest rows of f32 without gaps whose products are summed one row at a time, in bytes: a single stream
+/// is what the processor's own prefetcher follows best, if a row's sums are added up fast enough meanwhile.
+const ALONE: usize = 2048;
+
 /// The longest query that is widened once and not for each tile, in elements: 3 KiB of a kernel's stack.
 const WIDENED: usize = 768;
 
@@ -122,6 +126,17 @@ unsafe fn tiles<R: Rows, const E: u32, const QE: u32, const M: u32, const Q: usi
                 // Converting binary16 is most of the work, the query's too.
                 let ahead = Ahead::linear(p[0], len_bytes);
                 float_sums::<E, QE, M, Q, TILE, true>(queries, p, &ahead, dim)
+            } else if Q == 1 && dense && E == F32 && M == INNER_PRODUCT && len_bytes >= ALONE {
+                let (mut a, mut b) = ([[zero; TILE]; Q], [zero; TILE]);
+                for k in 0..TILE {
+                    let none = Ahead::none(p[k]);
+                    let (x, [y]) = float_sums::<E, QE, M, Q, 1, false>(queries, [p[k]], &none, dim);
+                    for j in 0..Q {
+                        a[j][k] = x[j][0];
+                    }
+                    b[k] = y;
+                }
+                (a, b)
             } else if Q == 1 && dense {
                 // Two at a time: the processor follows two streams better than four.
                 let sums = |p: [*const u8; 2]| {
