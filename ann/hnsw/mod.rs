@@ -16,6 +16,7 @@
 //! - `insert.rs`, `delete.rs`, `search.rs`: the operations
 //! - `repair.rs`: links to nodes that no path leads to
 //! - `check.rs`: is a graph what it should be; opening an image of one
+//! - `order.rs`: images with neighbours near each other
 //!
 //! Insert, delete and search run at the same time from any number of threads. Searches take no lock.
 //! The same inserts in the same order with the same seed give the same graph, as
@@ -27,6 +28,7 @@ mod delete;
 mod head;
 mod insert;
 mod node;
+mod order;
 pub mod params;
 mod pool;
 mod repair;
@@ -38,6 +40,7 @@ use core::sync::atomic::Ordering;
 
 pub use check::{CheckMemory, Fault, Image, Report};
 pub use node::NOWHERE;
+pub use order::Order;
 pub use params::{BadParams, Layout, Params};
 pub use repair::RepairMemory;
 pub use search::{Found, Plan, Query};

@@ -51,6 +51,11 @@ impl<'a> Reach<'a> {
         }
     }
 
+    /// How many nodes were reached: the first so many of the queue.
+    pub(super) fn len(&self) -> usize {
+        self.end
+    }
+
     fn next(&mut self) -> Option<u32> {
         let slot = *self.queue.get(..self.end)?.get(self.done)?;
         self.done += 1;

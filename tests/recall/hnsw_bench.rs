@@ -82,6 +82,12 @@ fn main() {
             .expect("there is room");
     }
     let seconds = (cpu_ns() - start) as f64 * 1e-9;
+    // What a search finds after the index was stored and opened again.
+    let index = if number("reorder", 0) == 1 {
+        reordered(&index, &rows)
+    } else {
+        index
+    };
     let report = check(&index);
     println!(
         "{{\"rows\": {n}, \"dim\": {}, \"metric\": \"{}\", \"code\": \"{}\", \"m\": {m}, \"ef_construction\": \
@@ -99,12 +105,15 @@ fn main() {
         report.unreachable,
         index.digest(),
     );
-    let truth: Vec<Vec<u64>> = (0..queries.len())
-        .map(|i| {
-            let nearest = rows.nearest(queries.row(i), K, |_| true);
-            nearest.iter().map(|hit| hit.1).collect()
-        })
-        .collect();
+    let truth = match args.get("truth") {
+        Some(path) => npy::read_rows(Path::new(path), K).expect("a file of rows"),
+        None => (0..queries.len())
+            .map(|i| {
+                let nearest = rows.nearest(queries.row(i), K, |_| true);
+                nearest.iter().map(|hit| hit.1).collect()
+            })
+            .collect(),
+    };
     println!("{{\"ready\": true, \"nodes\": {}}}", index.store().nodes());
     let _ = std::io::stdout().flush();
 

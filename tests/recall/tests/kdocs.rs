@@ -153,7 +153,7 @@ fn an_index_takes_less_than_half_the_memory_of_its_rows() {
 /// Deletes and inserts at random, ten times as many as rows, with the upkeep that they ask for.
 #[test]
 fn recall_after_long_churn_is_that_of_a_fresh_build() {
-    let (rows, queries) = kdocs(6000, Metric::Cosine);
+    let (rows, queries) = kdocs(2000, Metric::Cosine);
     let codec = Codec::new(&rows, GraphKind::Rabitq4);
     let n = rows.len() / 2;
     let slots = (n + n / 6) as u32;
@@ -244,4 +244,53 @@ fn common_build(rows: &Rows, codec: &Codec, live: &[usize], slots: u32) -> Index
             .unwrap();
     }
     index
+}
+
+#[test]
+fn filters_keep_recall_at_every_selectivity() {
+    let (rows, queries) = kdocs(12_000, Metric::InnerProduct);
+    let codec = Codec::new(&rows, GraphKind::Rabitq4);
+    let index = build(&rows, &codec);
+    let n = rows.len() as u32;
+    let mut scratch = Scratch::new(n);
+    let mut arithmetic = Arithmetic::new(&rows, &codec);
+    for per_mille in [500, 250, 100, 10, 1] {
+        // Every row is in by its own chance, whatever its neighbours.
+        let allows =
+            |row: u64| row.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 < (per_mille << 32) / 1000;
+        let allowed = (0..n as u64).filter(|&row| allows(row)).count() as u64;
+        let query = Query {
+            allowed: Some(allowed),
+            ..QUERY
+        };
+        let (mut good, mut all) = (0, 0);
+        for i in 0..queries.len() {
+            let mut hits = [Hit::default(); K];
+            let mut top = TopK::new(&mut hits);
+            arithmetic.set_query(queries.row(i));
+            let mut some = Passing(allows);
+            index
+                .search(
+                    &mut scratch.lend(),
+                    &mut arithmetic,
+                    &mut some,
+                    &query,
+                    &mut top,
+                )
+                .unwrap();
+            let want = rows.nearest(queries.row(i), K, allows);
+            let hits = top.into_sorted();
+            assert_eq!(hits.len(), want.len());
+            assert!(hits.iter().all(|hit| allows(hit.row)));
+            let worst = want.last().unwrap().0;
+            good += hits.iter().filter(|hit| hit.distance <= worst).count();
+            all += want.len();
+        }
+        let recall = good as f64 / all as f64;
+        println!(
+            "{per_mille} per mille: {:?}, recall {recall}",
+            index.plan(&query, K)
+        );
+        assert!(recall >= 0.95, "{per_mille} per mille: {recall}");
+    }
 }
