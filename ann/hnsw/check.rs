@@ -35,7 +35,7 @@ pub struct CheckMemory<'a> {
     pub upper_counts: &'a mut [u32],
     /// At least as many words as nodes are in use.
     pub queue: &'a mut [u32],
-    /// [`visited_words`](super::params::visited_words) of the nodes in use.
+    /// [`visited_words`] of the nodes in use.
     pub visited: &'a mut [u64],
 }
 
@@ -260,7 +260,7 @@ impl<S: Store> Index<S> {
     }
 
     /// An index from an image whose blocks are in `store`. The places of all rows are
-    /// [`NOWHERE`](super::NOWHERE); those of the index's rows are filled in.
+    /// [`NOWHERE`]; those of the index's rows are filled in.
     ///
     /// # Errors
     ///
@@ -360,15 +360,15 @@ impl<S: Store> Index<S> {
             let Some(node) = self.store.node(slot) else {
                 continue;
             };
-            add(slot as u64);
+            add(slot.into());
             add(self.layout.header(node).map_or(0, |header| header.row()));
             for word in node.iter().take(self.layout.code_words) {
-                add(word.load(Ordering::Relaxed) as u64);
+                add(word.load(Ordering::Relaxed).into());
             }
             for level in 0..=anchor.level() {
-                add(level as u64);
+                add(level.into());
                 if let Some(list) = list(&self.layout, &self.store, slot, level) {
-                    list.iter().for_each(|target| add(target as u64));
+                    list.iter().for_each(|target| add(target.into()));
                 }
             }
         }

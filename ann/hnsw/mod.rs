@@ -135,7 +135,7 @@ impl<S: Store> Index<S> {
     /// The top level of a row's node: `l` with probability `m^-l`, decided by seed and row.
     fn level_of(&self, row: u64) -> u32 {
         let hash = mix(self.params.seed ^ mix(row));
-        let m = self.params.m as u64;
+        let m = u64::from(self.params.m);
         let (mut level, mut below) = (0, u64::MAX / m);
         while hash < below && level < params::MAX_LEVEL {
             level += 1;

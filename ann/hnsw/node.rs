@@ -150,7 +150,7 @@ pub(super) struct Header<'s> {
 
 impl Header<'_> {
     pub(super) fn row(&self) -> u64 {
-        let [low, high] = self.row.map(|word| word.load(Ordering::Relaxed) as u64);
+        let [low, high] = self.row.map(|word| u64::from(word.load(Ordering::Relaxed)));
         high << 32 | low
     }
 

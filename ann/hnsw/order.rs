@@ -45,7 +45,7 @@ impl<S: Store> Index<S> {
     /// Finds an order of the nodes in use. No writer runs from here until the image is written.
     ///
     /// Shapes: `slots` and `places` are as long as slots are in use, `visited` has
-    /// [`visited_words`](super::params::visited_words) of them. `None` if they are not.
+    /// [`visited_words`] of them. `None` if they are not.
     pub fn order<'a>(
         &self,
         slots: &'a mut [u32],

@@ -8,9 +8,9 @@ pub const MAX_NODES: u32 = (1 << 31) - 1;
 /// The least `m`. With fewer links the graph falls apart, and levels become too many.
 pub const MIN_M: u32 = 4;
 
-/// The greatest `m`. Recall stops to gain from links well before it, and `2 * m` links must fit the
-/// batches on the stack.
-pub const MAX_M: u32 = 64;
+/// The greatest `m`. Recall hardly gains from more links, and `2 * m` of them must fit one batch: lists and
+/// batches lie on the stack, of which a kernel has little.
+pub const MAX_M: u32 = 32;
 
 /// The greatest number of links of a node on level 0.
 pub const MAX_M0: usize = 2 * MAX_M as usize;
@@ -92,12 +92,19 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Words of a node: whole cache lines of 64 bytes.
+    /// Words of a node: whole cache lines of 64 bytes, or halves of lines if that saves a tenth. The front of a
+    /// node is in as many lines either way, unless it is a whole number of them.
     pub const fn node_words(&self) -> usize {
-        (self.code_words + NODE_HEADER_WORDS + self.m0).next_multiple_of(16)
+        let words = self.code_words + NODE_HEADER_WORDS + self.m0;
+        let (lines, halves) = (words.next_multiple_of(16), words.next_multiple_of(8));
+        if (lines - halves) * 10 > lines {
+            halves
+        } else {
+            lines
+        }
     }
 
-    /// Bytes of a node, a multiple of 64. An arena should be aligned likewise.
+    /// Bytes of a node, a multiple of 32. An arena should be aligned to 64.
     pub const fn node_bytes(&self) -> usize {
         self.node_words() * 4
     }
@@ -156,7 +163,7 @@ mod tests {
             Params { m: 3, ..GOOD },
             Params { m: 0, ..GOOD },
             Params { m: 17, ..GOOD },
-            Params { m: 66, ..GOOD },
+            Params { m: 34, ..GOOD },
             Params {
                 ef_construction: 15,
                 ..GOOD
@@ -180,6 +187,21 @@ mod tests {
         ] {
             assert_eq!(bad.layout(), Err(BadParams), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn nodes_of_short_rows_are_packed() {
+        // 128 elements of 4 bits: 224 bytes are less than half of a row of 512, 256 are not.
+        let layout = |m| {
+            let short = Params {
+                m,
+                code_words: 19,
+                ..GOOD
+            };
+            short.layout().unwrap()
+        };
+        assert_eq!(layout(16).node_bytes(), 224);
+        assert_eq!(layout(20).node_bytes(), 256);
     }
 
     #[test]

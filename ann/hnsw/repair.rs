@@ -20,7 +20,7 @@ use super::{Error, Index};
 pub struct RepairMemory<'a> {
     /// At least as many words as nodes are in use.
     pub queue: &'a mut [u32],
-    /// [`visited_words`](super::params::visited_words) of the nodes in use.
+    /// [`visited_words`] of the nodes in use.
     pub visited: &'a mut [u64],
 }
 
@@ -72,7 +72,7 @@ impl<S: Store> Index<S> {
         let mut live = 0;
         reach.add(from);
         while let Some(slot) = reach.next() {
-            live += self.is_live(slot) as u32;
+            live += u32::from(self.is_live(slot));
             for level in 0..=self.anchor(slot).map_or(0, Anchor::level).min(MAX_LEVEL) {
                 if let Some(list) = list(&self.layout, &self.store, slot, level) {
                     for next in list.iter() {

@@ -69,9 +69,9 @@ impl<S: Store> Index<S> {
     /// in two hops looks at as many nodes as it takes to find some that pass, at most all neighbours of
     /// neighbours; an exact distance, of a whole row, costs [`EXACT_COST`].
     pub fn plan(&self, query: &Query, k: usize) -> Plan {
-        let n = self.counts().live as u64;
+        let n = u64::from(self.counts().live);
         let allowed = query.allowed.unwrap_or(n).min(n);
-        let (ef, m) = (query.ef as u64, self.params.m as u64);
+        let (ef, m) = (u64::from(query.ef), u64::from(self.params.m));
         let scan = allowed.saturating_mul(EXACT_COST);
         if allowed <= k as u64 || scan <= ef.saturating_mul(m) {
             return Plan::Exact;
@@ -156,9 +156,9 @@ impl<S: Store> Index<S> {
             self.descend(numeric, level, &mut at, &mut spent)?;
         }
         // Of `ef` candidates as many shall pass the filter as without one.
-        let mut ef = query.ef as u64;
+        let mut ef = u64::from(query.ef);
         if let (Plan::Walk, Some(allowed)) = (found.plan, query.allowed) {
-            let n = self.counts().live as u64;
+            let n = u64::from(self.counts().live);
             ef = ef.saturating_mul(n) / allowed.clamp(1, n.max(1));
         }
         let ef = work.candidates.len().min(ef as usize);

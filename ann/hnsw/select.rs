@@ -67,6 +67,8 @@ impl Neighbours {
     }
 }
 
+const _: () = assert!(MAX_M0 <= BATCH);
+
 /// Scored candidates for one list, at most this many: two lists, and a node.
 pub(super) const MAX_SCORED: usize = 2 * MAX_M0 + 1;
 
@@ -123,13 +125,9 @@ impl<S: Store> Index<S> {
         fill: usize,
     ) -> Result<Neighbours, Error<N::Error>> {
         let mut chosen = Neighbours::new();
-        let Some(&first) = candidates.first() else {
-            return Ok(chosen);
-        };
-        let any = self.store.node(slot_of(first)).ok_or(Error::Damaged)?;
-        let mut batches = [Batch::new(any), Batch::new(any)];
+        let mut batch = Batch::new(&[]);
         let mut keys = [0; BATCH];
-        'candidates: for &candidate in candidates {
+        for &candidate in candidates {
             if chosen.len() >= most {
                 break;
             }
@@ -138,17 +136,16 @@ impl<S: Store> Index<S> {
                 continue;
             }
             let node = self.store.node(slot).ok_or(Error::Damaged)?;
-            for batch in batches.iter().take_while(|batch| !batch.is_empty()) {
+            if !batch.is_empty() {
                 let keys = keys.get_mut(..batch.len()).ok_or(Error::Damaged)?;
                 numeric.between(node, batch.nodes(), keys)?;
                 if keys.iter().any(|&key| key <= distance_of(candidate)) {
-                    continue 'candidates;
+                    continue;
                 }
             }
             chosen.push(slot);
-            // `most` is at most `MAX_M0`, which is two batches.
-            let [a, b] = &mut batches;
-            (if a.len() < BATCH { a } else { b }).push(slot, node);
+            // `most` is at most `MAX_M0`, which is one batch.
+            batch.push(slot, node);
         }
         for &candidate in candidates {
             if chosen.len() >= fill.min(most) {
