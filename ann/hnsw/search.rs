@@ -24,7 +24,7 @@ const PERMISSIVE: u64 = 3;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Query {
     /// Candidates kept during the walk: at least `k`, at most
-    /// [`MAX_EF`](super::params::MAX_EF). More gives more recall and takes longer.
+    /// [`MAX_EF`]. More gives more recall and takes longer.
     pub ef: u32,
     /// Candidates that get an exact distance, at least `k` and at most `ef`; more as long as fewer than `k`
     /// of them turn out visible.

@@ -2,14 +2,15 @@
 
 //! Builds a graph over the rows of a `.npy` file and measures searches of another one's rows.
 //!
-//! Every line of standard input is `EF RERANK REPEAT`; the answer is one line of JSON. So a driver can
-//! interleave measurements with those of another library.
+//! Every line of standard input is `EF RERANK REPEAT` for searches, or `churn COUNT` to delete and insert so
+//! many rows; the answer is one line of JSON. So a driver can interleave measurements with those of another
+//! library.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
 use std::path::Path;
 
-use vexfs_ann::hnsw::{Query, Store};
+use vexfs_ann::hnsw::{Error, Index, Query, Store};
 use vexfs_ann::{Hit, TopK};
 use vexfs_recall::*;
 use vexfs_simd_host::*;
@@ -72,8 +73,10 @@ fn main() {
         codec.isa = isa;
     }
     let (m, ef_construction) = (number("m", 16), number("efc", 200));
-    let index = index(&codec, &rows, n as u32, m, ef_construction);
-    let mut scratch = Scratch::new(n as u32);
+    // Some percent more slots than rows, for those that wait to be free.
+    let slots = (n + n * number("spare", 0) as usize / 100) as u32;
+    let index = index(&codec, &rows, slots, m, ef_construction);
+    let mut scratch = Scratch::new(slots);
     let mut arithmetic = Arithmetic::new(&rows, &codec);
     for row in 0..n {
         arithmetic.set_query(rows.row(row));
@@ -119,6 +122,10 @@ fn main() {
 
     for line in std::io::stdin().lock().lines() {
         let line = line.expect("a line");
+        if let Some(count) = line.strip_prefix("churn ").and_then(|n| n.parse().ok()) {
+            churn(&index, &rows, &mut scratch, &mut arithmetic, count);
+            continue;
+        }
         let words: Vec<u32> = line
             .split_whitespace()
             .filter_map(|w| w.parse().ok())
@@ -168,4 +175,68 @@ fn main() {
         );
         let _ = std::io::stdout().flush();
     }
+}
+
+/// Deletes and inserts `count` rows in an order that is no order of theirs, with upkeep after each tenth of
+/// all.
+fn churn(
+    index: &Index<Memory>,
+    rows: &Rows,
+    scratch: &mut Scratch,
+    arithmetic: &mut Arithmetic<'_>,
+    count: usize,
+) {
+    let n = rows.len();
+    let (mut deleting, mut inserting, mut keeping, mut repaired, mut kept) = (0, 0, 0, 0, 0);
+    let mut done = 0;
+    while done < count {
+        // Together, so that slots are free for what is inserted.
+        let batch: Vec<usize> = (done..count.min(done + 100))
+            .map(|i| i.wrapping_mul(0x9e37_79b9) % n)
+            .collect();
+        let start = cpu_ns();
+        let mut gone = Vec::new();
+        for row in batch {
+            if index
+                .delete(&mut scratch.lend(), arithmetic, row as u64)
+                .is_ok()
+            {
+                gone.push(row);
+            }
+        }
+        let middle = cpu_ns();
+        for &row in &gone {
+            arithmetic.set_query(rows.row(row));
+            if index.insert(&mut scratch.lend(), arithmetic, row as u64) == Err(Error::Full) {
+                repaired += upkeep(index, scratch, arithmetic);
+                index
+                    .insert(&mut scratch.lend(), arithmetic, row as u64)
+                    .expect("there is room after upkeep");
+            }
+        }
+        let end = cpu_ns();
+        deleting += middle - start;
+        inserting += end - middle;
+        done += 100;
+        if done / (n / 10) != kept {
+            kept = done / (n / 10);
+            repaired += upkeep(index, scratch, arithmetic);
+            keeping += cpu_ns() - end;
+        }
+    }
+    let report = check(index);
+    let rate = |ns: u64| done as f64 / (ns.max(1) as f64 * 1e-9);
+    println!(
+        "{{\"churn\": {done}, \"deletes_per_s\": {:.0}, \"inserts_per_s\": {:.0}, \"upkeep_us_per_change\": {:.1}, \
+         \"repaired\": {repaired}, \"used\": {}, \"live\": {}, \"faults\": {}, \"orphans\": {}, \"unreachable\": {}}}",
+        rate(deleting),
+        rate(inserting),
+        keeping as f64 * 1e-3 / done as f64,
+        index.counts().used,
+        report.live,
+        report.faults,
+        report.orphans,
+        report.unreachable,
+    );
+    let _ = std::io::stdout().flush();
 }
