@@ -3,7 +3,7 @@
 //! Conversions between element types, and normalisation. The same bits on every instruction set.
 //!
 //! Narrowing rounds to nearest, ties to even; what is too large becomes infinite, and NaN stays a
-//! (quiet) NaN. Widening is exact. Quantisation to i8 is affine: `x = code * scale + offset`, with one
+//! (quiet) NaN. Widening, of integers and bits too, is exact. Quantisation to i8 is affine: `x = code * scale + offset`, with one
 //! pair of `offset` and `scale` for all dimensions or one for each.
 
 use crate::abi::{Elem, Isa};
@@ -11,8 +11,8 @@ use crate::isa::per_isa;
 use crate::math::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, sqrt};
 
 per_isa! {
-    /// Converts `n` elements of type `from` at `src` to type `to` at `dst`; one of the types is f32,
-    /// the other f16 or bf16. Returns 0, or 1 if there is no such conversion.
+    /// Converts `n` elements of type `from` at `src` to type `to` at `dst`: from any type but f32 to f32,
+    /// or from f32 to f16 or bf16. Returns 0, or 1 if there is no such conversion.
     pub unsafe fn convert(isa, from: Elem, to: Elem, src: *const u8, dst: *mut u8, n: usize) -> u32 =
         convert_body;
 
@@ -73,6 +73,21 @@ unsafe fn convert_body(from: Elem, to: Elem, src: *const u8, dst: *mut u8, n: us
             (Elem::Bf16, Elem::F32) => {
                 for i in 0..n {
                     store(dst, i, bf16_to_f32(half_src.add(i).read_unaligned()));
+                }
+            }
+            (Elem::I8, Elem::F32) => {
+                for i in 0..n {
+                    store(dst, i, *src.add(i) as i8 as f32);
+                }
+            }
+            (Elem::U8, Elem::F32) => {
+                for i in 0..n {
+                    store(dst, i, *src.add(i) as f32);
+                }
+            }
+            (Elem::Binary, Elem::F32) => {
+                for i in 0..n {
+                    store(dst, i, (*src.add(i >> 3) >> (i & 7) & 1) as f32);
                 }
             }
             _ => return 1,
@@ -181,8 +196,8 @@ unsafe fn normalise_body(p: *mut u8, dim: usize) -> u32 {
     1
 }
 
-/// Converts `n` elements of type `from` at `src` to type `to` at `dst`; one of the types is f32, the
-/// other f16 or bf16. Returns 0, or 1 if there is no such conversion.
+/// Converts `n` elements of type `from` at `src` to type `to` at `dst`: from any type but f32 to f32, or
+/// from f32 to f16 or bf16. Returns 0, or 1 if there is no such conversion.
 ///
 /// # Safety
 ///

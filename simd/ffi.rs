@@ -21,8 +21,12 @@ mod cluster;
 mod convert;
 #[path = "ffi/graph.rs"]
 mod graph;
+#[path = "ffi/lsh.rs"]
+mod lsh;
 #[path = "ffi/pace.rs"]
 mod pace;
+#[path = "ffi/postings.rs"]
+mod postings;
 #[path = "ffi/pq.rs"]
 mod pq;
 #[path = "ffi/rabitq.rs"]
@@ -38,7 +42,12 @@ pub use choose::choose;
 pub use cluster::{accumulate_f32, assign_f32, centroids_f32, rotate_f32, sign_bits_f32};
 pub use convert::{convert, dequantise_i8, normalise_f32, quantise_i8, Quantiser};
 pub use graph::{prefetch, GraphCode, GraphKind, MAX_CODE_WORDS};
+pub use lsh::fixed_f32;
 pub use pace::{Cost, Pace, Sections, Work, PACE_BYTES, PACE_ROWS};
+pub use postings::{
+    encode_parts, encode_signs, posting_words, scan_postings, sign_table, subtract_f32,
+    PostingTable,
+};
 pub use pq::{pq_encode, pq_pack4, pq_reduce_table, pq_scan4, pq_scan8, pq_table, PqShape};
 pub use rabitq::{
     rabitq_code_bytes, rabitq_encode, rabitq_prepare, rabitq_query_words, rabitq_scan,

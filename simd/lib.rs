@@ -12,6 +12,8 @@
 //! - `cluster.rs`: k-means steps, random rotation, sign bits
 //! - `convert.rs`: between element types; normalisation
 //! - `finite.rs`: search for NaN and infinity
+//! - `lsh.rs`: projections for locality-sensitive hashes
+//! - `postings/`: blocks of an inverted list, by codes and factors
 //! - `pq.rs`: product quantisation, its tables and its scans
 //! - `rabitq.rs`: one-bit codes with an error bound
 //! - `graph/`: codes of graph nodes, of 8, 4 or 1 bits per element, and their distances
@@ -33,7 +35,9 @@ mod distance;
 mod finite;
 mod graph;
 mod isa;
+mod lsh;
 mod math;
+mod postings;
 mod pq;
 mod rabitq;
 mod self_test;
@@ -46,6 +50,11 @@ pub use convert::{vexfs_simd_convert, vexfs_simd_normalise, vexfs_simd_quantise}
 pub use graph::{
     vexfs_simd_graph_between, vexfs_simd_graph_encode, vexfs_simd_graph_prepare,
     vexfs_simd_graph_score,
+};
+pub use lsh::vexfs_simd_fixed;
+pub use postings::{
+    vexfs_simd_encode_parts, vexfs_simd_encode_signs, vexfs_simd_scan_postings,
+    vexfs_simd_sign_table, vexfs_simd_subtract,
 };
 pub use pq::{
     vexfs_simd_pq_encode, vexfs_simd_pq_reduce_table, vexfs_simd_pq_scan4, vexfs_simd_pq_scan8,

@@ -85,7 +85,7 @@ unsafe fn part_keys(
 /// # Safety
 ///
 /// As [`part_keys`]; `ksub` is in `1..=256` and `codes` has room for `nsub` bytes.
-unsafe fn encode(
+pub unsafe fn encode(
     isa: Isa,
     vector: *const u8,
     codebooks: *const u8,
@@ -155,33 +155,66 @@ fn key(sum: f32) -> u32 {
     }
 }
 
+/// The sum of one of 256 entries for each part of a code.
+///
+/// # Safety
+///
+/// The table has `nsub * 256` entries, the code `nsub` bytes.
+#[inline(always)]
+pub unsafe fn sum8(table: *const u32, nsub: usize, code: *const u8) -> f32 {
+    // SAFETY: a code is a byte, so entries are inside of the table.
+    let entry = |s: usize, code: u8| unsafe { *table.cast::<f32>().add(s * 256 + code as usize) };
+    let mut sums = [0f32; 4];
+    let mut s = 0;
+    // SAFETY: `s` is below `nsub`.
+    unsafe {
+        // Four sums, because one would wait for its own last addition.
+        while s + 4 <= nsub {
+            for u in 0..4 {
+                sums[u] += entry(s + u, *code.add(s + u));
+            }
+            s += 4;
+        }
+        while s < nsub {
+            sums[0] += entry(s, *code.add(s));
+            s += 1;
+        }
+    }
+    (sums[0] + sums[1]) + (sums[2] + sums[3])
+}
+
 /// # Safety
 ///
 /// The table has `nsub * 256` entries, `codes` `n * nsub` bytes, `out` room for `n`.
 #[inline(always)]
 unsafe fn scan8_body(table: *const u32, nsub: usize, codes: *const u8, n: usize, out: *mut u32) {
-    // SAFETY: a code is a byte, so entries are inside of the table.
-    let entry = |s: usize, code: u8| unsafe { *table.cast::<f32>().add(s * 256 + code as usize) };
     for i in 0..n {
-        let mut sums = [0f32; 4];
-        // SAFETY: `s` is below `nsub` and `i` below `n`.
-        unsafe {
-            let row = codes.add(i * nsub);
-            let mut s = 0;
-            // Four sums, because one would wait for its own last addition.
-            while s + 4 <= nsub {
-                for u in 0..4 {
-                    sums[u] += entry(s + u, *row.add(s + u));
-                }
-                s += 4;
-            }
-            while s < nsub {
-                sums[0] += entry(s, *row.add(s));
-                s += 1;
-            }
-            *out.add(i) = key((sums[0] + sums[1]) + (sums[2] + sums[3]));
-        }
+        // SAFETY: `i` is below `n`.
+        unsafe { *out.add(i) = key(sum8(table, nsub, codes.add(i * nsub))) };
     }
+}
+
+/// The least and the greatest of 16 entries, by halves, so that they are found within registers.
+#[inline(always)]
+fn bounds16(v: [f32; 16]) -> (f32, f32) {
+    let (mut low, mut high) = (v, v);
+    let mut half = 8;
+    while half > 0 {
+        for i in 0..half {
+            low[i] = if low[i + half] < low[i] {
+                low[i + half]
+            } else {
+                low[i]
+            };
+            high[i] = if high[i + half] > high[i] {
+                high[i + half]
+            } else {
+                high[i]
+            };
+        }
+        half >>= 1;
+    }
+    (low[0], high[0])
 }
 
 /// # Safety
@@ -189,17 +222,12 @@ unsafe fn scan8_body(table: *const u32, nsub: usize, codes: *const u8, n: usize,
 /// The table has `nsub * 16` entries, `small` room for as many bytes, `affine` for two words.
 #[inline(always)]
 unsafe fn reduce_table_body(table: *const u32, nsub: usize, small: *mut u8, affine: *mut u32) {
-    // SAFETY: every index is below `nsub * 16`.
+    // SAFETY: `s` is below `nsub`, and each part has 16 entries.
     unsafe {
-        let entry = |i: usize| *table.cast::<f32>().add(i);
+        let entries = |s: usize| table.cast::<[f32; 16]>().add(s).read_unaligned();
         let (mut widest, mut base) = (0f32, 0f32);
         for s in 0..nsub {
-            let (mut low, mut high) = (entry(s * 16), entry(s * 16));
-            for c in 1..16 {
-                let v = entry(s * 16 + c);
-                low = if v < low { v } else { low };
-                high = if v > high { v } else { high };
-            }
+            let (low, high) = bounds16(entries(s));
             widest = if high - low > widest {
                 high - low
             } else {
@@ -211,17 +239,16 @@ unsafe fn reduce_table_body(table: *const u32, nsub: usize, small: *mut u8, affi
         // A table of equal entries has a width of zero.
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         for s in 0..nsub {
-            let mut low = entry(s * 16);
-            for c in 1..16 {
-                let v = entry(s * 16 + c);
-                low = if v < low { v } else { low };
-            }
+            let v = entries(s);
+            let (low, _) = bounds16(v);
+            let mut bytes = [0u8; 16];
             for c in 0..16 {
-                let v = (entry(s * 16 + c) - low) * inverse;
+                let v = (v[c] - low) * inverse;
                 let v = if v < 255.0 { v } else { 255.0 };
                 // Adding 2^23 leaves the nearest integer in the lowest bits.
-                *small.add(s * 16 + c) = (v + 8_388_608.0).to_bits() as u8;
+                bytes[c] = (v + 8_388_608.0).to_bits() as u8;
             }
+            small.cast::<[u8; 16]>().add(s).write_unaligned(bytes);
         }
         *affine = scale.to_bits();
         *affine.add(1) = base.to_bits();
@@ -256,8 +283,10 @@ pub unsafe fn scan4(isa: Isa, small: *const u8, nsub: usize, codes: *const u8, s
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => {
-                scan4_avx2(small, nsub, codes, sums)
+            Isa::Avx2 => scan4_avx2(small, nsub, codes, sums),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => {
+                scan4_avx512(small, nsub, codes, sums)
             }
             #[cfg(target_arch = "aarch64")]
             Isa::Neon | Isa::NeonDot => scan4_neon(small, nsub, codes, sums),
@@ -313,6 +342,80 @@ unsafe fn scan4_avx2(small: *const u8, nsub: usize, codes: *const u8, sums: *mut
         _mm256_storeu_si256(sums.cast(), low);
         _mm256_storeu_si256(sums.add(PART).cast(), high);
     }
+}
+
+/// One block.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+unsafe fn scan4_avx512(small: *const u8, nsub: usize, codes: *const u8, sums: *mut u16) {
+    use core::arch::x86_64::*;
+    // SAFETY: as promised by the caller, and there is room for 32 sums.
+    unsafe {
+        let [low, high] = sums4_avx512(small, nsub, codes, 0);
+        _mm256_storeu_si256(sums.cast(), low);
+        _mm256_storeu_si256(sums.add(PART).cast(), high);
+    }
+}
+
+/// The sums of a block, in registers: rows 0..16 and rows 16..32. Four parts at once: a lane of 128 bits
+/// sums every fourth part, as [`scan4_avx2`] sums all. Prefetches what is `ahead` bytes further on.
+///
+/// # Safety
+///
+/// As [`scan4`]; the processor has AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub unsafe fn sums4_avx512(
+    small: *const u8,
+    nsub: usize,
+    codes: *const u8,
+    ahead: usize,
+) -> [core::arch::x86_64::__m256i; 2] {
+    use core::arch::x86_64::*;
+    let nibble = _mm512_set1_epi8(15);
+    let zero = _mm512_setzero_si512();
+    let (mut both, mut odd) = ([zero; 2], [zero; 2]);
+    let mut s = 0;
+    // SAFETY: every load takes at most 64 bytes of the parts that are left.
+    unsafe {
+        while s < nsub {
+            let (table, codes) = (small.add(s * 16), codes.add(s * PART));
+            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(ahead).cast());
+            let (table, codes) = (table.cast(), codes.cast());
+            let (table, codes) = if nsub - s >= 4 {
+                (_mm512_loadu_si512(table), _mm512_loadu_si512(codes))
+            } else {
+                // Entries of parts that are missing are zeros.
+                let mask = (0xffff_u32 >> (16 - 4 * (nsub - s))) as __mmask16;
+                (
+                    _mm512_maskz_loadu_epi32(mask, table.cast()),
+                    _mm512_maskz_loadu_epi32(mask, codes.cast()),
+                )
+            };
+            let rows = [
+                _mm512_and_si512(codes, nibble),
+                _mm512_and_si512(_mm512_srli_epi16::<4>(codes), nibble),
+            ];
+            for half in 0..2 {
+                let found = _mm512_shuffle_epi8(table, rows[half]);
+                both[half] = _mm512_add_epi16(both[half], found);
+                odd[half] = _mm512_add_epi16(odd[half], _mm512_srli_epi16::<8>(found));
+            }
+            s += 4;
+        }
+    }
+    let quarters = |v: __m512i| {
+        let v = _mm256_add_epi16(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v));
+        _mm_add_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))
+    };
+    let mut sums = [_mm256_setzero_si256(); 2];
+    for half in 0..2 {
+        let even = _mm512_sub_epi16(both[half], _mm512_slli_epi16::<8>(odd[half]));
+        let (even, odd) = (quarters(even), quarters(odd[half]));
+        sums[half] = _mm256_set_m128i(_mm_unpackhi_epi16(even, odd), _mm_unpacklo_epi16(even, odd));
+    }
+    sums
 }
 
 /// One block.

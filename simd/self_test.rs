@@ -11,7 +11,9 @@ use crate::cluster::{accumulate, rotate, sign_bits};
 use crate::convert::{convert, normalise, quantise};
 use crate::distance::{score, score_many, Strided};
 use crate::finite::first_non_finite;
+use crate::lsh::fixed;
 use crate::math::{bf16_to_f32, f16_to_f32};
+use crate::postings::{encode_signs, scan_postings};
 use crate::pq::{reduce_table, scan4};
 use crate::rabitq;
 
@@ -65,6 +67,8 @@ pub unsafe fn run(isa: Isa, step: u32) -> Option<bool> {
             2 => Some(codes_agree(isa)),
             3 => Some(block_scans_agree(isa)),
             4..13 => Some(graph_codes_agree(isa, step - RANGE_STEPS - 4)),
+            13 => Some(postings_agree(isa)),
+            14 => Some(projections_agree(isa)),
             _ => None,
         }
     }
@@ -453,4 +457,77 @@ unsafe fn graph_codes_agree(isa: Isa, which: u32) -> bool {
     };
     // SAFETY: the table of elements is longer than the rows of this test.
     unsafe { crate::graph::self_test::agrees(isa, bits, metric, table(Elem::F32)) }
+}
+
+/// Whether `isa` encodes a row and scans a block to the same bits as the portable code.
+#[inline(never)]
+unsafe fn postings_agree(isa: Isa) -> bool {
+    const DIM: usize = 131;
+    const NSUB: usize = DIM.div_ceil(4);
+    const ROWS: usize = 29;
+    // Any bytes make codes, any finite f32 factors: the table of elements serves as a block.
+    let run = |isa: Isa| {
+        let p = table(Elem::F32);
+        let (mut codes, mut factors) = ([0u8; NSUB], [0u32; 3]);
+        let (mut lower, mut hits) = ([0u32; ROWS], 0u32);
+        let affine = [0.5f32.to_bits(), 1.5f32.to_bits()];
+        let to = Distance::from_f32_bits(2.0f32.to_bits()).0;
+        // SAFETY: the table holds both vectors, a block of `NSUB` parts and its bytes; the buffers are those
+        // of one code and `ROWS` rows.
+        unsafe {
+            let centre = p.wrapping_add(4);
+            let codes = codes.as_mut_ptr();
+            encode_signs(
+                isa,
+                Metric::L2Sq,
+                p,
+                centre,
+                DIM,
+                codes,
+                factors.as_mut_ptr(),
+            );
+            scan_postings(
+                isa,
+                Metric::L2Sq,
+                p,
+                affine.as_ptr(),
+                NSUB,
+                p,
+                0,
+                ROWS,
+                [to, to],
+                100,
+                to,
+                lower.as_mut_ptr(),
+                &mut hits,
+            );
+        }
+        (codes, factors, lower, hits)
+    };
+    let ((a, b, c, d), (e, f, g, h)) = (run(isa), run(Isa::Scalar));
+    d == h
+        && a.iter().zip(&e).all(|(a, b)| a == b)
+        && b.iter().zip(&f).all(|(a, b)| a == b)
+        && c.iter().zip(&g).all(|(a, b)| a == b)
+}
+
+/// Whether `isa` makes the same fixed-point numbers as the portable code.
+#[inline(never)]
+unsafe fn projections_agree(isa: Isa) -> bool {
+    const LEN: usize = 99;
+    let run = |isa: Isa| {
+        let mut out = [0i32; LEN];
+        // SAFETY: the table holds as many elements.
+        unsafe {
+            fixed(
+                isa,
+                table(Elem::F32),
+                LEN,
+                1e8f32.to_bits(),
+                out.as_mut_ptr(),
+            )
+        };
+        out
+    };
+    run(isa).iter().zip(&run(Isa::Scalar)).all(|(a, b)| a == b)
 }

@@ -26,9 +26,10 @@ extern "C" {
     fn vexfs_simd_normalise(isa: u32, p: *mut u8, dim: usize) -> u32;
 }
 
-/// Converts elements between f32 and f16 or bf16.
+/// Converts elements between f32 and f16 or bf16, or from integers or bits to f32.
 ///
-/// Shapes: `src` and `dst` hold the same number of elements of type `from` and `to`; any alignment.
+/// Shapes: `src` and `dst` hold the same number of elements of type `from` and `to`; any alignment. Of
+/// bits, `dst` says how many there are.
 /// Narrowing rounds to nearest, ties to even; numbers beyond the range become infinite, so look for
 /// them with [`first_non_finite`](crate::first_non_finite) afterwards. The same bits on every
 /// instruction set.
@@ -42,7 +43,6 @@ pub fn convert(
     src: &[u8],
     dst: &mut [u8],
 ) -> Result<(), BadShape> {
-    // One of the types is f32; of the other there are two bytes per element.
     let (n, fits) = match (from, to) {
         (Elem::F32, Elem::F16 | Elem::Bf16) => (
             src.len() >> 2,
@@ -52,6 +52,12 @@ pub fn convert(
             src.len() >> 1,
             dst.len() & 3 == 0 && src.len() == dst.len() >> 1,
         ),
+        (Elem::I8 | Elem::U8 | Elem::Binary, Elem::F32) => {
+            let n = dst.len() >> 2;
+            // Four times fewer bytes cannot be too many to multiply.
+            let rows = n <= usize::MAX >> 3 && src.len() == from.row_bytes(n);
+            (n, dst.len() & 3 == 0 && rows)
+        }
         _ => return Err(BadShape),
     };
     if !fits {

@@ -71,7 +71,7 @@ pub struct PqShape {
 
 impl PqShape {
     /// Whether the shape, a vector and codebooks fit each other.
-    fn check(&self, vector: &[u8], codebooks: &[u8]) -> Result<(), BadShape> {
+    pub(crate) fn check(&self, vector: &[u8], codebooks: &[u8]) -> Result<(), BadShape> {
         let dim = self.nsub.checked_mul(self.dsub).ok_or(BadShape)?;
         if dim == 0 || dim > MAX_DIM || self.ksub == 0 || self.ksub > 256 {
             return Err(BadShape);

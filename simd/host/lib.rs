@@ -52,6 +52,12 @@ keep!(
     vexfs_simd_graph_encode,
     vexfs_simd_graph_score,
     vexfs_simd_graph_between,
+    vexfs_simd_fixed,
+    vexfs_simd_encode_signs,
+    vexfs_simd_encode_parts,
+    vexfs_simd_sign_table,
+    vexfs_simd_subtract,
+    vexfs_simd_scan_postings,
     vexfs_simd_self_test
 );
 

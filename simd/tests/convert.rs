@@ -135,6 +135,12 @@ fn conversions_that_do_not_exist_or_fit_are_refused() {
     assert_eq!(try_it(Elem::Bf16, Elem::F32, 4, 8), Ok(()));
     assert_eq!(try_it(Elem::Bf16, Elem::F32, 5, 8), Err(BadShape));
     assert_eq!(try_it(Elem::Bf16, Elem::F32, 4, 9), Err(BadShape));
+    assert_eq!(try_it(Elem::I8, Elem::F32, 3, 12), Ok(()));
+    assert_eq!(try_it(Elem::U8, Elem::F32, 3, 8), Err(BadShape));
+    assert_eq!(try_it(Elem::Binary, Elem::F32, 2, 36), Ok(()));
+    assert_eq!(try_it(Elem::Binary, Elem::F32, 2, 32), Err(BadShape));
+    assert_eq!(try_it(Elem::Binary, Elem::F32, 2, 68), Err(BadShape));
+    assert_eq!(try_it(Elem::F32, Elem::U8, 12, 3), Err(BadShape));
     assert_eq!(try_it(Elem::F32, Elem::F32, 4, 4), Err(BadShape));
     assert_eq!(try_it(Elem::F16, Elem::Bf16, 4, 4), Err(BadShape));
 }
@@ -277,5 +283,22 @@ fn vectors_without_a_direction_stay_as_they_are() {
             assert_eq!(bytes, f32_bytes(&row));
         }
         assert!(!normalise_f32(&token(), isa, &mut [0, 0, 0x80, 0x3f, 1]));
+    }
+}
+
+#[test]
+fn integers_and_bits_are_widened_exactly() {
+    let bytes: Vec<u8> = (0..=255).collect();
+    for isa in available() {
+        for elem in [Elem::I8, Elem::U8, Elem::Binary] {
+            let dim = if elem == Elem::Binary { 2045 } else { 256 };
+            let mut got = vec![0xaa; 4 * dim];
+            convert(&token(), isa, elem, Elem::F32, &bytes, &mut got).unwrap();
+            assert_eq!(
+                values(Elem::F32, &got, dim),
+                values(elem, &bytes, dim),
+                "{isa:?} {elem:?}"
+            );
+        }
     }
 }
