@@ -3,8 +3,15 @@
 //! Nearest-neighbour search over rows it never sees.
 //!
 //! - `topk.rs`: the best k of a stream of hits
+//! - `reservoir.rs`: the least of very many candidates
+//! - `visible.rs`: filters, tombstones, budgets
 //! - `flat.rs`: the exact scan
 //! - `hnsw/`: a graph of codes, and exact distances of the nearest
+//! - `kmeans.rs`: centroids from a sample
+//! - `ivf/`: lists around centroids, with codes or without
+//! - `lsh/`: hash tables, probed at the likeliest buckets
+//! - `planner.rs`: index or exact scan
+//! - `pq/`: codebooks of product quantisers; the flat index of codes
 //!
 //! This room holds no float, does no I/O and allocates nothing. Distances are integers that order
 //! like the floats they came from. Memory is lent by the caller; rows and arithmetic are reached
@@ -17,6 +24,14 @@
 
 pub mod flat;
 pub mod hnsw;
+pub mod ivf;
+pub mod kmeans;
+pub mod lsh;
+pub mod planner;
+pub mod pq;
+pub mod reservoir;
 pub mod topk;
+pub mod visible;
 
 pub use topk::{Hit, TopK};
+pub use visible::Visible;

@@ -8,8 +8,9 @@ use super::head::Entry;
 use super::node::{self, list, Anchor, State, NOWHERE};
 use super::pool::{Pool, Visited};
 use super::select::Neighbours;
-use super::store::{Numeric, Store, Visible, BATCH};
+use super::store::{Numeric, Store, BATCH};
 use super::{Error, Index};
+use crate::visible::Visible;
 
 /// Nodes to be scored in one call.
 pub(super) struct Batch<'s> {

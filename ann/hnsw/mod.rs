@@ -44,7 +44,9 @@ pub use order::Order;
 pub use params::{BadParams, Layout, Params};
 pub use repair::RepairMemory;
 pub use search::{Found, Plan, Query};
-pub use store::{Numeric, Store, Visible, Workspace, BATCH};
+pub use store::{Numeric, Store, Workspace, BATCH};
+
+pub use crate::visible::Visible;
 
 use head::Head;
 

@@ -9,9 +9,10 @@ use super::head::Entry;
 use super::node::{Anchor, State, NOWHERE};
 use super::params::MAX_EF;
 use super::pool::{slot_of, Pool, Visited};
-use super::store::{Numeric, Store, Visible, Workspace, BATCH};
+use super::store::{Numeric, Store, Workspace, BATCH};
 use super::{Error, Index};
 use crate::topk::{Hit, TopK};
+use crate::visible::Visible;
 
 /// An exact distance in units of estimated ones: its row comes from farther away and is several times
 /// as long as its code.

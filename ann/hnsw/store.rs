@@ -71,34 +71,6 @@ pub trait Numeric {
 /// The most nodes or rows of one call to [`Numeric`].
 pub const BATCH: usize = 64;
 
-/// Which rows a search may return, and when it must end.
-pub trait Visible {
-    /// Why a row's visibility cannot be told.
-    type Error;
-
-    /// Whether `row` passes the filter. Asked often, during traversal.
-    fn allows(&mut self, row: u64) -> bool {
-        let _ = row;
-        true
-    }
-
-    /// The first row of `rows` that passes the filter, for exact scans.
-    fn next_allowed(&mut self, rows: core::ops::Range<u64>) -> Option<u64> {
-        rows.into_iter().find(|&row| self.allows(row))
-    }
-
-    /// The key of `row`, or `None` if it is deleted or does not pass the filter. Asked once per
-    /// result.
-    fn key(&mut self, row: u64) -> Result<Option<u64>, Self::Error>;
-
-    /// Whether to stop, after `distances` were computed altogether. Asked once per expanded node or batch,
-    /// which is some microseconds of work.
-    fn stop(&mut self, distances: u64) -> bool {
-        let _ = distances;
-        false
-    }
-}
-
 /// Scratch memory of one operation, lent by the caller; what it holds is of no importance except for
 /// `visited`. An operation that finds it too short fails with
 /// [`Error::Workspace`](super::Error::Workspace).

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! Is an index what it should be; opening an image of one.
+//!
+//! Nothing here trusts a word: numbers lead nowhere or to blocks in use, and every loop ends.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::lists::{HOLE, MAX_BLOCKS, NO_HOLE};
+use super::params::BLOCK_ROWS;
+use super::store::Store;
+use super::{mix, BadParams, Index, Params, NOWHERE};
+
+/// What an image needs beside the words of lists and of blocks `0..used`, and the model.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Image {
+    /// Blocks in use or once in use.
+    pub used: u32,
+    /// The first free block, or `u32::MAX`.
+    pub free: u32,
+}
+
+/// Memory of a check: bits, all 0.
+#[derive(Debug)]
+pub struct CheckMemory<'a> {
+    /// A bit for each block in use.
+    pub blocks: &'a mut [u64],
+    /// A bit for each row of the container.
+    pub rows: &'a mut [u64],
+}
+
+/// The first thing wrong in a list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// More blocks in use than there are, or memory of the check is too short.
+    Size,
+    /// A link leads to no block in use, or the chain is longer or shorter than the list.
+    Chain,
+    /// A block belongs to two lists, or to a list and to those that are free, or says it is another's.
+    Owner,
+    /// A row is in two slots.
+    Twice,
+    /// A row number is not one of the container.
+    Row,
+    /// The holes are not those that are linked.
+    Holes,
+}
+
+/// What a check found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Rows in lists.
+    pub live: u32,
+    /// Slots without a row.
+    pub holes: u32,
+    /// Free blocks.
+    pub free: u32,
+    /// Blocks in use that nothing leads to: lost space, not an error of any answer.
+    pub lost: u32,
+    /// The first fault, and the list it is in; `nlist` is that of the lists' codes, `nlist + 1` the free blocks.
+    pub fault: Option<(u32, Fault)>,
+}
+
+/// Sets a bit; says whether it was clear, or `None` if there is no such bit.
+fn set(bits: &mut [u64], at: u32) -> Option<bool> {
+    let word = bits.get_mut(at as usize / 64)?;
+    let bit = 1 << (at % 64);
+    let clear = *word & bit == 0;
+    *word |= bit;
+    Some(clear)
+}
+
+impl<S: Store> Index<S> {
+    /// What to write beside the words, when no writer is inside.
+    pub fn image(&self) -> Image {
+        Image {
+            used: self.used.load(Ordering::Acquire),
+            free: self.free.load(Ordering::Relaxed),
+        }
+    }
+
+    /// An index from the words of another, in a store that holds them. `rows` is the number of rows of the
+    /// container.
+    ///
+    /// # Errors
+    ///
+    /// [`BadParams`] as [`Index::new`], or what is wrong with the image.
+    pub fn open(
+        params: Params,
+        store: S,
+        image: Image,
+        rows: u64,
+        memory: &mut CheckMemory<'_>,
+    ) -> Result<Self, Result<Report, BadParams>> {
+        let layout = params.layout().map_err(Err)?;
+        if store.lists().len() != params.list_words() {
+            return Err(Err(BadParams));
+        }
+        let index = Index {
+            params,
+            layout,
+            store,
+            used: AtomicU32::new(image.used),
+            free: AtomicU32::new(image.free),
+            live: AtomicU32::new(0),
+        };
+        let report = index.check(rows, memory);
+        if report.fault.is_some() {
+            return Err(Ok(report));
+        }
+        index.live.store(report.live, Ordering::Relaxed);
+        Ok(index)
+    }
+
+    /// Checks chains, owners, rows and holes, when no writer is inside. Codes are any bytes and are not
+    /// looked at: [`Index::digest`] tells whether they are those of another index.
+    pub fn check(&self, rows: u64, memory: &mut CheckMemory<'_>) -> Report {
+        let mut report = Report::default();
+        let used = self.used.load(Ordering::Relaxed);
+        let enough = used <= self.store.blocks()
+            && used <= MAX_BLOCKS
+            && memory.blocks.len() >= used.div_ceil(64) as usize
+            && memory.rows.len() as u64 >= rows.div_ceil(64);
+        if !enough {
+            report.fault = Some((0, Fault::Size));
+            return report;
+        }
+        let mut seen = 0u32;
+        for list in 0..self.params.all_lists() {
+            if let Err(fault) = self.check_list(list, rows, memory, &mut report, &mut seen) {
+                report.fault = Some((list, fault));
+                return report;
+            }
+        }
+        let mut free = self.free.load(Ordering::Relaxed);
+        while free != NOWHERE {
+            let fault = match self.check_block(free, memory) {
+                Ok(next) => {
+                    free = next;
+                    report.free = report.free.saturating_add(1);
+                    seen = seen.saturating_add(1);
+                    continue;
+                }
+                Err(fault) => fault,
+            };
+            report.fault = Some((self.params.all_lists(), fault));
+            return report;
+        }
+        report.lost = used.saturating_sub(seen);
+        report
+    }
+
+    /// Marks a block and returns the next one: no chain of blocks comes back to itself.
+    fn check_block(&self, number: u32, memory: &mut CheckMemory<'_>) -> Result<u32, Fault> {
+        if number >= self.used.load(Ordering::Relaxed) {
+            return Err(Fault::Chain);
+        }
+        match set(memory.blocks, number) {
+            Some(true) => {}
+            Some(false) => return Err(Fault::Owner),
+            None => return Err(Fault::Size),
+        }
+        let next = self.block(number).and_then(|block| block.next());
+        Ok(next.ok_or(Fault::Chain)?.load(Ordering::Relaxed))
+    }
+
+    fn check_list(
+        &self,
+        list: u32,
+        rows: u64,
+        memory: &mut CheckMemory<'_>,
+        report: &mut Report,
+        seen: &mut u32,
+    ) -> Result<(), Fault> {
+        let head = self.head(list).ok_or(Fault::Size)?;
+        let of_lists = list == self.params.nlist;
+        let rows = if of_lists {
+            self.params.nlist as u64
+        } else {
+            rows
+        };
+        let mut left = head.slots.load(Ordering::Relaxed);
+        let mut number = head.first.load(Ordering::Relaxed);
+        let (mut last, mut holes, mut count) = (NOWHERE, 0u32, 0u32);
+        // Reserved blocks follow those of the slots.
+        while number != NOWHERE {
+            let next = self.check_block(number, memory)?;
+            *seen = seen.saturating_add(1);
+            let block = self.block(number).ok_or(Fault::Chain)?;
+            let owner = block.list().ok_or(Fault::Chain)?;
+            if owner.load(Ordering::Relaxed) != list {
+                return Err(Fault::Owner);
+            }
+            if left > 0 {
+                last = number;
+            }
+            for place in 0..left.min(BLOCK_ROWS) {
+                let row = block
+                    .row(place)
+                    .ok_or(Fault::Chain)?
+                    .load(Ordering::Relaxed);
+                if row & HOLE != 0 {
+                    holes = holes.saturating_add(1);
+                    continue;
+                }
+                count = count.saturating_add(1);
+                if row as u64 >= rows {
+                    return Err(Fault::Row);
+                }
+                // The list of the lists' codes names lists, each once and in order.
+                let first = if of_lists {
+                    row.saturating_add(1) == count
+                } else {
+                    set(memory.rows, row).ok_or(Fault::Size)?
+                };
+                if !first {
+                    return Err(Fault::Twice);
+                }
+            }
+            left = left.saturating_sub(BLOCK_ROWS);
+            number = next;
+        }
+        let coded = !of_lists || !self.params.lists_have_codes() || count == self.params.nlist;
+        if left > 0 || head.last.load(Ordering::Relaxed) != last || !coded {
+            return Err(Fault::Chain);
+        }
+        self.check_holes(list, head.hole.load(Ordering::Relaxed), holes)?;
+        report.holes = report.holes.saturating_add(holes);
+        if !of_lists {
+            report.live = report.live.saturating_add(count);
+        }
+        Ok(())
+    }
+
+    /// Follows as many holes as there are: they lie in the list's own blocks, and the last ends it. A hole that
+    /// came twice would leave the chain without an end, and a place that is empty leads to no block.
+    fn check_holes(&self, list: u32, mut hole: u32, holes: u32) -> Result<(), Fault> {
+        for _ in 0..holes {
+            let (number, place) = (hole / BLOCK_ROWS, hole % BLOCK_ROWS);
+            if hole >= NO_HOLE || number >= self.used.load(Ordering::Relaxed) {
+                return Err(Fault::Holes);
+            }
+            let block = self.block(number).ok_or(Fault::Holes)?;
+            let owner = block.list().ok_or(Fault::Holes)?.load(Ordering::Relaxed);
+            let word = block
+                .row(place)
+                .ok_or(Fault::Holes)?
+                .load(Ordering::Relaxed);
+            if owner != list || word & HOLE == 0 {
+                return Err(Fault::Holes);
+            }
+            hole = word & !HOLE;
+        }
+        if hole == NO_HOLE {
+            Ok(())
+        } else {
+            Err(Fault::Holes)
+        }
+    }
+
+    /// A hash of all lists: their rows, codes and factors in order, without holes.
+    pub fn digest(&self) -> u64 {
+        let mut digest = mix(self.params.seed);
+        for list in 0..self.params.all_lists() {
+            digest = mix(digest ^ list as u64);
+            let walked = self.walk(list, |_, block, rows| {
+                for place in 0..rows {
+                    let hole = block
+                        .row(place)
+                        .is_none_or(|row| row.load(Ordering::Relaxed) & HOLE != 0);
+                    if !hole {
+                        digest = block.hash(place, digest).unwrap_or(0);
+                    }
+                }
+                true
+            });
+            if walked.is_none() {
+                return 0;
+            }
+        }
+        digest
+    }
+}

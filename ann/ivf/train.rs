@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! Training: centroids of the lists from a sample of rows, and codebooks from its residuals.
+
+use super::store::Vectors;
+use super::Params;
+use crate::kmeans::{self, Failure, Random, Sample};
+use crate::pq;
+
+/// Rows of the sample per list. With 32 recall is within 0.3 points of what all rows give (384-d
+/// embeddings, 512 lists).
+pub const SAMPLE_PER_LIST: u64 = 32;
+
+/// Rows of the sample per centroid of a codebook.
+pub const SAMPLE_PER_CODE: u64 = 64;
+
+/// Memory of training, lent while it runs: the sizes are those of [`TrainMemory::sizes`].
+#[derive(Debug)]
+pub struct TrainMemory<'a> {
+    /// The sample, 4-byte floats, and a row more.
+    pub sample: &'a mut [u8],
+    /// One for each row of the sample.
+    pub ids: &'a mut [u32],
+    /// One for each row of the sample.
+    pub keys: &'a mut [u32],
+    /// `max(nlist, ksub) * dim`.
+    pub sums: &'a mut [u64],
+    /// `max(nlist, ksub)`.
+    pub counts: &'a mut [u64],
+}
+
+/// How long the slices of [`TrainMemory`] are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TrainSizes {
+    /// Rows of the sample.
+    pub rows: usize,
+    /// Bytes of `sample`.
+    pub sample: usize,
+    /// Elements of `sums`.
+    pub sums: usize,
+    /// Elements of `counts`.
+    pub counts: usize,
+}
+
+impl TrainMemory<'_> {
+    /// The sizes for a container of `rows` rows.
+    pub fn sizes(params: &Params, rows: u64) -> TrainSizes {
+        let ksub = params.layout().map_or(0, |layout| layout.ksub);
+        let (nlist, dim) = (params.nlist as u64, params.dim as usize);
+        let wanted = (nlist.saturating_mul(SAMPLE_PER_LIST))
+            .max((ksub as u64).saturating_mul(SAMPLE_PER_CODE));
+        let n = wanted.min(rows).min(u32::MAX as u64) as usize;
+        let k = params.nlist.max(ksub) as usize;
+        TrainSizes {
+            rows: n,
+            sample: n.saturating_add(1).saturating_mul(dim).saturating_mul(4),
+            sums: k.saturating_mul(dim),
+            counts: k,
+        }
+    }
+}
+
+/// Trains the centroids and codebooks of an index over the rows `0..rows` of a container.
+///
+/// `centroids` and `codebooks` are of [`Params::centroid_bytes`] and [`Params::codebook_bytes`]. `stop` is asked
+/// after each batch. If there are fewer rows than lists, some centroids are equal and their lists stay empty.
+/// The same rows, parameters and arithmetic give the same result.
+///
+/// # Errors
+///
+/// [`Failure`]; [`Failure::Memory`] also if there are no rows.
+pub fn train<V: Vectors>(
+    params: &Params,
+    vectors: &mut V,
+    rows: u64,
+    memory: &mut TrainMemory<'_>,
+    centroids: &mut [u8],
+    codebooks: &mut [u8],
+    stop: &mut dyn FnMut() -> bool,
+) -> Result<(), Failure<V::Error>> {
+    let layout = params.layout().map_err(|_| Failure::Memory)?;
+    let dim = params.dim as usize;
+    let row = dim.saturating_mul(4);
+    let n = TrainMemory::sizes(params, rows).rows;
+    let fits = centroids.len() == params.centroid_bytes()
+        && codebooks.len() == params.codebook_bytes()
+        && memory.sample.len() >= n.saturating_add(1).saturating_mul(row);
+    if !fits || n == 0 {
+        return Err(Failure::Memory);
+    }
+    let (sample, spare) = memory.sample.split_at_mut(n.saturating_mul(row));
+    let spare = spare.get_mut(..row).ok_or(Failure::Memory)?;
+
+    // All rows if they are few enough, else each by chance.
+    let mut random = Random(params.seed);
+    for (i, out) in (0u64..).zip(sample.chunks_mut(row)) {
+        if stop() {
+            return Err(Failure::Stopped);
+        }
+        let chosen = if n as u64 == rows {
+            i
+        } else {
+            random.below(rows)
+        };
+        vectors.load(&[chosen], out)?;
+    }
+
+    let mut scratch = kmeans::Memory {
+        ids: &mut *memory.ids,
+        keys: &mut *memory.keys,
+        sums: &mut *memory.sums,
+        counts: &mut *memory.counts,
+    };
+    let (centres, mean) = centroids.split_at_mut(row.saturating_mul(params.nlist as usize));
+    let all = Sample {
+        bytes: sample,
+        stride: row,
+        dim,
+        n,
+    };
+    kmeans::train(vectors, all, random.word(), &mut scratch, centres, stop)?;
+
+    // The mean of the centroids is the centre of their own list.
+    let sums = scratch.sums.get_mut(..dim).ok_or(Failure::Memory)?;
+    let counts = scratch.counts.get_mut(..1).ok_or(Failure::Memory)?;
+    sums.fill(0);
+    counts.fill(0);
+    for centre in centres.chunks(row) {
+        vectors.accumulate(centre, row, dim, &[0], sums, counts)?;
+    }
+    vectors.centroids(dim, sums, counts, mean)?;
+
+    if layout.ksub > 0 {
+        for (i, out) in sample.chunks_mut(row).enumerate() {
+            let list = scratch.ids.get(i).map_or(0, |id| *id as usize);
+            let at = list.saturating_mul(row);
+            let centre = centres.get(at..at.saturating_add(row));
+            vectors.subtract(out, centre.ok_or(Failure::Memory)?, spare)?;
+            out.copy_from_slice(spare);
+        }
+        let residuals = Sample {
+            bytes: sample,
+            stride: row,
+            dim,
+            n,
+        };
+        let (nsub, ksub) = (layout.nsub as usize, layout.ksub as usize);
+        let seed = random.word();
+        pq::train(
+            vectors,
+            residuals,
+            nsub,
+            ksub,
+            seed,
+            &mut scratch,
+            codebooks,
+            stop,
+        )?;
+    }
+    Ok(())
+}
