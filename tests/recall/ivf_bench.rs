@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Recall, queries per second, build rate and bytes per row of inverted files, one thread.
+//!
+//!     cargo run --release -p vexfs_recall --bin ivf_bench -- BASE.npy QUERIES.npy GROUND_TRUTH.npy
+//!         [--metric l2sq|inner_product|cosine] [--code signs|flat|pq4:NSUB|pq8:NSUB] [--nlist N]
+//!         [--nprobe A,B,..] [--rerank A,B,..] [--sigmas N] [--rounds N]
+//!
+//! With `--serve`, settings are read from standard input instead, `NPROBE RERANK` a line, and each is one round:
+//! so another program can take turns with it (`ivf_peers.py`). Rates are of the thread's processor time, which
+//! says more than the clock on a machine with other work to do.
+//!
+//! Base and queries are float16, float32 or uint8 matrices; the ground truth is int32, nearest first. One JSON
+//! object a line: first the build, then each setting with its best round.
+
+use vexfs_ann::ivf::{Code, Params, Query};
+use vexfs_ann::{Hit, TopK};
+use vexfs_recall::lists::*;
+use vexfs_simd_host::*;
+
+/// A matrix of an .npy file: its elements' type, columns and bytes.
+fn npy(path: &str) -> (String, usize, Vec<u8>) {
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    assert_eq!(&bytes[..6], b"\x93NUMPY", "{path}");
+    let len = u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
+    let header = String::from_utf8_lossy(&bytes[10..10 + len]).into_owned();
+    let field = |name: &str| header.split(name).nth(1).unwrap().to_string();
+    let descr = field("'descr': '").split('\'').next().unwrap().to_string();
+    let shape = field("'shape': (");
+    let columns = shape
+        .split([',', ')'])
+        .nth(1)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    (descr, columns, bytes[10 + len..].to_vec())
+}
+
+/// f32 rows from float16 ones; others as they are.
+fn rows(path: &str) -> (Elem, usize, Vec<u8>) {
+    let (descr, dim, bytes) = npy(path);
+    match descr.as_str() {
+        "<f2" => {
+            let mut out = vec![0; bytes.len() * 2];
+            convert(
+                &token(),
+                Isa::best(),
+                Elem::F16,
+                Elem::F32,
+                &bytes,
+                &mut out,
+            )
+            .unwrap();
+            (Elem::F32, dim, out)
+        }
+        "<f4" => (Elem::F32, dim, bytes),
+        "|u1" => (Elem::U8, dim, bytes),
+        other => panic!("{path}: elements of type {other}"),
+    }
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
+    let paths: Vec<&String> = args.iter().take_while(|a| !a.starts_with("--")).collect();
+    let [base, queries, truth] = paths[..] else {
+        eprintln!("no data named: see the head of ivf_bench.rs");
+        return;
+    };
+    let option = |name: &str| {
+        let at = args.iter().position(|a| a == name)?;
+        args.get(at + 1).cloned()
+    };
+    let numbers = |name: &str, default: &str| -> Vec<u32> {
+        let list = option(name).unwrap_or(default.into());
+        list.split(',').map(|n| n.parse().unwrap()).collect()
+    };
+    let (elem, dim, base) = rows(base);
+    let (_, _, queries) = rows(queries);
+    let (_, truth_k, truth) = npy(truth);
+    let truth: Vec<u32> = truth
+        .chunks(4)
+        .map(|w| u32::from_le_bytes(w.try_into().unwrap()))
+        .collect();
+    let metric = option("--metric").unwrap_or("l2sq".into());
+    let metric = Metric::COMMON
+        .into_iter()
+        .find(|m| m.name() == metric)
+        .unwrap();
+    let row_bytes = elem.row_bytes(dim);
+    let n = base.len() / row_bytes;
+    let mut params = Params::default_for(n as u64, dim as u32, row_bytes as u32);
+    params.nlist = numbers("--nlist", &params.nlist.to_string())[0];
+    if let Some(code) = option("--code") {
+        let nsub = code.split(':').nth(1).map_or(0, |n| n.parse().unwrap());
+        params.code = match code.split(':').next() {
+            Some("flat") => Code::Flat,
+            Some("pq4") => Code::Pq4 { nsub },
+            Some("pq8") => Code::Pq8 { nsub },
+            _ => Code::Signs,
+        };
+    }
+    let space = Space {
+        elem,
+        metric,
+        dim,
+        rows: base,
+        isa: Isa::best(),
+        params,
+    };
+    let start = processor_seconds();
+    let mut built = Built::train(space, params.most_blocks(n as u64) as u32);
+    let trained = processor_seconds() - start;
+    built.build();
+    let seconds = processor_seconds() - start;
+    let layout = params.layout().unwrap();
+    let resident = built.index.counts().used as usize * layout.block_words as usize * 4
+        + params.centroid_bytes()
+        + params.codebook_bytes()
+        + params.list_words() * 4;
+    let code = format!("{:?}", params.code)
+        .to_lowercase()
+        .replace(['{', '}', ' ', ':'], "");
+    let index = format!("vexfs ivf{} {code}", params.nlist);
+    println!(
+        "{{\"index\":\"{index}\",\"rows\":{n},\"dim\":{dim},\"train_s\":{trained:.2},\"build_s\":{seconds:.2},\
+         \"rows_per_s\":{:.0},\"bytes_per_row\":{:.1}}}",
+        n as f64 / seconds,
+        resident as f64 / n as f64
+    );
+    built.sigmas = numbers("--sigmas", "150")[0];
+    let rounds = numbers("--rounds", "5")[0];
+    let rerank = numbers("--rerank", "30");
+    let mut memory = Memory::new(&params, 1000);
+    let nq = queries.len() / row_bytes;
+    let mut run = |nprobe, rerank, rounds| {
+        let query = Query {
+            nprobe,
+            rerank,
+            allowed: u64::MAX,
+        };
+        let (mut best, mut hits, mut codes, mut exact) = (f64::INFINITY, 0, 0, 0);
+        for _ in 0..rounds {
+            let mut scorer = Scorer::new(&built, &queries[..row_bytes]);
+            let start = processor_seconds();
+            let mut found = vec![[Hit::default(); 10]; nq];
+            (codes, exact) = (0, 0);
+            for (q, hits) in queries.chunks(row_bytes).zip(found.iter_mut()) {
+                let mut top = TopK::new(hits);
+                scorer.set(&built, q);
+                let done = built
+                    .index
+                    .search(&mut memory.lend(), &mut scorer, &mut All, &query, &mut top)
+                    .unwrap();
+                codes += done.codes;
+                exact += done.distances;
+                top.into_sorted();
+            }
+            best = best.min(processor_seconds() - start);
+            let near = |f: &[Hit; 10], t: &[u32]| {
+                f.iter()
+                    .filter(|f| t[..10].contains(&(f.row as u32)))
+                    .count()
+            };
+            hits = found
+                .iter()
+                .zip(truth.chunks(truth_k))
+                .map(|(f, t)| near(f, t))
+                .sum();
+        }
+        println!(
+            "{{\"index\":\"{index}\",\"nprobe\":{nprobe},\"rerank\":{rerank},\"recall@10\":{:.4},\
+             \"qps\":{:.0},\"codes\":{:.0},\"exact\":{:.1}}}",
+            hits as f64 / (nq * 10) as f64,
+            nq as f64 / best,
+            codes as f64 / nq as f64,
+            exact as f64 / nq as f64
+        );
+    };
+    if args.iter().any(|a| a == "--serve") {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            let mut words = line.split_whitespace().map(|w| w.parse().unwrap());
+            if let (Some(nprobe), Some(rerank)) = (words.next(), words.next()) {
+                run(nprobe, rerank, 1);
+            }
+        }
+        return;
+    }
+    for nprobe in numbers("--nprobe", "8,16,32,64,128") {
+        for &rerank in &rerank {
+            run(nprobe, rerank, rounds);
+        }
+    }
+}
+
+/// Seconds this thread has run, as the scheduler counts them.
+fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    let ns: u64 = stat.split_whitespace().next().unwrap().parse().unwrap();
+    ns as f64 / 1e9
+}
