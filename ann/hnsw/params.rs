@@ -124,7 +124,10 @@ impl Layout {
     /// standard deviation below its root. Where blocks run out nodes get fewer levels, which costs some
     /// speed and nothing else.
     pub const fn upper_blocks(&self, nodes: u32) -> u32 {
-        let mean = nodes as u64 / (self.m as u64 - 1);
+        let mean = match (nodes as u64).checked_div((self.m as u64).saturating_sub(1)) {
+            Some(mean) => mean,
+            None => 0,
+        };
         // Six deviations, and what a tiny index may want by chance.
         let blocks = mean + 6 * mean.isqrt() + MAX_LEVEL as u64;
         if blocks < MAX_NODES as u64 {

@@ -43,17 +43,17 @@ pub(crate) struct Block<'a> {
 
 impl<'a> Block<'a> {
     /// The next block of the list, or of those that are free.
-    pub fn next(&self) -> Option<&'a AtomicU32> {
+    pub(crate) fn next(&self) -> Option<&'a AtomicU32> {
         self.words.first()
     }
 
     /// The list it belongs to.
-    pub fn list(&self) -> Option<&'a AtomicU32> {
+    pub(crate) fn list(&self) -> Option<&'a AtomicU32> {
         self.words.get(1)
     }
 
     /// The row number at `place`.
-    pub fn row(&self, place: u32) -> Option<&'a AtomicU32> {
+    pub(crate) fn row(&self, place: u32) -> Option<&'a AtomicU32> {
         let at = self.layout.rows_at.checked_add(place)?;
         self.words.get(at as usize)
     }
@@ -111,7 +111,7 @@ impl<'a> Block<'a> {
     }
 
     /// A hash of the row at `place`: its number, codes and factors.
-    pub fn hash(&self, place: u32, seed: u64) -> Option<u64> {
+    pub(crate) fn hash(&self, place: u32, seed: u64) -> Option<u64> {
         let mut hash = super::mix(seed ^ self.row(place)?.load(Ordering::Relaxed) as u64);
         for sub in 0..self.layout.nsub {
             let (word, shift, mask) = self.code(place, sub)?;
@@ -250,7 +250,7 @@ impl<S: Store> Index<S> {
 }
 
 /// The one who changes lists.
-pub struct Writer<'a, S: Store + 'a> {
+pub struct Writer<'a, S: Store> {
     index: &'a Index<S>,
     _guard: S::Guard<'a>,
 }

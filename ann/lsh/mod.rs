@@ -157,7 +157,16 @@ impl Params {
             }
         }
         let (all, _) = memory.split_at_mut(n.min(2 * MAX_BITS as usize));
-        all.sort_unstable_by_key(|p| (p.cost, p.bits));
+        // Insertion sort: there are at most 64, and objtool does not know that the panic of core's sort of
+        // structures does not return.
+        for end in 1..all.len() {
+            for at in (1..=end).rev() {
+                match all.get_mut(at.wrapping_sub(1)..=at) {
+                    Some([a, b]) if (b.cost, b.bits) < (a.cost, a.bits) => core::mem::swap(a, b),
+                    _ => break,
+                }
+            }
+        }
         all
     }
 }
