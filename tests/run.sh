@@ -129,7 +129,7 @@ posix_job() {
 	want kselftest && kselftests kselftest "$out/kselftest.log" "$bin" -- $(programs posix)
 	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector) vector_search:simd=scalar
 	want arm64 && kselftests arm64 "$out/arm64.log" "$arm64_bin" --arch arm64 --env VEXFS_TEST_ISA=neondot -- \
-		$(programs posix) $(programs vector) vector_search:simd=scalar
+		$(programs posix) $(programs vector) vector_search:simd=neon vector_search:simd=scalar
 	return 0
 }
 
