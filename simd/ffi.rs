@@ -220,7 +220,7 @@ fn detect() -> u32 {
     }
     // ISAR0: DP in bits 44 to 47, FHM in 48 to 51. PFR0: AdvSIMD in 20 to 23, 1 with half precision.
     let dot = field(isar0, 44) >= 1 && field(isar0, 48) >= 1 && field(pfr0, 20) == 1;
-    1 | 1 << Isa::Neon as u32 | (dot as u32) << Isa::NeonDot as u32
+    1 | 1 << Isa::Neon as u32 | u32::from(dot) << Isa::NeonDot as u32
 }
 
 /// One bit for each available instruction set: none but the baseline.

@@ -85,6 +85,7 @@ pub trait Rows: Copy {
     fn are_dense(self, len_bytes: usize) -> bool;
 
     /// Whether rows of `len_bytes` follow each other without a gap.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn are_packed(self, len_bytes: usize) -> bool {
         let _ = len_bytes;
@@ -111,6 +112,7 @@ impl Rows for Strided {
         self.stride.wrapping_sub(len_bytes) < 64
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn are_packed(self, len_bytes: usize) -> bool {
         self.stride == len_bytes
@@ -172,10 +174,12 @@ const LEAD: usize = 1024;
 
 /// How far ahead of its loads a kernel prefetches rows without gaps, in bytes. It hides the second-level
 /// cache; a Zen 5 core's own prefetcher hides the memory, better with two rows at a time than with four.
+#[cfg(target_arch = "x86_64")]
 const DENSE_LEAD: usize = 3584;
 
 /// The longest rows that are read two at a time if there are no gaps: they and what is ahead of them fit a
 /// 32 KiB first-level cache.
+#[cfg(target_arch = "x86_64")]
 const DENSE_MAX: usize = 8192;
 
 /// Where a tile prefetches: element bytes `at` of row `k` bring in `at << shift` of `near[k]` if `at`
@@ -190,6 +194,7 @@ struct Ahead<const N: usize> {
 impl<const N: usize> Ahead<N> {
     /// What follows `N` rows of `len_bytes` without gaps that begin at `p`, in the order of addresses. `N` is a
     /// power of two.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn linear(p: *const u8, len_bytes: usize) -> Self {
         let mut ahead = Ahead::none(p);
@@ -317,6 +322,7 @@ impl<R: Rows> Rows for Part<R> {
         self.rows.are_dense(len_bytes)
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn are_packed(self, len_bytes: usize) -> bool {
         self.rows.are_packed(len_bytes)
