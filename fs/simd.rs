@@ -115,7 +115,8 @@ fn has(isa: Isa) -> bool {
         Isa::Avx512 => fpu::has_avx512(),
         Isa::Avx512Vnni => fpu::has_avx512() && fpu::has_avx512_vnni(),
         Isa::Avx512Bf16 => has(Isa::Avx512Vnni) && fpu::has_avx512_bf16(),
-        Isa::Neon | Isa::NeonDot => true,
+        Isa::Neon => true,
+        Isa::NeonDot => fpu::has_neon_dot(),
     };
     kernel && isa.is_available()
 }
@@ -130,6 +131,17 @@ fn proves_itself(isa: Isa) -> bool {
         }
     }
     true
+}
+
+/// The best instruction set of this processor's up to `limit`, if it agrees with the portable
+/// code.
+fn best(limit: Option<Isa>) -> Isa {
+    vexfs_simd_ffi::choose(limit, has, proves_itself, |isa| {
+        pr_err!(
+            "{} disagrees with the portable code and is not used\n",
+            isa.name()
+        )
+    })
 }
 
 /// Chooses the best instruction set that the processor has, that the parameter `simd=` does
@@ -163,12 +175,7 @@ pub(crate) fn choose() -> Result {
         pr_err!("this processor has no vector registers for the kernel\n");
         return Err(ENODEV);
     }
-    let isa = vexfs_simd_ffi::choose(limit, has, proves_itself, |isa| {
-        pr_err!(
-            "{} disagrees with the portable code and is not used\n",
-            isa.name()
-        )
-    });
+    let isa = best(limit);
     let simd = Simd::measure(isa, u64::from(section_us).saturating_mul(1000))?;
     pr_info!(
         "distances are computed with {}, {} us at once; ns per KiB in cache/memory:{}\n",
@@ -180,18 +187,16 @@ pub(crate) fn choose() -> Result {
     Ok(())
 }
 
-/// The instruction set for a mount that asked for `limit`. A lower one than the module's is
-/// measured first.
+/// The instruction set for a mount that asked for no more than `limit`. A lower one than the
+/// module's is proven and measured first; `avx2` means `scalar` on arm64.
 ///
 /// # Errors
 ///
 /// `ENOMEM`.
 pub(crate) fn for_mount(limit: Option<Isa>) -> Result<Simd> {
     let chosen = Simd::chosen()?;
-    match limit {
-        Some(limit) if limit != chosen.isa && limit.is_at_most(chosen.isa) => {
-            Simd::measure(limit, chosen.section_ns)
-        }
-        _ => Ok(chosen),
+    if limit.is_none_or(|limit| chosen.isa.is_at_most(limit)) {
+        return Ok(chosen);
     }
+    Simd::measure(best(limit), chosen.section_ns)
 }

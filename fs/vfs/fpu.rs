@@ -125,3 +125,9 @@ pub fn has_avx512_bf16() -> bool {
     // SAFETY: Reads the boot processor's features.
     unsafe { bindings::vexfs_cpu_has_avx512_bf16() }
 }
+
+/// Whether all processors and the kernel support Advanced SIMD's DotProd, FP16 and FHM.
+pub fn has_neon_dot() -> bool {
+    // SAFETY: Reads the features common to all processors.
+    unsafe { bindings::vexfs_cpu_has_neon_dot() }
+}

@@ -25,6 +25,7 @@
 #include <asm/cpufeature.h>
 #include <asm/fpu/api.h>
 #elif defined(CONFIG_ARM64)
+#include <asm/cpufeature.h>
 #include <asm/simd.h>
 #include <asm/sysreg.h>
 #include <linux/fpu.h>
@@ -841,6 +842,17 @@ bool vexfs_cpu_has_avx512_bf16(void)
 	return false;
 }
 #endif
+
+bool vexfs_cpu_has_neon_dot(void)
+{
+#ifdef CONFIG_ARM64
+	/* What the processors of a machine have in common, however they differ. */
+	return cpu_have_named_feature(ASIMDDP) && cpu_have_named_feature(ASIMDHP) &&
+	       cpu_have_named_feature(ASIMDFHM);
+#else
+	return false;
+#endif
+}
 
 struct kmem_cache *vexfs_inode_cache_create(const char *name, unsigned int size,
 					    void (*ctor)(void *object))

@@ -168,6 +168,7 @@ bool vexfs_cpu_has_avx2(void);
 bool vexfs_cpu_has_avx512(void);
 bool vexfs_cpu_has_avx512_vnni(void);
 bool vexfs_cpu_has_avx512_bf16(void);
+bool vexfs_cpu_has_neon_dot(void);
 
 /* Allocation of inodes. */
 struct kmem_cache *vexfs_inode_cache_create(const char *name, unsigned int size,

@@ -123,6 +123,35 @@ SCRATCH_CASE(remount_keeps_rows_keys_tags_and_tombstones)
 	EXPECT_EQ(EEXIST, ERR(insert(open("f", O_RDWR), more, &keys[2], 1)));
 }
 
+/* Every name is taken everywhere, and is a limit: the best below it of the processor's. */
+SCRATCH_CASE(every_simd_option_is_a_limit_and_finds_the_same)
+{
+	const char *dir = getenv("VEXFS_SCRATCH_DIR");
+	int fd, best, want = 0;
+	char option[32];
+
+	NEED_VEXFS();
+	fd = make_it();
+	ASSERT_LE(0, fd);
+	OK(fsync(fd));
+	best = instruction_set_of(fd);
+	for (int i = 0; i < INSTRUCTION_SETS; i++) {
+		for (fd = 3; fd < 20; fd++)
+			close(fd);
+		OK(chdir("/"));
+		OK(umount(dir));
+		snprintf(option, sizeof(option), "simd=%s", instruction_sets[i].name);
+		OK(mount(getenv("VEXFS_SCRATCH_DEV"), dir, "vexfs", 0, option));
+		OK(chdir(dir));
+		fd = open("f", O_RDWR);
+		ASSERT_LE(0, fd);
+		if (i <= best && instruction_sets[i].here)
+			want = i;
+		EXPECT_EQ(want, instruction_set_of(fd)) TH_LOG("%s", option);
+		EXPECT_STREQ("right", check_it(fd)) TH_LOG("%s", option);
+	}
+}
+
 SCRATCH_CASE(a_read_only_mount_searches_and_refuses_changes)
 {
 	float row[DIM] = { 0 };

@@ -144,11 +144,11 @@ CASE(eight_threads_get_right_answers)
 	for (int i = 0; i < SEARCHERS; i++)
 		pthread_join(thread[i], NULL);
 	pthread_join(writer, NULL);
-	EXPECT_EQ(0, errors) TH_LOG("%s", said);
+	EXPECT_EQ(0, atomic_load(&errors)) TH_LOG("%s", said);
 	TH_LOG("%llu searches with %llu queries", (unsigned long long)searches,
 	       (unsigned long long)answers);
 	/* Each thread took part. */
-	EXPECT_LE(SEARCHERS * 2, searches);
+	EXPECT_LE(SEARCHERS * 2, atomic_load(&searches));
 }
 
 TEST_HARNESS_MAIN

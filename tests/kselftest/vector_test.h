@@ -82,6 +82,36 @@ static inline struct vexfs_vector_stats stats_of(int fd)
 	return st;
 }
 
+/* Instruction sets in the order of what they can do, as the options name them. */
+static const struct instruction_set {
+	unsigned int isa;
+	const char *name;
+	bool here;
+} instruction_sets[] = {
+#ifdef __aarch64__
+	{ VEXFS_ISA_SCALAR, "scalar", true }, { VEXFS_ISA_AVX2, "avx2" }, { VEXFS_ISA_AVX512, "avx512" },
+	{ VEXFS_ISA_AVX512_VNNI, "avx512vnni" }, { VEXFS_ISA_AVX512_BF16, "avx512bf16" },
+	{ VEXFS_ISA_NEON, "neon", true }, { VEXFS_ISA_NEON_DOT, "neondot", true },
+#else
+	{ VEXFS_ISA_SCALAR, "scalar", true }, { VEXFS_ISA_AVX2, "avx2", true },
+	{ VEXFS_ISA_AVX512, "avx512", true }, { VEXFS_ISA_AVX512_VNNI, "avx512vnni", true },
+	{ VEXFS_ISA_AVX512_BF16, "avx512bf16", true }, { VEXFS_ISA_NEON, "neon" },
+	{ VEXFS_ISA_NEON_DOT, "neondot" },
+#endif
+};
+#define INSTRUCTION_SETS (int)(sizeof(instruction_sets) / sizeof(instruction_sets[0]))
+
+/* Where a container's is in this list. */
+static inline int instruction_set_of(int fd)
+{
+	unsigned int isa = stats_of(fd).isa;
+
+	for (int i = 0; i < INSTRUCTION_SETS; i++)
+		if (instruction_sets[i].isa == isa)
+			return i;
+	return -1;
+}
+
 static inline float bits_to_float(uint32_t bits)
 {
 	float f;
