@@ -14,10 +14,13 @@ mod source;
 use common::Rng;
 
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "page protection is what it is about, which Miri has not"
+)]
 fn random_cases_agree_on_every_isa_and_stay_within_their_buffers() {
     let mut arenas = doors::Arenas::new();
-    let cases = if cfg!(miri) { 48 } else { 20_000 };
-    for seed in 0..cases {
+    for seed in 0..20_000 {
         let mut rng = Rng(seed);
         let mut bytes = vec![seed as u8];
         bytes.extend((0..200).map(|_| rng.next() as u8));

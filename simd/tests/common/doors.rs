@@ -14,8 +14,8 @@ use vexfs_simd_host::*;
 /// Room for the buffers of one call: three to read, two to write.
 pub struct Arenas([Arena; 5]);
 
-/// Bytes of an arena: eleven of the longest rows, or as many as Miri has the patience for.
-const ROOM: usize = if cfg!(miri) { 1 << 16 } else { 3 << 20 };
+/// Bytes of an arena: eleven of the longest rows.
+const ROOM: usize = 3 << 20;
 
 impl Arenas {
     /// Large enough for every case.
@@ -81,7 +81,7 @@ fn scores(src: &mut Source<'_>, [a, b, c, x, _]: [&mut Arena; 5]) {
         3 if elem == Elem::Binary => Metric::Hamming,
         m => Metric::COMMON[m % 3],
     };
-    let dim = src.dim(if cfg!(miri) { 200 } else { MAX_DIM });
+    let dim = src.dim(MAX_DIM);
     let row = elem.row_bytes(dim);
     // Rows may overlap.
     let stride = match src.byte() {
@@ -182,8 +182,7 @@ fn wild_shapes(src: &mut Source<'_>, [a, b, c, x, y]: [&mut Arena; 5]) {
         _ => 1usize << src.below(64),
     };
     let (dim, stride, third) = (size(), size(), size());
-    let [la, lb, lc, lx, ly] =
-        std::array::from_fn(|_| size().min(if cfg!(miri) { 600 } else { 300_000 }));
+    let [la, lb, lc, lx, ly] = std::array::from_fn(|_| size().min(300_000));
     let (one, two) = (a.bytes(la, Side::End), b.bytes(lb, Side::Start));
     one.fill(0x3c);
     two.fill(0x3d);
@@ -462,7 +461,7 @@ fn block_codes(src: &mut Source<'_>, [a, x, y]: [&mut Arena; 3]) {
 
 fn one_bit_codes(src: &mut Source<'_>, [a, b, c, x, y]: [&mut Arena; 5]) {
     let t = token();
-    let dim = src.dim(if cfg!(miri) { 200 } else { MAX_DIM });
+    let dim = src.dim(MAX_DIM);
     let n = 1 + src.below(5);
     let rows: Vec<Vec<u8>> = (0..n).map(|_| src.row(Elem::F32, dim)).collect();
     let query = b.put(&src.row(Elem::F32, dim), src.side());

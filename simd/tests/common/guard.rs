@@ -106,7 +106,6 @@ impl Word for u64 {}
 const PAGE: usize = 65536;
 
 /// `size` bytes, a multiple of [`PAGE`], between two that nobody may touch. They are never given back.
-#[cfg(not(miri))]
 fn map(size: usize) -> *mut u8 {
     extern "C" {
         fn mmap(at: *mut u8, len: usize, prot: i32, flags: i32, fd: i32, offset: i64) -> *mut u8;
@@ -122,13 +121,4 @@ fn map(size: usize) -> *mut u8 {
         assert_eq!(mprotect(base, size, ACCESS.0), 0);
         base
     }
-}
-
-/// Miri watches every access, and has no page protection. It would not see what happens inside of an
-/// allocation, so that canaries do all the work in front.
-#[cfg(miri)]
-fn map(size: usize) -> *mut u8 {
-    let layout = std::alloc::Layout::from_size_align(size, 64).unwrap();
-    // SAFETY: the size is not zero.
-    unsafe { std::alloc::alloc_zeroed(layout) }
 }
