@@ -5,6 +5,8 @@
 
 #![no_main]
 
+#[path = "../tests/common/codes.rs"]
+mod codes;
 #[path = "../tests/common/mod.rs"]
 mod common;
 #[path = "../tests/common/doors.rs"]

@@ -3,6 +3,8 @@
 //! Every function of the door on random shapes, places and contents, in buffers between guard pages. The
 //! fuzz target `simd/fuzz` draws the same cases with an eye on the code they reach.
 
+#[path = "common/codes.rs"]
+mod codes;
 mod common;
 #[path = "common/doors.rs"]
 mod doors;

@@ -6,6 +6,7 @@
 //! Buffers lie between guard pages. Results are compared with portable code, or with the oracle where
 //! documentation allows a difference.
 
+use crate::codes::{block_codes, byte_codes, codebooks, graph_codes, one_bit_codes};
 use crate::common::*;
 use crate::guard::{Arena, Side};
 use crate::source::{is_finite, Source};
@@ -33,7 +34,7 @@ impl Arenas {
 pub fn case(bytes: &[u8], arenas: &mut Arenas) {
     let src = &mut Source(bytes);
     let [a, b, c, x, y] = &mut arenas.0;
-    match src.byte() % 16 {
+    match src.byte() % 20 {
         0..4 => scores(src, [a, b, c, x, y]),
         4 => wild_shapes(src, [a, b, c, x, y]),
         5 => non_finite(src, a),
@@ -46,27 +47,30 @@ pub fn case(bytes: &[u8], arenas: &mut Arenas) {
         12 => byte_codes(src, [a, b, x]),
         13 => block_codes(src, [a, x, y]),
         14 => one_bit_codes(src, [a, b, c, x, y]),
-        _ => signs(src, [a, x]),
+        15 => signs(src, [a, x]),
+        16 | 17 => tiles(src, [a, b, x]),
+        _ => graph_codes(src, [a, b, c, x, y]),
     }
     arenas.check();
 }
 
 /// `run` gives the same on every instruction set.
-fn same<T: PartialEq>(what: &str, mut run: impl FnMut(Isa) -> T) {
+pub fn same<T: PartialEq>(what: &str, mut run: impl FnMut(Isa) -> T) {
     let want = run(Isa::Scalar);
     for isa in available() {
         assert!(run(isa) == want, "{isa:?}: {what}");
     }
 }
 
-/// The bits of f32, one pattern for all NaN.
-fn numbers(bytes: &[u8]) -> Vec<u32> {
+/// The bits of f32s, one pattern for all NaN.
+pub fn numbers(bytes: &[u8]) -> Vec<u32> {
     let word = |w: &[u8]| f32::from_le_bytes(w.try_into().unwrap());
     let words = bytes.chunks_exact(4).map(word);
     words.map(number).collect()
 }
 
-fn number(v: f32) -> u32 {
+/// The bits of an f32, one pattern for all NaN.
+pub fn number(v: f32) -> u32 {
     if v.is_nan() {
         f32::NAN.to_bits()
     } else {
@@ -163,6 +167,44 @@ fn scores(src: &mut Source<'_>, [a, b, c, x, _]: [&mut Arena; 5]) {
     }
 }
 
+/// Several queries at once get what each gets alone.
+fn tiles(src: &mut Source<'_>, [a, b, x]: [&mut Arena; 3]) {
+    let t = token();
+    let elem = src.pick(&Elem::ALL);
+    let metric = src.pick(&Metric::COMMON);
+    let dim = src.dim(2000);
+    let row = elem.row_bytes(dim);
+    let (nq, n) = (1 + src.below(9), 1 + src.below(20));
+    let stride = row + src.below(70);
+    let mut memory = vec![0; (n - 1) * stride + row];
+    for place in memory.chunks_mut(stride) {
+        place[..row].copy_from_slice(&src.row(elem, dim));
+    }
+    let queries: Vec<u8> = (0..nq).flat_map(|_| src.row(elem, dim)).collect();
+    let (queries, rows) = (a.put(&queries, src.side()), b.put(&memory, src.side()));
+    let at = |i: usize| &rows[i * stride..][..row];
+    let list: Vec<&[u8]> = (0..n).map(at).collect();
+    let (listed, side) = (src.pick(&[false, true]), src.side());
+    for isa in available() {
+        let out = x.words::<u32>(nq * n, side);
+        if listed {
+            score_many_list(&t, isa, elem, metric, queries, &list, dim, out).unwrap();
+        } else {
+            score_many_rows(&t, isa, elem, metric, queries, rows, stride, dim, out).unwrap();
+        }
+        for (query, keys) in queries.chunks(row).zip(out.chunks(n)) {
+            let mut alone = vec![0; n];
+            score_rows(&t, isa, elem, metric, query, rows, stride, dim, &mut alone).unwrap();
+            for i in 0..n {
+                if is_finite(elem, query) && is_finite(elem, at(i)) {
+                    let what = format!("{isa:?} {elem:?} {metric:?} dim {dim}");
+                    assert_eq!(keys[i], alone[i], "{what} {nq} x {n} row {i}");
+                }
+            }
+        }
+    }
+}
+
 /// Shapes that mostly do not fit: refused or computed, but nothing beyond the slices.
 fn wild_shapes(src: &mut Source<'_>, [a, b, c, x, y]: [&mut Arena; 5]) {
     let t = token();
@@ -202,7 +244,7 @@ fn wild_shapes(src: &mut Source<'_>, [a, b, c, x, y]: [&mut Arena; 5]) {
         scale: two,
     };
     // What comes of it is for the tests of each function; here it may only stay within its slices.
-    let _ = match src.byte() % 20 {
+    let _ = match src.byte() % 23 {
         0 => score_rows(&t, isa, elem, metric, one, two, stride, dim, more),
         1 => score_gather(&t, isa, elem, metric, one, two, words, dim, more),
         2 => score_list(&t, isa, elem, metric, one, &[&*two, &*one], dim, more),
@@ -228,6 +270,18 @@ fn wild_shapes(src: &mut Source<'_>, [a, b, c, x, y]: [&mut Arena; 5]) {
         15 => pq_reduce_table(&t, isa, &vec![0; la / 4], out, &mut [0; 2]),
         16 => pq_pack4(dim, &vec![7; la], out),
         17 => pq_scan4(&t, isa, one, &[0; 2], two, more),
+        19 => score_many_rows(&t, isa, elem, metric, one, two, stride, dim, more),
+        20 => score_many_list(&t, isa, elem, metric, one, &[&*two, &*one], dim, more),
+        21 => GraphCode::new(
+            src.pick(&[GraphKind::Sq8, GraphKind::Rabitq4, GraphKind::Rabitq1]),
+            elem,
+            metric,
+            dim,
+        )
+        .and_then(|code| {
+            let query = &mut vec![0; code.query_words().min(1 << 17)];
+            code.prepare(&t, isa, 5, two, one, more, query)
+        }),
         18 => rabitq_prepare(&t, isa, one, words, &mut [0; 6]),
         _ => {
             let lower = &mut vec![0; ly / 4];
@@ -357,137 +411,6 @@ fn sums(src: &mut Source<'_>, [a, b, x, y]: [&mut Arena; 4]) {
         let nan = |bits: u64| f64::from_bits(bits).is_nan();
         let sums: Vec<u64> = sums.iter().map(|&s| if nan(s) { 0 } else { s }).collect();
         (sums, counts, empty, numbers(out))
-    });
-}
-
-fn codebooks(src: &mut Source<'_>, [a, b, x, y]: [&mut Arena; 4]) {
-    let t = token();
-    let dsub = src.dim(20);
-    let shape = PqShape {
-        nsub: 1 + src.below(4),
-        ksub: 1 + src.below(256),
-        dsub,
-    };
-    let vector = src.row(Elem::F32, shape.nsub * dsub);
-    let books = src.row(Elem::F32, shape.nsub * shape.ksub * dsub);
-    let metric = src.pick(&[Metric::L2Sq, Metric::InnerProduct]);
-    let (vector, books) = (a.put(&vector, src.side()), b.put(&books, src.side()));
-    let sides = (src.side(), src.side());
-    for isa in available() {
-        let codes = x.bytes(shape.nsub, sides.0);
-        pq_encode(&t, isa, shape, vector, books, codes).unwrap();
-        let table = y.words::<u32>(shape.nsub * shape.ksub, sides.1);
-        pq_table(&t, isa, shape, metric, vector, books, table).unwrap();
-        for s in 0..shape.nsub {
-            let part = &vector[4 * s * dsub..][..4 * dsub];
-            let book = &books[4 * s * shape.ksub * dsub..][..4 * shape.ksub * dsub];
-            let mut keys = vec![0; shape.ksub];
-            let mut score = |metric| {
-                score_rows(
-                    &t,
-                    isa,
-                    Elem::F32,
-                    metric,
-                    part,
-                    book,
-                    4 * dsub,
-                    dsub,
-                    &mut keys,
-                )
-                .unwrap();
-                keys.clone()
-            };
-            let distances = score(Metric::L2Sq);
-            let least = distances.iter().min().unwrap();
-            let nearest = distances.iter().position(|key| key == least).unwrap();
-            assert_eq!(codes[s] as usize, nearest, "{isa:?} {shape:?}");
-            let row = &table[s * shape.ksub..][..shape.ksub];
-            let entries = score(metric)
-                .into_iter()
-                .map(|key| Distance(key).to_f32_bits());
-            assert!(
-                row.iter().copied().eq(entries),
-                "{isa:?} {shape:?} {metric:?}"
-            );
-        }
-    }
-}
-
-fn byte_codes(src: &mut Source<'_>, [a, b, x]: [&mut Arena; 3]) {
-    let nsub = 1 + src.below(130);
-    let n = src.below(50);
-    let table: Vec<u32> = src
-        .row(Elem::F32, nsub * 256)
-        .chunks(4)
-        .map(|w| u32::from_le_bytes(w.try_into().unwrap()))
-        .collect();
-    let codes = src.row(Elem::U8, (n * nsub).max(1))[..n * nsub].to_vec();
-    let (table, codes) = (a.put_words(&table, src.side()), b.put(&codes, src.side()));
-    let side = src.side();
-    same("a scan of byte codes", |isa| {
-        let out = x.words(n, side);
-        pq_scan8(&token(), isa, nsub, table, codes, out).unwrap();
-        out.to_vec()
-    });
-}
-
-fn block_codes(src: &mut Source<'_>, [a, x, y]: [&mut Arena; 3]) {
-    let t = token();
-    let nsub = match src.byte() {
-        0..250 => 1 + src.below(100),
-        _ => 257,
-    };
-    let n = 1 + src.below(100);
-    let table: Vec<u32> = src
-        .row(Elem::F32, nsub * 16)
-        .chunks(4)
-        .map(|w| u32::from_le_bytes(w.try_into().unwrap()))
-        .collect();
-    let mut codes = src.row(Elem::U8, n * nsub);
-    codes.iter_mut().for_each(|code| *code &= 15);
-    let mut packed = vec![0; n.div_ceil(32) * nsub * 16];
-    pq_pack4(nsub, &codes, &mut packed).unwrap();
-    let packed = a.put(&packed, src.side());
-    let sides = (src.side(), src.side());
-    same("a scan of 4-bit codes", |isa| {
-        let (small, mut affine) = (x.bytes(nsub * 16, sides.0), [0; 2]);
-        pq_reduce_table(&t, isa, &table, small, &mut affine).unwrap();
-        let out = y.words(n.div_ceil(32) * 32, sides.1);
-        pq_scan4(&t, isa, small, &affine, packed, out).unwrap();
-        let affine = affine.map(|bits| number(f32::from_bits(bits)));
-        (small.to_vec(), affine, out.to_vec())
-    });
-}
-
-fn one_bit_codes(src: &mut Source<'_>, [a, b, c, x, y]: [&mut Arena; 5]) {
-    let t = token();
-    let dim = src.dim(MAX_DIM);
-    let n = 1 + src.below(5);
-    let rows: Vec<Vec<u8>> = (0..n).map(|_| src.row(Elem::F32, dim)).collect();
-    let query = b.put(&src.row(Elem::F32, dim), src.side());
-    let code_bytes = rabitq_code_bytes(dim);
-    let stride = code_bytes + src.below(20);
-    let sides: [Side; 5] = std::array::from_fn(|_| src.side());
-    same("one-bit codes", |isa| {
-        let mut codes = vec![0; (n - 1) * stride + code_bytes];
-        for (row, place) in rows.iter().zip(codes.chunks_mut(stride)) {
-            let (row, code) = (a.put(row, sides[0]), x.bytes(code_bytes, sides[1]));
-            rabitq_encode(&t, isa, row, code).unwrap();
-            let (signs, tail) = code.split_at(code_bytes - 16);
-            let tail: Vec<u8> = numbers(tail).iter().flat_map(|w| w.to_le_bytes()).collect();
-            place[..code_bytes].copy_from_slice(&[signs, &tail].concat());
-        }
-        let mut affine = [0; 6];
-        let planes = y.words::<u64>(rabitq_query_words(dim), sides[2]);
-        rabitq_prepare(&t, isa, query, planes, &mut affine).unwrap();
-        let scanned = c.put(&codes, sides[3]);
-        let (out, mut lower) = (x.words(n, sides[4]), vec![0; n]);
-        rabitq_scan(
-            &t, isa, planes, &affine, dim, scanned, stride, out, &mut lower,
-        )
-        .unwrap();
-        let affine = affine.map(|bits| number(f32::from_bits(bits)));
-        (codes, planes.to_vec(), affine, out.to_vec(), lower)
     });
 }
 

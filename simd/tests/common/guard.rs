@@ -2,6 +2,8 @@
 
 //! Memory between two pages that nobody may touch: an access beyond either end is a fault.
 
+use std::sync::atomic::AtomicU32;
+
 /// Canary bytes on each side of a buffer that does not fill its arena.
 const CANARY: usize = 64;
 
@@ -83,6 +85,14 @@ impl Arena {
         let buffer = self.words(from.len(), side);
         buffer.copy_from_slice(from);
         buffer
+    }
+
+    /// A copy of `from` that several threads could read and write.
+    pub fn atoms(&mut self, from: &[u32], side: Side) -> &[AtomicU32] {
+        let words = self.words(from.len(), side);
+        words.copy_from_slice(from);
+        // SAFETY: an atomic word has the layout of a plain one, and all of this borrow are atomic.
+        unsafe { std::slice::from_raw_parts(words.as_mut_ptr().cast_const().cast(), words.len()) }
     }
 
     /// Whether the canaries around the latest buffer are untouched.
