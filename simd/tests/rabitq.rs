@@ -43,8 +43,12 @@ fn a_code_holds_the_signs_and_their_number_and_is_the_same_everywhere() {
 fn estimates_are_unbiased_and_their_bound_holds() {
     let mut rng = Rng(79);
     let t = token();
-    for dim in [64, 100, 384, 768] {
-        let n = if cfg!(miri) { 20 } else { 1000 };
+    let (dims, n): (&[_], _) = if cfg!(miri) {
+        (&[64, 100], 20)
+    } else {
+        (&[64, 100, 384, 768], 1000)
+    };
+    for &dim in dims {
         let rows: Vec<_> = (0..n).map(|_| rotated(&mut rng, dim)).collect();
         let stride = rabitq_code_bytes(dim) + 5;
         let mut codes = vec![0; n * stride];
@@ -70,13 +74,14 @@ fn estimates_are_unbiased_and_their_bound_holds() {
                 width += distance(out[i]) - distance(lower[i]);
                 scale += exact;
             }
+            // Of so few rows as Miri has time for nothing follows.
             assert!(
-                bias.abs() < 0.02 * scale,
+                cfg!(miri) || bias.abs() < 0.02 * scale,
                 "{isa:?} dim {dim}: bias {}",
                 bias / scale
             );
             assert!(
-                missed <= n / 50,
+                cfg!(miri) || missed <= n / 50,
                 "{isa:?} dim {dim}: {missed} bounds of {n} missed"
             );
             // A bound that excludes nothing would be useless.
@@ -95,7 +100,7 @@ fn estimates_are_unbiased_and_their_bound_holds() {
 fn few_rows_need_an_exact_distance_to_find_the_nearest() {
     let mut rng = Rng(83);
     let t = token();
-    let (dim, n) = (256, if cfg!(miri) { 30 } else { 2000 });
+    let (dim, n) = if cfg!(miri) { (64, 20) } else { (256, 2000) };
     let query = rotated(&mut rng, dim);
     let q = values(Elem::F32, &query, dim);
     // Rows around the query at distances from 0.2 to 3 times its norm.
