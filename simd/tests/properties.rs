@@ -50,11 +50,11 @@ fn sum(values: impl Iterator<Item = f64>) -> f64 {
     values.sum()
 }
 
-const MOST: usize = if cfg!(miri) { 40 } else { 700 };
+const MOST: usize = if cfg!(miri) { 12 } else { 700 };
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 4 } else { 300 },
+        cases: if cfg!(miri) { 2 } else { 300 },
         failure_persistence: None,
         rng_seed: RngSeed::Fixed(101),
         ..ProptestConfig::default()
