@@ -4,7 +4,8 @@
 # tests/bench/simd.sh [FILTER]: the arithmetic of simd/ in user space, on one thread, beside a
 # plain read of the same memory. Standard output is one JSON object per line.
 #
-#   PEERS=1    then distances beside SimSIMD, NumKong, FAISS and hnswlib, which are fetched
+#   PEERS=1    then distances beside SimSIMD, NumKong, FAISS and hnswlib, which are fetched; those
+#              that come as sources built by GCC and by Clang
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -33,5 +34,12 @@ END
 
 [ -n "${PEERS:-}" ] || exit 0
 eval "$(scripts/peers)"
-cargo build --quiet --release --manifest-path simd/benches/peers/Cargo.toml --target-dir "$PEERS_DIR/target" >&2
-OMP_NUM_THREADS=1 "${alone[@]}" "$PEERS_DIR/target/release/peers" "$PEERS_FAISS" "$@"
+# What the compiler makes of the peers' sources differs by more than what is to be shown.
+for compiler in "gcc g++" "clang clang++"; do
+	read -r CC CXX <<<"$compiler"
+	command -v "$CXX" >/dev/null || continue
+	export CC CXX
+	target=$PEERS_DIR/target-$CC
+	cargo build --quiet --release --manifest-path simd/benches/peers/Cargo.toml --target-dir "$target" >&2
+	OMP_NUM_THREADS=1 "${alone[@]}" "$target/release/peers" "$PEERS_FAISS" "$@"
+done

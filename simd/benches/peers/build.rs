@@ -8,7 +8,8 @@ fn main() {
     println!("cargo:rerun-if-changed=shim.cc");
     println!("cargo:rerun-if-env-changed=HNSWLIB");
     let hnswlib = env::var("HNSWLIB").expect("HNSWLIB is the directory of hnswlib's headers");
-    cc::Build::new()
+    let mut build = cc::Build::new();
+    build
         .cpp(true)
         .std("c++17")
         .file("shim.cc")
@@ -17,6 +18,12 @@ fn main() {
         .opt_level(3)
         .warnings(false)
         .compile("shim");
+
+    let version = build.get_compiler().to_command().arg("--version").output();
+    let version = version.map_or(Vec::new(), |output| output.stdout);
+    let version = String::from_utf8_lossy(&version);
+    let version = version.lines().next().unwrap_or("unknown");
+    println!("cargo:rustc-env=COMPILER={version}");
 
     // What was resolved is told by the lock file.
     let lock = fs::read_to_string("Cargo.lock").expect("Cargo.lock is beside this file");

@@ -7,6 +7,8 @@
 //!
 //! A filter is a part of place/element type/metric/dimension, as in `f32/l2sq` or `cache`.
 //!
+//! The ratio of a row is the time of the fastest peer by ours, for peers that read the rows where they are;
+//! `numkong-repacked` reads a copy of its own making, with norms, and is shown for orientation.
 //! Everything takes turns on the same memory, round after round, and medians of the rounds are compared.
 //! Standard output is one JSON object per line, standard error a table.
 
@@ -211,7 +213,9 @@ fn measure(
     };
     let query = &query[..row];
     let (t, isa) = (token(), Isa::best());
-    let peers = peers(elem, metric, dim, query);
+    let mut peers = peers(elem, metric, dim, query);
+    // A copy of everything is no search in place.
+    peers.retain(|peer| !peer.repacked || place.name == "cache");
 
     // The same distances?
     let n_checked = n.min(BATCH);
@@ -276,6 +280,7 @@ fn measure(
     let others: Vec<(&Peer, f64)> = peers.iter().zip(medians).collect();
     let best = others
         .iter()
+        .filter(|(peer, _)| !peer.repacked)
         .min_by(|a, b| a.1.total_cmp(&b.1))
         .map(|(peer, ns)| (ns / rows, peer.name));
 
@@ -297,8 +302,14 @@ fn measure(
         gb_s(read),
         read / rows,
         list(&|peer, ns| format!(
-            "\"{}\":{{\"isa\":\"{}\",\"ns\":{ns:.3}}}",
-            peer.name, peer.isa
+            "\"{}\":{{\"isa\":\"{}\",\"ns\":{ns:.3}{}}}",
+            peer.name,
+            peer.isa,
+            if peer.repacked {
+                ",\"repacked\":true"
+            } else {
+                ""
+            }
         ))
         .join(","),
         best.map_or(String::new(), |(ratio, name)| format!(
@@ -381,8 +392,9 @@ fn main() {
     }
     let versions = libraries::versions();
     println!(
-        "{{\"bench\":\"machine\",\"processor\":\"{}\",\"isa\":\"{}\",\"threads\":1,{}}}",
+        "{{\"bench\":\"machine\",\"processor\":\"{}\",\"compiler\":\"{}\",\"isa\":\"{}\",\"threads\":1,{}}}",
         processor(),
+        env!("COMPILER"),
         Isa::best().name(),
         versions
             .iter()
@@ -391,8 +403,9 @@ fn main() {
             .join(",")
     );
     eprintln!(
-        "{}, one thread; VexFS {}, {}",
+        "{}, one thread; peers built by {}; VexFS {}, {}",
         processor(),
+        env!("COMPILER"),
         Isa::best().name(),
         versions
             .iter()
