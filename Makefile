@@ -57,13 +57,13 @@ fuzz-simd: setup-tools
 ## bench       measurements, one JSON object per line: in User-Mode Linux, then bench-simd
 .PHONY: bench
 bench: modules-um tools
-	tests/bench/run.sh
-	tests/bench/simd.sh $(FILTER)
+	@tests/bench/run.sh
+	@tests/bench/simd.sh $(FILTER)
 
 ## bench-simd  the arithmetic alone, in user space; PEERS=1: beside other libraries, FILTER=f32/l2sq
 .PHONY: bench-simd
 bench-simd: setup-tools
-	tests/bench/simd.sh $(FILTER)
+	@tests/bench/simd.sh $(FILTER)
 
 ## shell       a guest with a VexFS volume mounted, for trying things
 .PHONY: shell

@@ -9,7 +9,8 @@
 //!
 //! The ratio of a row is the time of the fastest peer by ours, for peers that read the rows where they are;
 //! `numkong-repacked` reads a copy of its own making, with norms, and is shown for orientation.
-//! Everything takes turns on the same memory, round after round, and medians of the rounds are compared.
+//! Everything takes turns on the same memory, round after round. Times are medians of the rounds, and so are
+//! ratios, each of two turns of one round.
 //! Standard output is one JSON object per line, standard error a table.
 
 #[path = "../common/mod.rs"]
@@ -116,14 +117,9 @@ impl<'a> Turn<'a> {
         }
         start.elapsed().as_nanos() as f64
     }
-
-    /// Nanoseconds of one pass: the median of the rounds.
-    fn median_ns(&mut self) -> f64 {
-        median(&mut self.times_ns)
-    }
 }
 
-fn median(numbers: &mut [f64]) -> f64 {
+fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     numbers[numbers.len() / 2]
 }
@@ -271,18 +267,21 @@ fn measure(
         }));
     }
     take_turns(&mut turns, place);
-    let mut medians = turns.iter_mut().map(|turn| turn.median_ns() / n as f64);
-    let (read, rows, gather) = (
-        medians.next().unwrap(),
-        medians.next().unwrap(),
-        medians.next().unwrap(),
-    );
-    let others: Vec<(&Peer, f64)> = peers.iter().zip(medians).collect();
-    let best = others
+    let ns = |turn: &Turn| median(turn.times_ns.clone()) / n as f64;
+    let (read, rows, gather) = (ns(&turns[0]), ns(&turns[1]), ns(&turns[2]));
+    // Compared within each round: what else the machine does changes from one to the next.
+    let by_ours = |turn: &Turn| {
+        let pairs = turn.times_ns.iter().zip(&turns[1].times_ns);
+        median(pairs.map(|(theirs, ours)| theirs / ours).collect())
+    };
+    let share = by_ours(&turns[0]);
+    let others: Vec<(&Peer, f64)> = peers.iter().zip(turns[3..].iter().map(ns)).collect();
+    let best = peers
         .iter()
+        .zip(turns[3..].iter().map(by_ours))
         .filter(|(peer, _)| !peer.repacked)
         .min_by(|a, b| a.1.total_cmp(&b.1))
-        .map(|(peer, ns)| (ns / rows, peer.name));
+        .map(|(peer, ratio)| (ratio, peer.name));
 
     let what = format!("{} {} {dim}", elem.name(), metric.name());
     let gb_s = |ns: f64| row as f64 / ns;
@@ -300,7 +299,7 @@ fn measure(
         isa.name(),
         gb_s(rows),
         gb_s(read),
-        read / rows,
+        share,
         list(&|peer, ns| format!(
             "\"{}\":{{\"isa\":\"{}\",\"ns\":{ns:.3}{}}}",
             peer.name,
@@ -321,20 +320,20 @@ fn measure(
         place.name,
         gb_s(rows),
         gb_s(read),
-        100.0 * read / rows,
+        100.0 * share,
         best.map_or("   -".into(), |(ratio, _)| format!("{ratio:4.2}")),
         list(&|peer, ns| format!("{} {ns:.2} ({})", peer.name, peer.isa)).join("  "),
     );
     Line {
         what,
         ratio: best,
-        share: read / rows,
+        share,
     }
 }
 
 fn summary(place: &Place, lines: &[Line]) {
-    let mut ratios: Vec<f64> = lines.iter().filter_map(|l| Some(l.ratio?.0)).collect();
-    let mut shares: Vec<f64> = lines.iter().map(|l| l.share).collect();
+    let ratios: Vec<f64> = lines.iter().filter_map(|l| Some(l.ratio?.0)).collect();
+    let shares: Vec<f64> = lines.iter().map(|l| l.share).collect();
     if ratios.is_empty() {
         return;
     }
@@ -349,7 +348,7 @@ fn summary(place: &Place, lines: &[Line]) {
         .min_by(|a, b| a.share.total_cmp(&b.share))
         .unwrap();
     let (rows, below) = (ratios.len(), ratios.iter().filter(|&&r| r < 1.0).count());
-    let (ratio, share) = (median(&mut ratios), median(&mut shares));
+    let (ratio, share) = (median(ratios), median(shares));
     println!(
         "{{\"bench\":\"distance-summary\",\"place\":\"{}\",\"rows\":{rows},\"median_ratio\":{ratio:.3},\
          \"below_one\":{below},\"min_ratio\":{minimum:.3},\"min_ratio_row\":\"{}\",\"min_ratio_peer\":\"{peer}\",\
