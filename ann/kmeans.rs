@@ -90,7 +90,7 @@ impl Random {
     /// A number below `n`, or 0 if there is none.
     pub fn below(&mut self, n: u64) -> u64 {
         // The high half of a product is uniform up to n / 2^64.
-        ((self.word() as u128 * n as u128) >> 64) as u64
+        ((u128::from(self.word()) * u128::from(n)) >> 64) as u64
     }
 }
 
@@ -217,7 +217,7 @@ fn by_weight(keys: &[u32], random: &mut Random) -> usize {
     let bits = |key: &u32| key & !(1 << 31);
     let exponent = keys.iter().map(|key| bits(key) >> 23).max().unwrap_or(0);
     let weight = |key: &u32| {
-        let significand = (bits(key) & 0x7f_ffff | 0x80_0000) as u64;
+        let significand = u64::from(bits(key) & 0x7f_ffff | 0x80_0000);
         let shift = exponent.saturating_sub(bits(key) >> 23);
         // Equal vectors have a distance of zero and no weight.
         if bits(key) == 0 {

@@ -59,18 +59,18 @@ impl Container {
 
     /// The work of a search in an inverted file for the best `k`.
     pub fn ivf_work(&self, params: &Params, query: &Query, k: u32) -> u64 {
-        let nlist = params.nlist.max(1) as u64;
+        let nlist = u64::from(params.nlist.max(1));
         let allowed = self.allowed.clamp(1, self.rows.max(1));
         // It goes on until `k` rows are found.
-        let filled = (k as u64)
+        let filled = u64::from(k)
             .saturating_mul(nlist)
             .div_ceil(allowed)
             .min(nlist);
-        let probes = (query.probes(params.nlist, self.rows) as u64).max(filled);
+        let probes = u64::from(query.probes(params.nlist, self.rows)).max(filled);
         let scanned = (self.rows / nlist).saturating_add(1).saturating_mul(probes);
-        let centroid = (params.dim as u64).saturating_mul(4);
+        let centroid = u64::from(params.dim).saturating_mul(4);
         let layout = params.layout();
-        let code = layout.map_or(0, |layout| layout.block_words as u64 * 4 / 32);
+        let code = layout.map_or(0, |layout| u64::from(layout.block_words) * 4 / 32);
         // Lists are ranked by their codes if they have some, and the nearest again by their centroids.
         let lists = if params.lists_have_codes() {
             let again = probes.saturating_mul(5) / 4;
@@ -85,7 +85,7 @@ impl Container {
             let passing = scanned.saturating_mul(self.allowed.min(self.rows));
             passing.checked_div(self.rows).unwrap_or(0)
         } else {
-            (query.rerank.max(k) as u64).min(scanned)
+            u64::from(query.rerank.max(k)).min(scanned)
         };
         START_WORK
             .saturating_add(lists)
@@ -97,7 +97,7 @@ impl Container {
     /// whichever of the tables it comes first: half of them have it in common, roughly.
     pub fn lsh_work(&self, params: &lsh::Params, nprobe: u32) -> u64 {
         let buckets = 1u64 << params.nbits.min(lsh::MAX_BITS);
-        let looked = (nprobe.max(1) as u64).saturating_mul(params.ntables as u64);
+        let looked = u64::from(nprobe.max(1)).saturating_mul(u64::from(params.ntables));
         let rows = (self.allowed.min(self.rows) / buckets).saturating_add(1);
         START_WORK.saturating_add(self.rows_work(rows.saturating_mul(looked) / 2))
     }

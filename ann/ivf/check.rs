@@ -175,7 +175,7 @@ impl<S: Store> Index<S> {
         let head = self.head(list).ok_or(Fault::Size)?;
         let of_lists = list == self.params.nlist;
         let rows = if of_lists {
-            self.params.nlist as u64
+            u64::from(self.params.nlist)
         } else {
             rows
         };
@@ -204,7 +204,7 @@ impl<S: Store> Index<S> {
                     continue;
                 }
                 count = count.saturating_add(1);
-                if row as u64 >= rows {
+                if u64::from(row) >= rows {
                     return Err(Fault::Row);
                 }
                 // The list of the lists' codes names lists, each once and in order.
@@ -262,7 +262,7 @@ impl<S: Store> Index<S> {
     pub fn digest(&self) -> u64 {
         let mut digest = mix(self.params.seed);
         for list in 0..self.params.all_lists() {
-            digest = mix(digest ^ list as u64);
+            digest = mix(digest ^ u64::from(list));
             let walked = self.walk(list, |_, block, rows| {
                 for place in 0..rows {
                     let hole = block

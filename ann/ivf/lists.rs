@@ -80,7 +80,7 @@ impl<'a> Block<'a> {
             let (word, shift, mask) = self.code(place, sub)?;
             // One writer: nobody else changes the word between load and store.
             let rest = word.load(Ordering::Relaxed) & !(mask << shift);
-            word.store(rest | (code as u32 & mask) << shift, Ordering::Relaxed);
+            word.store(rest | (u32::from(code) & mask) << shift, Ordering::Relaxed);
         }
         if self.layout.nsub > 0 {
             for (i, &factor) in (0u32..).zip(factors) {
@@ -112,16 +112,16 @@ impl<'a> Block<'a> {
 
     /// A hash of the row at `place`: its number, codes and factors.
     pub(crate) fn hash(&self, place: u32, seed: u64) -> Option<u64> {
-        let mut hash = super::mix(seed ^ self.row(place)?.load(Ordering::Relaxed) as u64);
+        let mut hash = super::mix(seed ^ u64::from(self.row(place)?.load(Ordering::Relaxed)));
         for sub in 0..self.layout.nsub {
             let (word, shift, mask) = self.code(place, sub)?;
             let code = word.load(Ordering::Relaxed) >> shift & mask;
-            hash = super::mix(hash ^ code as u64);
+            hash = super::mix(hash ^ u64::from(code));
         }
         if self.layout.nsub > 0 {
             for i in 0..3 {
                 let factor = self.factor(place, i)?.load(Ordering::Relaxed);
-                hash = super::mix(hash ^ factor as u64);
+                hash = super::mix(hash ^ u64::from(factor));
             }
         }
         Some(hash)
@@ -407,7 +407,7 @@ impl<'a, S: Store> Writer<'a, S> {
         let walked = index.walk(list, |number, block, rows| {
             for place in 0..rows {
                 let here = block.row(place);
-                if here.is_some_and(|here| here.load(Ordering::Relaxed) as u64 == row) {
+                if here.is_some_and(|here| u64::from(here.load(Ordering::Relaxed)) == row) {
                     found = here
                         .zip(number.checked_mul(BLOCK_ROWS))
                         .map(|(w, n)| (w, n | place));

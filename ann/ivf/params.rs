@@ -183,8 +183,8 @@ impl Params {
     /// Blocks that `rows` rows may need, however they spread: every list's last one may be nearly empty.
     pub fn most_blocks(&self, rows: u64) -> u64 {
         let lists = if self.lists_have_codes() { 2 } else { 1 };
-        (rows / BLOCK_ROWS as u64)
-            .saturating_add((self.nlist as u64).saturating_mul(lists))
+        (rows / u64::from(BLOCK_ROWS))
+            .saturating_add(u64::from(self.nlist).saturating_mul(lists))
             .saturating_add(1)
     }
 
@@ -195,14 +195,16 @@ impl Params {
         } else {
             0
         };
-        (rows / BLOCK_ROWS as u64)
-            .saturating_add(self.nlist as u64 / 2)
-            .saturating_add(codes as u64)
+        (rows / u64::from(BLOCK_ROWS))
+            .saturating_add(u64::from(self.nlist) / 2)
+            .saturating_add(u64::from(codes))
     }
 
     /// Bytes that stay in memory for `rows` rows, beside the rows themselves.
     pub fn resident_bytes(&self, rows: u64) -> u64 {
-        let block = self.layout().map_or(0, |layout| layout.block_words as u64);
+        let block = self
+            .layout()
+            .map_or(0, |layout| u64::from(layout.block_words));
         let fixed = self
             .centroid_bytes()
             .saturating_add(self.codebook_bytes())

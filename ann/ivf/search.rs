@@ -51,8 +51,8 @@ impl Query {
     pub fn probes(&self, nlist: u32, live: u64) -> u32 {
         let allowed = self.allowed.clamp(1, live.max(1));
         let ratio = live.max(1).saturating_mul(10_000) / allowed;
-        let probes = (self.nprobe.max(1) as u64).saturating_mul(ratio.isqrt()) / 100;
-        probes.clamp(1, nlist.max(1) as u64) as u32
+        let probes = u64::from(self.nprobe.max(1)).saturating_mul(ratio.isqrt()) / 100;
+        probes.clamp(1, u64::from(nlist.max(1))) as u32
     }
 }
 
@@ -198,7 +198,7 @@ impl<'w, 's> Scan<'w, 's> {
             }
         }
         for run in runs {
-            self.codes = self.codes.saturating_add(run.rows as u64);
+            self.codes = self.codes.saturating_add(u64::from(run.rows));
         }
         self.used = 0;
         self.blocks = 0;
@@ -246,7 +246,7 @@ impl<S: Store> Index<S> {
         if top.k() == 0 {
             return Ok(found);
         }
-        let live = self.live.load(Ordering::Relaxed) as u64;
+        let live = u64::from(self.live.load(Ordering::Relaxed));
         let mut until = query.probes(self.params.nlist, live) as usize;
         let mut from = 0;
         let mut ranked = self.rank_near(work, numeric, until)?;
@@ -377,7 +377,7 @@ impl<S: Store> Index<S> {
             // Blocks that follow each other are one run.
             let (most, first) = (scan.most(), number);
             let mut blocks = 0usize;
-            while blocks < most && (blocks as u64) * (BLOCK_ROWS as u64) < left as u64 {
+            while blocks < most && (blocks as u64) * u64::from(BLOCK_ROWS) < u64::from(left) {
                 let block = self.block(number).ok_or(Error::Damaged)?;
                 let next = block.next().ok_or(Error::Damaged)?.load(Ordering::Relaxed);
                 blocks = blocks.saturating_add(1);
@@ -452,7 +452,7 @@ impl<S: Store> Index<S> {
                 scan.flush(
                     self,
                     numeric,
-                    &mut |row| visible.allows(row as u64),
+                    &mut |row| visible.allows(u64::from(row)),
                     &mut into,
                 )
             })?;
@@ -466,7 +466,7 @@ impl<S: Store> Index<S> {
         scan.flush(
             self,
             numeric,
-            &mut |row| visible.allows(row as u64),
+            &mut |row| visible.allows(u64::from(row)),
             &mut into,
         )?;
         found.codes = found.codes.saturating_add(scan.codes);
@@ -478,7 +478,7 @@ impl<S: Store> Index<S> {
             }
             let mut rows = [0; RERANK];
             for (row, candidate) in rows.iter_mut().zip(batch) {
-                *row = number_of(*candidate) as u64;
+                *row = u64::from(number_of(*candidate));
             }
             let rows = rows.get(..batch.len()).unwrap_or(&[]);
             offer(numeric, visible, rows, top, found)?;
@@ -512,11 +512,11 @@ impl<S: Store> Index<S> {
                         continue;
                     };
                     let row = row.load(Ordering::Acquire);
-                    if row & HOLE != 0 || !visible.allows(row as u64) {
+                    if row & HOLE != 0 || !visible.allows(u64::from(row)) {
                         continue;
                     }
                     if let Some(place) = rows.get_mut(used) {
-                        *place = row as u64;
+                        *place = u64::from(row);
                         used = used.saturating_add(1);
                     }
                     if used == BATCH {

@@ -46,10 +46,10 @@ impl TrainMemory<'_> {
     /// The sizes for a container of `rows` rows.
     pub fn sizes(params: &Params, rows: u64) -> TrainSizes {
         let ksub = params.layout().map_or(0, |layout| layout.ksub);
-        let (nlist, dim) = (params.nlist as u64, params.dim as usize);
+        let (nlist, dim) = (u64::from(params.nlist), params.dim as usize);
         let wanted = (nlist.saturating_mul(SAMPLE_PER_LIST))
-            .max((ksub as u64).saturating_mul(SAMPLE_PER_CODE));
-        let n = wanted.min(rows).min(u32::MAX as u64) as usize;
+            .max(u64::from(ksub).saturating_mul(SAMPLE_PER_CODE));
+        let n = wanted.min(rows).min(u64::from(u32::MAX)) as usize;
         let k = params.nlist.max(ksub) as usize;
         TrainSizes {
             rows: n,

@@ -95,14 +95,16 @@ impl Params {
         };
         // There are no centroids.
         let lists = (table.list_words() as u64).saturating_mul(4);
-        let block = table.layout().map_or(0, |layout| layout.block_words as u64);
+        let block = table
+            .layout()
+            .map_or(0, |layout| u64::from(layout.block_words));
         let blocks = table
             .usual_blocks(rows)
             .saturating_mul(block)
             .saturating_mul(4);
         lists
             .saturating_add(blocks)
-            .saturating_mul(self.ntables as u64)
+            .saturating_mul(u64::from(self.ntables))
     }
 
     /// The bucket of a row or query.
@@ -117,13 +119,13 @@ impl Params {
         for (i, &p) in (0u32..).zip(projections.iter().take(MAX_BITS as usize)) {
             let (below, above) = (changed >> (2 * i) & 1 != 0, changed >> (2 * i) & 2 != 0);
             match self.family {
-                Family::Signs => bucket |= (((p >= 0) != (below || above)) as u64) << i,
+                Family::Signs => bucket |= u64::from((p >= 0) != (below || above)) << i,
                 Family::Cells => {
                     let cell = (p >> 16)
-                        .wrapping_sub(below as i32)
-                        .wrapping_add(above as i32);
+                        .wrapping_sub(i32::from(below))
+                        .wrapping_add(i32::from(above));
                     // Cells are hashed to as many buckets as projections could have signs.
-                    bucket = crate::ivf::mix(bucket ^ cell as u32 as u64);
+                    bucket = crate::ivf::mix(bucket ^ u64::from(cell as u32));
                 }
             }
         }
@@ -148,7 +150,7 @@ impl Params {
         };
         for (i, &p) in (0u32..).zip(projections.iter().take(MAX_BITS as usize)) {
             match self.family {
-                Family::Signs => add(2 * i, p.unsigned_abs() as u64),
+                Family::Signs => add(2 * i, u64::from(p.unsigned_abs())),
                 Family::Cells => {
                     let within = (p & 0xffff) as u64;
                     add(2 * i, within);
@@ -175,8 +177,8 @@ impl Params {
 /// not, at `out.len()` places that table and seed choose. The buckets are [`Family::Signs`].
 pub fn sample_bits(seed: u64, table: u32, dim: u32, row: &[u8], out: &mut [i32]) {
     for (i, out) in (0u64..).zip(out) {
-        let random = crate::ivf::mix(seed ^ (table as u64) << 32 ^ i);
-        let bit = random.checked_rem(dim as u64).unwrap_or(0);
+        let random = crate::ivf::mix(seed ^ u64::from(table) << 32 ^ i);
+        let bit = random.checked_rem(u64::from(dim)).unwrap_or(0);
         let byte = row.get((bit / 8) as usize).copied().unwrap_or(0);
         *out = if byte >> (bit % 8) & 1 == 1 { 1 } else { -1 };
     }
@@ -430,7 +432,7 @@ where
                     continue;
                 };
                 // A hole's number is beyond every row.
-                let row = row as u64;
+                let row = u64::from(row);
                 if row < query.rows && batch.visit(row) && visible.allows(row) {
                     batch.push(row);
                 }
