@@ -137,7 +137,8 @@ impl<S: Store> Index<S> {
     /// The top level of a row's node: `l` with probability `m^-l`, decided by seed and row.
     fn level_of(&self, row: u64) -> u32 {
         let hash = mix(self.params.seed ^ mix(row));
-        let m = u64::from(self.params.m);
+        // It is not less, and so not 0, which the compiler does not know.
+        let m = u64::from(self.params.m.max(params::MIN_M));
         let (mut level, mut below) = (0, u64::MAX / m);
         while hash < below && level < params::MAX_LEVEL {
             level += 1;

@@ -75,6 +75,8 @@ pub(super) const MAX_SCORED: usize = 2 * MAX_M0 + 1;
 impl<S: Store> Index<S> {
     /// Scores `slots` from `node` and sorts them into `out`; returns how many there are. Slots without
     /// a node are left out.
+    // Not inlined: its batch must have left the stack, of which a kernel has little, before `select` is called.
+    #[inline(never)]
     pub(super) fn rank<N: Numeric>(
         &self,
         numeric: &mut N,
@@ -101,15 +103,20 @@ impl<S: Store> Index<S> {
             }
             let keys = keys.get_mut(..batch.len()).ok_or(Error::Damaged)?;
             numeric.between(node, batch.nodes(), keys)?;
+            // By insertion: `core`'s sort may panic where an order contradicts itself, which objtool does not
+            // expect, and there are few.
             for (&key, &slot) in keys.iter().zip(batch.slots()) {
-                if let Some(place) = out.get_mut(n) {
-                    *place = entry(key, slot);
+                let new = entry(key, slot);
+                let sorted = out.get(..n).unwrap_or(&[]);
+                let at = sorted.partition_point(|&e| e < new);
+                if n < MAX_SCORED {
+                    out.copy_within(at..n, at + 1);
+                    if let Some(place) = out.get_mut(at) {
+                        *place = new;
+                    }
                     n += 1;
                 }
             }
-        }
-        if let Some(scored) = out.get_mut(..n) {
-            scored.sort_unstable();
         }
         Ok(n)
     }
@@ -160,6 +167,8 @@ impl<S: Store> Index<S> {
 
     /// Makes `new` the links of `slot` on `level`, as far as counts of links allow: deleted nodes get
     /// none, and a node's last link stays if there is room. Under the node's lock.
+    // Not inlined for the same reason as `rank`.
+    #[inline(never)]
     pub(super) fn relink(&self, slot: u32, level: u32, list: &List<'_>, new: &Neighbours) {
         let old = Neighbours::of(list);
         let mut result = Neighbours::new();
