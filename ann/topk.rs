@@ -92,6 +92,11 @@ impl<'a> TopK<'a> {
         self.heap.get(..self.len)?.first()
     }
 
+    /// The hits kept, in no order.
+    pub fn hits(&self) -> &[Hit] {
+        self.heap.get(..self.len).unwrap_or(&[])
+    }
+
     /// Sorts the hits, nearest first, and returns them in the lent memory.
     pub fn into_sorted(self) -> &'a mut [Hit] {
         let TopK { heap, len, .. } = self;

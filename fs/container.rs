@@ -13,6 +13,7 @@
 //! made under the inode lock, held exclusively.
 
 use crate::errno;
+use crate::index::Indexes;
 use crate::node::{self, Change, State};
 use crate::txn::{Reader, Txn};
 use crate::VexFs;
@@ -63,6 +64,7 @@ pub(crate) struct Container {
     pub(crate) tags: KVVec<u64>,
     pub(crate) tombstones: KVVec<u64>,
     pub(crate) counters: Counters,
+    pub(crate) indexes: Indexes,
     /// The volume knows that sync(2) has to see to this container.
     pub(crate) registered: bool,
     /// Rows that a batch under way will replace, by key, in order: the key map already names
@@ -83,6 +85,7 @@ impl Container {
             tags: KVVec::new(),
             tombstones: KVVec::new(),
             counters: Counters::default(),
+            indexes: Indexes::new(),
             registered: false,
             replacing: KVVec::new(),
             stale_map: false,

@@ -3,6 +3,7 @@
 //! The ioctl interface: decodes `uapi/vexfs.h`, checks every bound, calls the rest.
 
 use crate::container;
+use crate::index;
 use crate::rows::{self, BatchError, Vectors};
 use crate::search;
 use crate::VexFs;
@@ -29,6 +30,7 @@ pub(crate) fn dispatch(file: &OpenFile<'_, VexFs>, command: u32, argument: usize
         uapi::nr::SIMILARITY_SEARCH => search::ioctl(file, argument),
         uapi::nr::BUILD_INDEX => build_index(file, argument),
         uapi::nr::GET_VECTOR_STATS => stats(file, argument),
+        uapi::nr::GET_INDEX_STATS => index_stats(file, argument),
         _ => Err(ENOTTY),
     }?;
     Ok(0)
@@ -408,22 +410,67 @@ fn get(inode: &Inode<VexFs>, b: &mut uapi::vexfs_batch, stride: usize) -> Result
 
 fn build_index(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     let (b, _) = read::<uapi::vexfs_build_index>(argument, uapi::first_size::BUILD_INDEX)?;
-    if b.flags != 0 || b.reserved != [0; 7] {
+    let (replace, drop) = (uapi::VEXFS_BUILD_REPLACE, uapi::VEXFS_BUILD_DROP);
+    if ![0, replace, drop].contains(&b.flags) || b.reserved != [0; 7] {
         return Err(EINVAL);
     }
-    container::with(file.inode(), |_| Ok(()))?;
+    let inode = file.inode();
+    container::with(inode, |_| Ok(()))?;
     if !file.is_writable() {
         return Err(EBADF);
     }
+    let of_others = b.nlist | b.nsub | b.nbits | b.ntables;
     match b.index_kind {
         // Every container can be searched exactly as it is.
+        uapi::VEXFS_INDEX_EXACT if b.flags == drop => Err(EINVAL),
         uapi::VEXFS_INDEX_EXACT => Ok(()),
-        uapi::VEXFS_INDEX_HNSW
-        | uapi::VEXFS_INDEX_IVF
-        | uapi::VEXFS_INDEX_PQ
-        | uapi::VEXFS_INDEX_LSH => Err(EOPNOTSUPP),
+        uapi::VEXFS_INDEX_HNSW if of_others != 0 => Err(EINVAL),
+        uapi::VEXFS_INDEX_HNSW if b.flags == drop && (b.m | b.ef_construction) != 0 => Err(EINVAL),
+        uapi::VEXFS_INDEX_HNSW if b.flags == drop => index::drop_hnsw(inode),
+        uapi::VEXFS_INDEX_HNSW => {
+            let request = index::Request {
+                m: b.m,
+                ef_construction: b.ef_construction,
+                replace: b.flags == replace,
+            };
+            index::build(inode, &request)
+        }
+        uapi::VEXFS_INDEX_IVF | uapi::VEXFS_INDEX_PQ | uapi::VEXFS_INDEX_LSH => Err(EOPNOTSUPP),
         _ => Err(EINVAL),
     }
+}
+
+fn index_stats(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
+    let (mut s, size) = read::<uapi::vexfs_index_stats>(argument, uapi::first_size::INDEX_STATS)?;
+    if s.flags & !uapi::VEXFS_INDEX_STATS_DIGEST != 0 || s.reserved != [0; 4] {
+        return Err(EINVAL);
+    }
+    let inode = file.inode();
+    container::with(inode, |_| Ok(()))?;
+    if !file.is_readable() {
+        return Err(EBADF);
+    }
+    match s.index_kind {
+        uapi::VEXFS_INDEX_HNSW => {}
+        uapi::VEXFS_INDEX_IVF | uapi::VEXFS_INDEX_PQ | uapi::VEXFS_INDEX_LSH => return Err(ENOENT),
+        _ => return Err(EINVAL),
+    }
+    let summary = index::summary(inode, s.flags & uapi::VEXFS_INDEX_STATS_DIGEST != 0)?;
+    s = uapi::vexfs_index_stats {
+        size: s.size,
+        flags: s.flags,
+        index_kind: s.index_kind,
+        state: summary.state,
+        m: summary.params.m,
+        ef_construction: summary.params.ef_construction,
+        nodes: u64::from(summary.counts.live),
+        deleted: u64::from(summary.counts.deleted),
+        watermark: summary.watermark,
+        resident_bytes: summary.bytes,
+        digest: summary.digest,
+        reserved: [0; 4],
+    };
+    write(argument, &s, size)
 }
 
 fn stats(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
@@ -435,7 +482,8 @@ fn stats(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
         return Err(EBADF);
     }
     let inode = file.inode();
-    let (area, counters) = container::with(inode, |c| Ok((c.area, c.counters)))?;
+    let (area, counters, indexes) =
+        container::with(inode, |c| Ok((c.area, c.counters, index::count(c))))?;
     s = uapi::vexfs_vector_stats {
         size: s.size,
         flags: 0,
@@ -457,7 +505,7 @@ fn stats(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
         distances: counters.distances,
         insert_ns: counters.insert_ns,
         search_ns: counters.search_ns,
-        index_count: 0,
+        index_count: indexes,
         reserved: [0; 7],
     };
     write(argument, &s, size)

@@ -8,6 +8,7 @@
 
 use crate::container::{self, Container, HIDDEN_CREDITS};
 use crate::file::{drop_tail, reserve};
+use crate::index;
 use crate::node::{self, Change};
 use crate::VexFs;
 use kernel::prelude::*;
@@ -130,6 +131,7 @@ pub(crate) fn insert(
         return Err(e);
     }
     debug_assert!(inode.size() == bytes_after);
+    index::inserted(inode, &replaced);
     container::with_locked(inode, |c| {
         c.counters.inserted = c.counters.inserted.saturating_add(count);
         let elapsed = task::monotonic_ns().saturating_sub(started);
@@ -429,6 +431,7 @@ pub(crate) fn delete(inode: &Inode<VexFs>, rows: &[u64]) -> Result {
     c.counters.deleted = c.counters.deleted.saturating_add(rows.len() as u64);
     drop(c);
     inode.mark_dirty();
+    index::deleted(inode, rows);
     Ok(())
 }
 
@@ -600,7 +603,14 @@ pub(crate) fn write(
     let over = usize::try_from(len.min(end.saturating_sub(position)))?;
     let (old, new) = bytes.split_at_checked(over).ok_or(EINVAL)?;
     if !old.is_empty() {
-        inode.node().rows.write(|| file.write_at(position, old))?;
+        let first = position.checked_div(stride).ok_or(EINVAL)?;
+        let count = (old.len() as u64).checked_div(stride).ok_or(EINVAL)?;
+        inode.node().rows.write(|| {
+            let written = file.write_at(position, old);
+            // Some rows may be new even if not all are.
+            index::overwritten(inode, first..first.saturating_add(count));
+            written
+        })?;
         container::with_locked(inode, |c| {
             c.area.generation = c.area.generation.wrapping_add(1);
             Ok(())
@@ -615,6 +625,7 @@ pub(crate) fn write(
             drop_tail(inode, end);
             return Err(e);
         }
+        index::inserted(inode, &[]);
     }
     Ok(bytes.len())
 }

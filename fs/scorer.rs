@@ -39,10 +39,37 @@ pub(crate) struct Candidates {
     pub(crate) rows: u64,
     /// If present, a row is one only if its bit is set.
     pub(crate) bitmap: Option<KVVec<u64>>,
+    /// There is a filter, and the bitmap does not only leave deleted rows out.
+    pub(crate) filtered: bool,
+    /// How many rows were deleted when this was made.
+    pub(crate) deleted: u64,
 }
 
 impl Candidates {
-    fn allows(&self, row: u64) -> bool {
+    /// The rows below `rows`.
+    pub(crate) fn new(rows: u64) -> Self {
+        Candidates {
+            rows,
+            bitmap: None,
+            filtered: false,
+            deleted: 0,
+        }
+    }
+
+    /// How many there are below `end`, or a few more.
+    pub(crate) fn count(&self, end: u64) -> u64 {
+        let end = end.min(self.rows);
+        match &self.bitmap {
+            None => end,
+            Some(words) => {
+                let words = words.get(..end.div_ceil(64) as usize).unwrap_or(words);
+                words.iter().map(|word| u64::from(word.count_ones())).sum()
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn allows(&self, row: u64) -> bool {
         self.bitmap.as_ref().is_none_or(|words| {
             words
                 .get((row / 64) as usize)
@@ -51,7 +78,7 @@ impl Candidates {
     }
 
     /// The first candidate from `row` on.
-    fn next(&self, mut row: u64) -> Option<u64> {
+    pub(crate) fn next(&self, mut row: u64) -> Option<u64> {
         let Some(words) = &self.bitmap else {
             return (row < self.rows).then_some(row);
         };
@@ -68,12 +95,15 @@ impl Candidates {
 }
 
 /// What to scan for.
+#[derive(Clone, Copy)]
 pub(crate) struct Scan<'a> {
     pub(crate) inode: &'a Inode<VexFs>,
     pub(crate) area: &'a VectorArea,
     /// The queries, packed.
     pub(crate) queries: &'a [u8],
     pub(crate) candidates: &'a Candidates,
+    /// Rows below this are not looked at.
+    pub(crate) first: u64,
     /// Distances beyond this key are no hits.
     pub(crate) bound: u32,
     /// When to stop, in nanoseconds of the monotonic clock.
@@ -132,7 +162,7 @@ pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
     };
     let file_end = scan.candidates.rows.saturating_mul(stride);
     let mut range = 0u64..0u64;
-    let mut row = 0;
+    let mut row = scan.first;
     while let Some(next) = scan.candidates.next(row) {
         let start = next.saturating_mul(stride);
         if task::fatal_signal_pending() {

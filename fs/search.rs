@@ -3,6 +3,8 @@
 //! Searches: decodes the request, takes a snapshot of what is visible, scans.
 
 use crate::container;
+use crate::index;
+use crate::index_search::{Outcome, Walk};
 use crate::ioctl::{self, user_address};
 use crate::rows;
 use crate::scorer::{self, Candidates, Scan};
@@ -47,7 +49,16 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     } else {
         u32::MAX
     };
+    let index = match s.index_kind {
+        uapi::VEXFS_INDEX_AUTO => index::hnsw(inode)?,
+        uapi::VEXFS_INDEX_HNSW => Some(index::hnsw(inode)?.ok_or(ENOENT)?),
+        _ => None,
+    };
     let candidates = candidates(inode, &s)?;
+    let walk = match index {
+        Some(index) => Walk::plan(index, &s, &candidates)?,
+        None => None,
+    };
     let deadline = match s.time_budget_ns {
         0 => None,
         budget => Some(started.saturating_add(budget)),
@@ -65,7 +76,7 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     let group = (GROUP_HITS / k).clamp(1, GROUP_QUERIES).min(nq);
     let mut queries = KVVec::from_elem(0u8, group * bytes, GFP_KERNEL)?;
     let mut hits = KVVec::from_elem(Hit::default(), group * k, GFP_KERNEL)?;
-    let mut totals = Totals::default();
+    let mut totals = Outcome::default();
     let mut first = 0;
     while first < nq {
         let n = group.min(nq - first);
@@ -81,13 +92,18 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
             area: &area,
             queries: queries.get(..n * bytes).ok_or(EINVAL)?,
             candidates: &candidates,
+            first: 0,
             bound,
             deadline,
         };
-        let outcome = inode.node().rows.read(|| scorer::scan(&scan, &mut heaps))?;
-        totals.distances = totals.distances.saturating_add(outcome.distances);
-        totals.partial |= outcome.partial;
-        write_hits(&s, first, k, heaps)?;
+        inode.node().rows.read(|| {
+            match &walk {
+                Some(walk) => walk.search(&scan, &mut heaps, &mut totals)?,
+                None => totals.add(&scorer::scan(&scan, &mut heaps)?),
+            }
+            Ok::<_, Error>(())
+        })?;
+        write_hits(&s, first, bound, heaps)?;
         first += n;
     }
 
@@ -100,8 +116,8 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
         Ok(())
     })?;
     s.distances = totals.distances;
-    s.hops = 0;
-    s.rows_exact = totals.distances;
+    s.hops = totals.hops;
+    s.rows_exact = totals.rows_exact;
     s.elapsed_ns = elapsed;
     s.outcome = if totals.partial {
         uapi::VEXFS_OUTCOME_PARTIAL
@@ -109,12 +125,6 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
         0
     };
     ioctl::write(argument, &s, size)
-}
-
-#[derive(Default)]
-struct Totals {
-    distances: u64,
-    partial: bool,
 }
 
 fn check(s: &uapi::vexfs_search) -> Result {
@@ -138,11 +148,8 @@ fn check(s: &uapi::vexfs_search) -> Result {
         return Err(E2BIG);
     }
     match s.index_kind {
-        uapi::VEXFS_INDEX_AUTO | uapi::VEXFS_INDEX_EXACT => Ok(()),
-        uapi::VEXFS_INDEX_HNSW
-        | uapi::VEXFS_INDEX_IVF
-        | uapi::VEXFS_INDEX_PQ
-        | uapi::VEXFS_INDEX_LSH => Err(ENOENT),
+        uapi::VEXFS_INDEX_AUTO | uapi::VEXFS_INDEX_EXACT | uapi::VEXFS_INDEX_HNSW => Ok(()),
+        uapi::VEXFS_INDEX_IVF | uapi::VEXFS_INDEX_PQ | uapi::VEXFS_INDEX_LSH => Err(ENOENT),
         _ => Err(EINVAL),
     }
 }
@@ -194,8 +201,9 @@ fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search) -> Result<Candidates
 
     container::with(inode, |c| {
         let rows = c.area.rows;
-        if !filtered && c.area.live == rows {
-            return Ok(Candidates { rows, bitmap: None });
+        let deleted = rows.saturating_sub(c.area.live);
+        if !filtered && deleted == 0 {
+            return Ok(Candidates::new(rows));
         }
         let words = usize::try_from(rows.div_ceil(64))?;
         let mut allowed = KVVec::from_elem(0u64, words, GFP_KERNEL_ACCOUNT)?;
@@ -229,6 +237,8 @@ fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search) -> Result<Candidates
         Ok(Candidates {
             rows,
             bitmap: Some(allowed),
+            filtered,
+            deleted,
         })
     })
 }
@@ -256,17 +266,22 @@ fn read_queries(
     }
 }
 
-/// Sorts, names and writes out the hits of a group of queries, which begins at `first`.
-fn write_hits(s: &uapi::vexfs_search, first: usize, k: usize, heaps: KVec<TopK<'_>>) -> Result {
+/// Sorts, names and writes out the hits of a group of queries, which begins at `first`: those whose
+/// distance is not beyond `bound`.
+fn write_hits(s: &uapi::vexfs_search, first: usize, bound: u32, heaps: KVec<TopK<'_>>) -> Result {
     const NONE: uapi::vexfs_hit = uapi::vexfs_hit {
         key: uapi::VEXFS_KEY_NONE,
         row: uapi::VEXFS_ROW_NONE,
         distance: uapi::DISTANCE_NONE,
         reserved: 0,
     };
+    let k = s.k as usize;
     let mut out = KVVec::from_elem(NONE, k, GFP_KERNEL)?;
     for (index, heap) in heaps.into_iter().enumerate() {
         let sorted = heap.into_sorted();
+        // A walk knows no bound.
+        let within = sorted.partition_point(|hit| hit.distance <= bound);
+        let sorted = sorted.get(..within).unwrap_or(&[]);
         out.fill(NONE);
         for (to, hit) in out.iter_mut().zip(sorted.iter()) {
             *to = uapi::vexfs_hit {

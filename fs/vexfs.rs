@@ -10,6 +10,8 @@
 //! ioctl.rs                            the interface of uapi/vexfs.h
 //! container.rs rows.rs                vector containers and their rows
 //! search.rs scorer.rs simd.rs         searches
+//! index.rs index_codes.rs             indexes of containers, kept in step with the rows
+//! index_store.rs index_search.rs      their memory, and searches in them
 //! bench.rs                            a benchmark in debugfs
 //! errno.rs                            errors
 //! ```
@@ -28,6 +30,10 @@ mod bench;
 mod container;
 mod errno;
 mod file;
+mod index;
+mod index_codes;
+mod index_search;
+mod index_store;
 mod ioctl;
 mod namei;
 mod node;

@@ -64,6 +64,8 @@ pub mod nr {
     pub const BUILD_INDEX: u32 = 4;
     /// Number of [`VEXFS_IOCTL_GET_VECTOR_STATS`](super::VEXFS_IOCTL_GET_VECTOR_STATS).
     pub const GET_VECTOR_STATS: u32 = 5;
+    /// Number of [`VEXFS_IOCTL_GET_INDEX_STATS`](super::VEXFS_IOCTL_GET_INDEX_STATS).
+    pub const GET_INDEX_STATS: u32 = 6;
 }
 
 /// The magic byte of an ioctl command.
@@ -86,6 +88,8 @@ pub const VEXFS_IOCTL_SIMILARITY_SEARCH: u32 = iowr::<vexfs_search>(nr::SIMILARI
 pub const VEXFS_IOCTL_BUILD_INDEX: u32 = iowr::<vexfs_build_index>(nr::BUILD_INDEX);
 /// Tell what a container is and has done; takes a [`vexfs_vector_stats`].
 pub const VEXFS_IOCTL_GET_VECTOR_STATS: u32 = iowr::<vexfs_vector_stats>(nr::GET_VECTOR_STATS);
+/// Tell what an index of a container is; takes a [`vexfs_index_stats`].
+pub const VEXFS_IOCTL_GET_INDEX_STATS: u32 = iowr::<vexfs_index_stats>(nr::GET_INDEX_STATS);
 
 /// Sizes in bytes of the first version of each structure, the least that its
 /// `size` field may say. They stay what they are when a structure grows.
@@ -100,6 +104,8 @@ pub mod first_size {
     pub const BUILD_INDEX: usize = 64;
     /// Of [`vexfs_vector_stats`](super::vexfs_vector_stats).
     pub const VECTOR_STATS: usize = 160;
+    /// Of [`vexfs_index_stats`](super::vexfs_index_stats).
+    pub const INDEX_STATS: usize = 96;
 }
 
 // A structure never shrinks, and a hit is part of an array: it never changes.
@@ -108,4 +114,5 @@ const _: () = assert!(size_of::<vexfs_batch>() >= first_size::BATCH);
 const _: () = assert!(size_of::<vexfs_search>() >= first_size::SEARCH);
 const _: () = assert!(size_of::<vexfs_build_index>() >= first_size::BUILD_INDEX);
 const _: () = assert!(size_of::<vexfs_vector_stats>() >= first_size::VECTOR_STATS);
+const _: () = assert!(size_of::<vexfs_index_stats>() >= first_size::INDEX_STATS);
 const _: () = assert!(size_of::<vexfs_hit>() == 24);

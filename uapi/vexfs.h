@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * The VexFS ioctl interface: five families on an open file of a VexFS volume.
+ * The VexFS ioctl interface: six commands on an open file of a VexFS volume.
  *
  * Rules for every structure:
  *  - it begins with @size, the caller's sizeof, and @flags. A smaller @size
@@ -44,6 +44,8 @@
 #define VEXFS_MAX_QUERIES	65536	/* queries of one search */
 #define VEXFS_MAX_K		16384	/* hits per query */
 #define VEXFS_MAX_FILTER_KEYS	1048576
+#define VEXFS_MAX_EF		4096	/* ef and ef_construction of HNSW */
+#define VEXFS_MAX_M		32	/* m of HNSW */
 
 /* Reserved values. */
 #define VEXFS_KEY_NONE		(~0ULL)	/* not a key */
@@ -178,9 +180,11 @@ struct vexfs_hit {
  * @nq: queries, 1 to VEXFS_MAX_QUERIES
  * @k: hits per query, 1 to VEXFS_MAX_K
  * @index_kind: VEXFS_INDEX_*; a kind the container has no index of is ENOENT
- * @ef: candidates kept by HNSW, 0 for the index's default
+ * @ef: candidates kept by HNSW, at most VEXFS_MAX_EF; 0 for max(96, 2k). Less than
+ *	@k counts as @k, and a @k beyond VEXFS_MAX_EF is answered exactly
  * @nprobe: lists visited by IVF, 0 for the index's default
- * @rerank: candidates compared exactly, 0 for the index's default
+ * @rerank: candidates compared exactly, at most VEXFS_MAX_EF; 0 for the greater
+ *	of 2k and half of @ef. Counts as at least @k and at most @ef
  * @queries: nq vectors of the container's dimension and element type
  * @query_stride: bytes from one query to the next; 0 means packed, less than a row's
  *	bytes is EINVAL
@@ -195,12 +199,17 @@ struct vexfs_hit {
  * @filter_keys: with VEXFS_SEARCH_KEYS: __u64 each
  * @filter_key_count: keys of @filter_keys, 1 to VEXFS_MAX_FILTER_KEYS
  * @time_budget_ns: 0, or stop after about so long and say so in @outcome
- * @distances: out: distances computed
+ * @distances: out: distances computed, estimates of an index among them
  * @hops: out: graph nodes expanded
  * @rows_exact: out: rows compared without an index
  * @elapsed_ns: out: time spent in the kernel
  * @outcome: out: VEXFS_OUTCOME_*
  * @reserved: must be 0
+ *
+ * With an index or without, a search sees every row acknowledged before it began
+ * and none deleted before, at exact distances, and finds k of them if there are
+ * that many; an index may miss some of the nearest. Where comparing all rows that
+ * pass the filter is less work than the index, that is what happens.
  *
  * Wants the file open for reading. Errors: EINVAL a bad field, or a query with a
  * NaN or infinity; E2BIG nq, k or their product too large; ENOENT no such index;
@@ -237,19 +246,36 @@ struct vexfs_search {
 
 #define VEXFS_MAX_RESULTS	16777216	/* nq x k of one search */
 
+/* Flags of a build. */
+#define VEXFS_BUILD_REPLACE	(1U << 0)	/* build anew where there is one */
+#define VEXFS_BUILD_DROP	(1U << 1)	/* drop the index instead */
+
 /**
- * struct vexfs_build_index - build an index over a container
+ * struct vexfs_build_index - build or drop an index over a container
  * @size: sizeof(struct vexfs_build_index)
- * @flags: must be 0
- * @index_kind: VEXFS_INDEX_*. EXACT needs no building and returns 0 at once;
- *	the others: EOPNOTSUPP for now
- * @m: HNSW: links per node; 0 for the default, as for all that follow
- * @ef_construction: HNSW: candidates while building
+ * @flags: VEXFS_BUILD_*, one of them at most
+ * @index_kind: VEXFS_INDEX_*. EXACT needs no building and returns 0 at once; kinds
+ *	other than that and HNSW: EOPNOTSUPP for now
+ * @m: HNSW: links per node, even, 4 to VEXFS_MAX_M; 0 for the default of 16. For this
+ *	and all that follow 0 is the default, and all that another kind has
+ * @ef_construction: HNSW: candidates while building, @m to VEXFS_MAX_EF; default 200
  * @nlist: IVF: lists
  * @nsub: PQ: sub-quantisers
  * @nbits: PQ, LSH: bits
  * @ntables: LSH: hash tables
  * @reserved: must be 0
+ *
+ * Returns when the index is built. Searches and batches go on meanwhile; with
+ * VEXFS_BUILD_REPLACE the old index serves them until the new one takes its place.
+ * An index lives in memory, as long as the inode does. Batches keep it in step.
+ * Build it over many rows, not none: codes are made around their mean.
+ *
+ * Wants the file open for writing. Errors: EINVAL a bad field, or one that the kind
+ * does not have; EEXIST there is an index of the kind; ENOENT there is none to drop;
+ * EBUSY one is being built; ECANCELED it was dropped while being built; EOPNOTSUPP
+ * the kind is not there yet, or rows are too long for it (HNSW: above 7,808 elements at
+ * m 16); ENOTTY not a container; EBADF; ENOMEM; EINTR a fatal signal. After an error
+ * all is as before.
  */
 struct vexfs_build_index {
 	__u32 size;
@@ -262,6 +288,49 @@ struct vexfs_build_index {
 	__u32 nbits;
 	__u32 ntables;
 	__u32 reserved[7];
+};
+
+/* Flags of index statistics. */
+#define VEXFS_INDEX_STATS_DIGEST (1U << 0)	/* compute @digest: reads the whole index */
+
+/* States of an index. */
+#define VEXFS_INDEX_BUILDING	1	/* not used by searches yet */
+#define VEXFS_INDEX_READY	2
+#define VEXFS_INDEX_REBUILDING	3	/* in use, and a new one is being built */
+
+/**
+ * struct vexfs_index_stats - what an index is
+ * @size: sizeof(struct vexfs_index_stats)
+ * @flags: VEXFS_INDEX_STATS_*
+ * @index_kind: VEXFS_INDEX_* of the index meant; HNSW is the only kind for now
+ * @state: out, as all that follow: VEXFS_INDEX_*
+ * @m: links per node
+ * @ef_construction: candidates while building
+ * @nodes: rows in the index
+ * @deleted: places of deleted rows that are not free yet
+ * @watermark: rows below it are in the index, unless deleted; others are compared
+ *	exactly. Progress, of an index that is being built
+ * @resident_bytes: memory the index takes
+ * @digest: with VEXFS_INDEX_STATS_DIGEST: equal for equal indexes, as the same
+ *	rows inserted in the same order make them; else 0
+ * @reserved: must be 0
+ *
+ * Wants the file open for reading. Errors: EINVAL a bad field or no kind of index;
+ * ENOENT no such index; ENOTTY not a container; EBADF; EFAULT.
+ */
+struct vexfs_index_stats {
+	__u32 size;
+	__u32 flags;
+	__u32 index_kind;
+	__u32 state;
+	__u32 m;
+	__u32 ef_construction;
+	__u64 nodes;
+	__u64 deleted;
+	__u64 watermark;
+	__u64 resident_bytes;
+	__u64 digest;
+	__u64 reserved[4];
 };
 
 /* Instruction sets, in @isa of the statistics. */
@@ -342,5 +411,7 @@ struct vexfs_vector_stats {
 	_IOWR(VEXFS_IOCTL_MAGIC, 4, struct vexfs_build_index)
 #define VEXFS_IOCTL_GET_VECTOR_STATS \
 	_IOWR(VEXFS_IOCTL_MAGIC, 5, struct vexfs_vector_stats)
+#define VEXFS_IOCTL_GET_INDEX_STATS \
+	_IOWR(VEXFS_IOCTL_MAGIC, 6, struct vexfs_index_stats)
 
 #endif /* _UAPI_LINUX_VEXFS_H */

@@ -16,6 +16,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
+#include <linux/vmalloc.h>
 #include <linux/workqueue.h>
 #include <linux/writeback.h>
 
@@ -673,6 +674,30 @@ bool vexfs_fatal_signal_pending(void)
 void vexfs_cond_resched(void)
 {
 	cond_resched();
+}
+
+/*
+ * In one piece of the linear map where there is one, which costs the fewest TLB
+ * misses. Neither warns nor kills: the caller has an answer to ENOMEM.
+ */
+void *vexfs_chunk_alloc(size_t bytes, bool ones)
+{
+	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN | (ones ? 0 : __GFP_ZERO);
+	void *chunk = alloc_pages_exact(bytes, gfp | __GFP_NORETRY);
+
+	if (!chunk)
+		chunk = __vmalloc(bytes, gfp | __GFP_RETRY_MAYFAIL);
+	if (chunk && ones)
+		memset(chunk, 0xff, bytes);
+	return chunk;
+}
+
+void vexfs_chunk_free(void *chunk, size_t bytes)
+{
+	if (is_vmalloc_addr(chunk))
+		vfree(chunk);
+	else
+		free_pages_exact(chunk, bytes);
 }
 
 bool vexfs_task_is_reclaiming(void)

@@ -152,6 +152,8 @@ void vexfs_nofs_restore(unsigned int flags);
 bool vexfs_fatal_signal_pending(void);
 void vexfs_cond_resched(void);
 bool vexfs_task_is_reclaiming(void);
+void *vexfs_chunk_alloc(size_t bytes, bool ones);
+void vexfs_chunk_free(void *chunk, size_t bytes);
 struct workqueue_struct *vexfs_alloc_workqueue(const char *name);
 
 extern const gfp_t vexfs_gfp_nofs;

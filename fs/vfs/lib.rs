@@ -16,6 +16,7 @@
 //! buffer.rs       buffer_head
 //! jbd2.rs         journal and handles
 //! page_cache.rs   reading and writing a file's pages from the kernel
+//! arena.rs        large arrays that grow while they are read
 //! fpu.rs          sections that may use vector registers
 //! sort.rs         sorting
 //! task.rs         current task, memory scopes, clocks, random numbers
@@ -58,6 +59,7 @@ mod bindings {
     include!(concat!(env!("VEXFS_GEN"), "/vfs_generated.rs"));
 }
 
+pub mod arena;
 pub mod attr;
 pub mod buffer;
 pub mod file;

@@ -35,6 +35,11 @@ AT(vexfs_search, outcome, 152);
 SIZE(vexfs_build_index, 64);
 AT(vexfs_build_index, reserved, 36);
 
+SIZE(vexfs_index_stats, 96);
+AT(vexfs_index_stats, nodes, 24);
+AT(vexfs_index_stats, digest, 56);
+AT(vexfs_index_stats, reserved, 64);
+
 SIZE(vexfs_vector_stats, 160);
 AT(vexfs_vector_stats, rows, 32);
 AT(vexfs_vector_stats, search_ns, 120);

@@ -229,7 +229,7 @@ CASE(build_index_exact_is_done_at_once_and_others_come_later)
 	struct vexfs_build_index arg = { .size = sizeof(arg) };
 	int fd = container("f", 8, VEXFS_METRIC_L2), ro;
 
-	for (arg.index_kind = VEXFS_INDEX_HNSW; arg.index_kind <= VEXFS_INDEX_LSH; arg.index_kind++) {
+	for (arg.index_kind = VEXFS_INDEX_IVF; arg.index_kind <= VEXFS_INDEX_LSH; arg.index_kind++) {
 		EXPECT_EQ(EOPNOTSUPP, ERR(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg)));
 	}
 	arg.index_kind = VEXFS_INDEX_EXACT;
@@ -239,7 +239,11 @@ CASE(build_index_exact_is_done_at_once_and_others_come_later)
 	arg.index_kind = ~0u;
 	EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg)));
 	arg.index_kind = VEXFS_INDEX_EXACT;
-	arg.flags = 1;
+	arg.flags = VEXFS_BUILD_REPLACE;
+	EXPECT_EQ(0, ERR(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg)));
+	arg.flags = VEXFS_BUILD_DROP;
+	EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg)));
+	arg.flags = 4;
 	EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg)));
 	arg.flags = 0;
 	for (int i = 0; i < 7; i++) {
@@ -253,7 +257,7 @@ CASE(build_index_exact_is_done_at_once_and_others_come_later)
 }
 
 /*
- * The size rules, for each of the five: a valid argument in a buffer with room
+ * The size rules, for each of the six: a valid argument in a buffer with room
  * behind it, for which the call is made with other sizes.
  */
 FIXTURE(abi) {
@@ -270,6 +274,7 @@ ABI(batch_operations, VEXFS_IOCTL_BATCH_OPERATIONS, vexfs_batch);
 ABI(similarity_search, VEXFS_IOCTL_SIMILARITY_SEARCH, vexfs_search);
 ABI(build_index, VEXFS_IOCTL_BUILD_INDEX, vexfs_build_index);
 ABI(get_vector_stats, VEXFS_IOCTL_GET_VECTOR_STATS, vexfs_vector_stats);
+ABI(get_index_stats, VEXFS_IOCTL_GET_INDEX_STATS, vexfs_index_stats);
 FIXTURE_SETUP(abi)
 {
 	const char *dir = getenv("VEXFS_TEST_DIR");
@@ -303,6 +308,15 @@ FIXTURE_SETUP(abi)
 		*(struct vexfs_build_index *)self->arg = (struct vexfs_build_index){
 			.index_kind = VEXFS_INDEX_EXACT };
 		break;
+	case VEXFS_IOCTL_GET_INDEX_STATS: {
+		struct vexfs_build_index build = { .size = sizeof(build),
+						   .index_kind = VEXFS_INDEX_HNSW };
+
+		OK(ioctl(self->fd, VEXFS_IOCTL_BUILD_INDEX, &build));
+		*(struct vexfs_index_stats *)self->arg = (struct vexfs_index_stats){
+			.index_kind = VEXFS_INDEX_HNSW };
+		break;
+	}
 	}
 	*(uint32_t *)self->arg = variant->size;
 }
@@ -399,6 +413,10 @@ ABI_CASE(every_unknown_flag_is_einval)
 		known = 3;
 	if (variant->command == VEXFS_IOCTL_SIMILARITY_SEARCH)
 		known = 31;
+	if (variant->command == VEXFS_IOCTL_BUILD_INDEX)
+		known = VEXFS_BUILD_REPLACE | VEXFS_BUILD_DROP;
+	if (variant->command == VEXFS_IOCTL_GET_INDEX_STATS)
+		known = VEXFS_INDEX_STATS_DIGEST;
 	for (int bit = 0; bit < 32; bit++) {
 		if (known & 1u << bit)
 			continue;
@@ -466,9 +484,10 @@ ABI_CASE(padding_must_be_zero)
 		{ VEXFS_IOCTL_BATCH_OPERATIONS, offsetof(struct vexfs_batch, reserved), 16 },
 		{ VEXFS_IOCTL_SIMILARITY_SEARCH, offsetof(struct vexfs_search, reserved), 4 },
 		{ VEXFS_IOCTL_BUILD_INDEX, offsetof(struct vexfs_build_index, reserved), 28 },
+		{ VEXFS_IOCTL_GET_INDEX_STATS, offsetof(struct vexfs_index_stats, reserved), 32 },
 	};
 
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < 5; i++)
 		for (int at = 0; pads[i].command == variant->command && at < pads[i].len; at++) {
 			self->arg[pads[i].offset + at] = 0x80;
 			ASSERT_EQ(EINVAL, CALL(self->arg)) TH_LOG("padding byte %d", at);
@@ -502,7 +521,7 @@ CASE(unknown_commands_are_enotty)
 	char arg[256] = { 0 };
 
 	for (int nr = 0; nr < 256; nr++) {
-		if (nr >= 1 && nr <= 5)
+		if (nr >= 1 && nr <= 6)
 			continue;
 		EXPECT_EQ(ENOTTY, ERR(ioctl(fd, _IOWR(VEXFS_IOCTL_MAGIC, nr, char[64]), arg)));
 	}

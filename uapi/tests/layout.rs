@@ -52,10 +52,14 @@ fn layouts() -> Vec<Layout> {
             durable_rows, generation, model_tag, bytes_on_disk, inserted, deleted, searches,
             distances, insert_ns, search_ns, index_count, reserved,
         }
+        vexfs_index_stats {
+            size, flags, index_kind, state, m, ef_construction, nodes, deleted, watermark,
+            resident_bytes, digest, reserved,
+        }
     }
 }
 
-const COMMANDS: [(&str, u32); 5] = [
+const COMMANDS: [(&str, u32); 6] = [
     ("VEXFS_IOCTL_CREATE_VECTOR", uapi::VEXFS_IOCTL_CREATE_VECTOR),
     (
         "VEXFS_IOCTL_BATCH_OPERATIONS",
@@ -69,6 +73,10 @@ const COMMANDS: [(&str, u32); 5] = [
     (
         "VEXFS_IOCTL_GET_VECTOR_STATS",
         uapi::VEXFS_IOCTL_GET_VECTOR_STATS,
+    ),
+    (
+        "VEXFS_IOCTL_GET_INDEX_STATS",
+        uapi::VEXFS_IOCTL_GET_INDEX_STATS,
     ),
 ];
 

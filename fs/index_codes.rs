@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Codes of rows: how the rows of a container become codes of graph nodes, and the arithmetic of an
+//! operation on a graph, in FPU sections of bounded time.
+
+use crate::rows;
+use crate::search;
+use crate::simd::Simd;
+use crate::VexFs;
+use core::sync::atomic::AtomicU32;
+use kernel::prelude::*;
+use libvexfs::format::VectorArea;
+use vexfs_ann::hnsw::{Numeric, BATCH};
+use vexfs_simd_ffi::{
+    accumulate_f32, centroids_f32, normalise_f32, prefetch, score_rows, Elem, GraphCode, GraphKind,
+    Metric,
+};
+use vexfs_vfs::page_cache::Pinned;
+use vexfs_vfs::{fpu, task, Inode};
+
+/// The element type of containers.
+const ELEM: Elem = Elem::F32;
+/// Decides the random rotation of codes. The same for all, so that equal rows give equal indexes.
+const SEED: u64 = 1;
+/// Rows whose mean becomes the centre of codes.
+const SAMPLE: u64 = 10_000;
+/// Bytes of rows compared exactly at once: half of them may come from memory while the rest is
+/// in the L2 cache.
+const EXACT_BYTES: usize = 128 * 1024;
+
+/// How the rows of one container become codes.
+pub(crate) struct Codec {
+    code: GraphCode,
+    metric: Metric,
+    dim: usize,
+    stride: u64,
+    /// The mean of a sample of rows, of their element type, or nothing.
+    centre: KVVec<u8>,
+    simd: Simd,
+    /// Codes that one section may compare.
+    at_once: usize,
+}
+
+impl Codec {
+    /// Codes of 4 bits per element for the rows of `inode`, around the mean of a sample of those rows
+    /// among the first `rows` that `takes` says yes to. Reads them.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` if rows are too long for codes; `EINTR`, `ENOMEM`, and what reading says.
+    pub(crate) fn new(
+        inode: &Inode<VexFs>,
+        area: &VectorArea,
+        rows: u64,
+        takes: impl Fn(u64) -> bool,
+    ) -> Result<Self> {
+        let metric = search::metric(area)?;
+        let dim = area.dim as usize;
+        let code = GraphCode::new(GraphKind::Rabitq4, ELEM, metric, dim).map_err(|_| EOPNOTSUPP)?;
+        let simd = inode.volume().simd;
+        let mut codec = Codec {
+            code,
+            metric,
+            dim,
+            stride: u64::from(area.stride),
+            centre: KVVec::new(),
+            simd,
+            // A code is an eighth of its row, and compared at about the speed of a row of that length.
+            at_once: simd.section_rows(ELEM, rows::row_bytes(area)).min(BATCH),
+        };
+        if rows > 0 {
+            codec.centre = codec.mean(inode, rows, takes)?;
+        }
+        Ok(codec)
+    }
+
+    /// Words of a code.
+    pub(crate) fn code_words(&self) -> usize {
+        self.code.code_words()
+    }
+
+    /// Bytes of a row.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.code.row_bytes()
+    }
+
+    /// Bytes that this holds.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.centre.len() as u64
+    }
+
+    /// The mean of a sample of rows; normalised ones, if the metric is cosine.
+    fn mean(
+        &self,
+        inode: &Inode<VexFs>,
+        rows: u64,
+        takes: impl Fn(u64) -> bool,
+    ) -> Result<KVVec<u8>> {
+        let bytes = self.row_bytes();
+        let isa = self.simd.isa;
+        let mut row = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
+        let mut sums = KVVec::from_elem(0u64, self.dim, GFP_KERNEL)?;
+        let mut count = [0u64];
+        let mut pinned = Pinned::new()?;
+        let step = usize::try_from(rows.div_ceil(SAMPLE).max(1))?;
+        for number in (0..rows).step_by(step).filter(|row| takes(*row)) {
+            if task::fatal_signal_pending() {
+                return Err(EINTR);
+            }
+            task::cond_resched();
+            let start = number.saturating_mul(self.stride);
+            let end = rows.saturating_mul(self.stride);
+            inode
+                .node()
+                .rows
+                .read(|| pinned.read(inode, start, end, &mut row))?;
+            fpu::section(|t| {
+                if self.metric == Metric::Cosine {
+                    // A row of zeros stays one.
+                    let _ = normalise_f32(t, isa, &mut row);
+                }
+                accumulate_f32(t, isa, &row, bytes, self.dim, &[0], &mut sums, &mut count)
+            })?
+            .map_err(|_| EINVAL)?;
+        }
+        let [counted] = count;
+        if counted == 0 {
+            return Ok(KVVec::new());
+        }
+        let mut centre = KVVec::from_elem(0u8, bytes, GFP_KERNEL_ACCOUNT)?;
+        fpu::section(|t| centroids_f32(t, isa, self.dim, &sums, &count, &mut centre))?
+            .map_err(|_| EINVAL)?;
+        Ok(centre)
+    }
+}
+
+/// The vector that an operation is about, and rows that it is compared with.
+pub(crate) struct Vectors {
+    row: KVVec<u8>,
+    vector: KVVec<u32>,
+    query: KVVec<u32>,
+    gathered: KVVec<u8>,
+}
+
+impl Vectors {
+    pub(crate) fn new(codec: &Codec) -> Result<Self> {
+        let bytes = codec.row_bytes();
+        let rows = (EXACT_BYTES / bytes.max(1)).clamp(1, BATCH);
+        let code = &codec.code;
+        Ok(Vectors {
+            row: KVVec::from_elem(0, bytes, GFP_KERNEL_ACCOUNT)?,
+            vector: KVVec::from_elem(0, code.vector_words(), GFP_KERNEL_ACCOUNT)?,
+            query: KVVec::from_elem(0, code.query_words(), GFP_KERNEL_ACCOUNT)?,
+            gathered: KVVec::from_elem(0, rows.saturating_mul(bytes), GFP_KERNEL_ACCOUNT)?,
+        })
+    }
+
+    /// Bytes that this holds.
+    pub(crate) fn bytes(&self) -> u64 {
+        let words = self.vector.len().saturating_add(self.query.len());
+        (self.row.len() as u64)
+            .saturating_add(self.gathered.len() as u64)
+            .saturating_add((words as u64).saturating_mul(4))
+    }
+}
+
+/// Arithmetic between one vector, the codes of a graph and the rows of its container. Rows do not
+/// change while it lives: `Node::rows` is held.
+pub(crate) struct Arithmetic<'a> {
+    inode: &'a Inode<VexFs>,
+    codec: &'a Codec,
+    vectors: &'a mut Vectors,
+    pinned: Pinned,
+}
+
+impl<'a> Arithmetic<'a> {
+    pub(crate) fn new(
+        inode: &'a Inode<VexFs>,
+        codec: &'a Codec,
+        vectors: &'a mut Vectors,
+    ) -> Result<Self> {
+        Ok(Arithmetic {
+            inode,
+            codec,
+            vectors,
+            pinned: Pinned::new()?,
+        })
+    }
+
+    /// Makes `query` the vector.
+    pub(crate) fn set(&mut self, query: &[u8]) -> Result {
+        let row = &mut self.vectors.row;
+        if row.len() != query.len() {
+            return Err(EINVAL);
+        }
+        for (to, from) in row.iter_mut().zip(query) {
+            *to = *from;
+        }
+        self.prepare()
+    }
+
+    /// Makes row `row` of the container the vector. `end` rows may be read on the way.
+    pub(crate) fn set_row(&mut self, row: u64, end: u64) -> Result {
+        let start = row.saturating_mul(self.codec.stride);
+        let end = end.saturating_mul(self.codec.stride);
+        self.pinned
+            .read(self.inode, start, end, &mut self.vectors.row)?;
+        self.prepare()
+    }
+
+    fn prepare(&mut self) -> Result {
+        let codec = self.codec;
+        let Vectors {
+            row, vector, query, ..
+        } = &mut *self.vectors;
+        let isa = codec.simd.isa;
+        fpu::section(|t| {
+            codec
+                .code
+                .prepare(t, isa, SEED, &codec.centre, row, vector, query)
+        })?
+        .map_err(|_| EINVAL)
+    }
+}
+
+impl Numeric for Arithmetic<'_> {
+    type Error = Error;
+
+    fn encode(&mut self, code: &mut [u32]) -> Result {
+        let codec = self.codec;
+        let (vector, query) = (&self.vectors.vector, &self.vectors.query);
+        fpu::section(|t| codec.code.encode(t, codec.simd.isa, vector, query, code))?
+            .map_err(|_| EINVAL)
+    }
+
+    fn score(&mut self, nodes: &[&[AtomicU32]], out: &mut [u32]) -> Result {
+        let codec = self.codec;
+        let query = &self.vectors.query;
+        let pieces = nodes.chunks(codec.at_once);
+        for (nodes, out) in pieces.zip(out.chunks_mut(codec.at_once)) {
+            fpu::section(|t| codec.code.score(t, codec.simd.isa, query, nodes, out))?
+                .map_err(|_| EINVAL)?;
+        }
+        Ok(())
+    }
+
+    fn between(&mut self, from: &[AtomicU32], nodes: &[&[AtomicU32]], out: &mut [u32]) -> Result {
+        let codec = self.codec;
+        let query = &self.vectors.query;
+        let pieces = nodes.chunks(codec.at_once);
+        for (nodes, out) in pieces.zip(out.chunks_mut(codec.at_once)) {
+            fpu::section(|t| {
+                codec
+                    .code
+                    .between(t, codec.simd.isa, query, from, nodes, out)
+            })?
+            .map_err(|_| EINVAL)?;
+        }
+        Ok(())
+    }
+
+    fn exact(&mut self, rows: &[u64], out: &mut [u32]) -> Result {
+        let codec = self.codec;
+        let bytes = codec.row_bytes();
+        let Vectors { row, gathered, .. } = &mut *self.vectors;
+        let at_once = (gathered.len() / bytes.max(1)).max(1);
+        let section = codec.simd.section_rows(ELEM, bytes);
+        for (rows, out) in rows.chunks(at_once).zip(out.chunks_mut(at_once)) {
+            for (number, to) in rows.iter().zip(gathered.chunks_mut(bytes)) {
+                let start = number.saturating_mul(codec.stride);
+                // No page is read or pinned for the sake of rows behind it.
+                let end = start.saturating_add(bytes as u64);
+                self.pinned.read(self.inode, start, end, to)?;
+            }
+            let pieces = gathered.chunks(section.saturating_mul(bytes));
+            for (rows, out) in pieces.zip(out.chunks_mut(section)) {
+                let rows = rows.get(..out.len().saturating_mul(bytes)).ok_or(EINVAL)?;
+                fpu::section(|t| {
+                    let isa = codec.simd.isa;
+                    score_rows(t, isa, ELEM, codec.metric, row, rows, bytes, codec.dim, out)
+                })?
+                .map_err(|_| EINVAL)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn prefetch(&self, part: &[AtomicU32]) {
+        prefetch(part);
+    }
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Searches in a graph: what a search may return, when it ends, and rows that were deleted behind its back.
+
+use crate::container;
+use crate::index::{Index, Scratch};
+use crate::index_codes::Arithmetic;
+use crate::scorer::{self, Candidates, Scan};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use vexfs_ann::hnsw::params::MAX_EF;
+use vexfs_ann::hnsw::{self, Found, Plan, Query, Visible};
+use vexfs_ann::topk::{Hit, TopK};
+use vexfs_uapi as uapi;
+use vexfs_vfs::{sort, task};
+
+/// The least `ef` by default; more for a greater k.
+const EF: u32 = 96;
+/// Memory for candidates, in units of `ef`: walks with a filter keep more.
+const CANDIDATES: usize = 4;
+
+/// A graph, and how to search it.
+pub(crate) struct Walk {
+    index: Arc<Index>,
+    query: Query,
+    /// Rows from here on are not in the graph.
+    watermark: u64,
+}
+
+impl Walk {
+    /// Decides whether and how to search `index` for `s.k` rows among `candidates`, which were taken
+    /// after `index`. `None` if comparing all candidates is less work, or `k` is too great for a walk.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for an `ef` or `rerank` out of range.
+    pub(crate) fn plan(
+        index: Arc<Index>,
+        s: &uapi::vexfs_search,
+        candidates: &Candidates,
+    ) -> Result<Option<Self>> {
+        if s.ef > MAX_EF || s.rerank > MAX_EF {
+            return Err(EINVAL);
+        }
+        if s.k > MAX_EF {
+            return Ok(None);
+        }
+        let or = |value, default| if value == 0 { default } else { value };
+        let double = s.k.saturating_mul(2).min(MAX_EF);
+        let ef = or(s.ef, double.max(EF)).max(s.k);
+        // It grows with `ef`: where codes cannot tell near rows apart, more candidates alone find no more.
+        let rerank = or(s.rerank, double.max(ef / 2)).clamp(s.k, ef);
+        // After the candidates: what was inserted before them is below one of the two.
+        let watermark = index.watermark();
+        let query = Query {
+            ef,
+            rerank,
+            allowed: candidates.filtered.then(|| candidates.count(watermark)),
+        };
+        if index.graph.plan(&query, s.k as usize) == Plan::Exact {
+            return Ok(None);
+        }
+        Ok(Some(Walk {
+            index,
+            query,
+            watermark,
+        }))
+    }
+
+    /// Searches for each of the packed queries of `scan` in the graph, then in the rows behind it.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` for a fatal signal, `ENOMEM`, `EIO` and the like if rows can't be read.
+    pub(crate) fn search(
+        &self,
+        scan: &Scan<'_>,
+        heaps: &mut [TopK<'_>],
+        outcome: &mut Outcome,
+    ) -> Result {
+        self.index
+            .with_scratch(|scratch| self.walk(scan, scratch, heaps, outcome))?;
+        let deleted = Candidates {
+            bitmap: Some(deleted_since(scan)?),
+            ..Candidates::new(self.watermark.min(scan.candidates.rows))
+        };
+        if deleted.next(0).is_some() && !outcome.partial {
+            let again = Scan {
+                candidates: &deleted,
+                ..*scan
+            };
+            outcome.add(&scan_beside(&again, heaps)?);
+        }
+        if self.watermark < scan.candidates.rows && !outcome.partial {
+            let tail = Scan {
+                first: self.watermark,
+                ..*scan
+            };
+            outcome.add(&scorer::scan(&tail, heaps)?);
+        }
+        Ok(())
+    }
+
+    fn walk(
+        &self,
+        scan: &Scan<'_>,
+        scratch: &mut Scratch,
+        heaps: &mut [TopK<'_>],
+        outcome: &mut Outcome,
+    ) -> Result {
+        let graph = &self.index.graph;
+        let candidates = (self.query.ef as usize).saturating_mul(CANDIDATES);
+        scratch.work.reserve(graph.store(), candidates)?;
+        let bytes = self.index.codec.row_bytes();
+        let Scratch { work, vectors } = scratch;
+        let mut arithmetic = Arithmetic::new(scan.inode, &self.index.codec, vectors)?;
+        let mut visible = Snapshot {
+            scan,
+            end: self.watermark.min(scan.candidates.rows),
+            killed: false,
+        };
+        for (query, heap) in scan.queries.chunks(bytes).zip(heaps) {
+            arithmetic.set(query)?;
+            let work = &mut work.lend(candidates);
+            let found = graph
+                .search(work, &mut arithmetic, &mut visible, &self.query, heap)
+                .map_err(errno)?;
+            if visible.killed {
+                return Err(EINTR);
+            }
+            outcome.count(&found);
+            if outcome.partial {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn errno(error: hnsw::Error<Error>) -> Error {
+    match error {
+        hnsw::Error::Caller(e) => e,
+        // The graph is not what it should be; no argument of a search leads here.
+        _ => EIO,
+    }
+}
+
+/// What a search did.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    pub(crate) distances: u64,
+    pub(crate) hops: u64,
+    /// Rows compared outside of the graph.
+    pub(crate) rows_exact: u64,
+    pub(crate) partial: bool,
+}
+
+impl Outcome {
+    fn count(&mut self, found: &Found) {
+        let distances = found.distances.saturating_add(found.exact);
+        self.distances = self.distances.saturating_add(distances);
+        self.hops = self.hops.saturating_add(found.hops);
+        self.partial |= found.partial;
+    }
+
+    pub(crate) fn add(&mut self, scanned: &scorer::Outcome) {
+        self.distances = self.distances.saturating_add(scanned.distances);
+        self.rows_exact = self.rows_exact.saturating_add(scanned.distances);
+        self.partial |= scanned.partial;
+    }
+}
+
+/// What a search may return: the rows of the graph that were live when it began and pass its filter.
+struct Snapshot<'a> {
+    scan: &'a Scan<'a>,
+    end: u64,
+    killed: bool,
+}
+
+impl Visible for Snapshot<'_> {
+    type Error = Error;
+
+    #[inline]
+    fn allows(&mut self, row: u64) -> bool {
+        row < self.end && self.scan.candidates.allows(row)
+    }
+
+    fn next_allowed(&mut self, rows: core::ops::Range<u64>) -> Option<u64> {
+        let next = self.scan.candidates.next(rows.start)?;
+        (next < rows.end.min(self.end)).then_some(next)
+    }
+
+    fn key(&mut self, row: u64) -> Result<Option<u64>> {
+        if !self.allows(row) {
+            return Ok(None);
+        }
+        container::with(self.scan.inode, |c| Ok(Some(c.key_of(row))))
+    }
+
+    fn stop(&mut self, _distances: u64) -> bool {
+        task::cond_resched();
+        self.killed = task::fatal_signal_pending();
+        let over = |at| task::monotonic_ns() >= at;
+        self.killed || self.scan.deadline.is_some_and(over)
+    }
+}
+
+/// Candidates that were deleted after they were listed: the graph may have lost them before the walk
+/// came by, though the search began before.
+fn deleted_since(scan: &Scan<'_>) -> Result<KVVec<u64>> {
+    let candidates = scan.candidates;
+    let now = |c: &container::Container| c.area.rows.saturating_sub(c.area.live);
+    if container::with(scan.inode, |c| Ok(now(c)))? == candidates.deleted {
+        return Ok(KVVec::new());
+    }
+    let words = usize::try_from(candidates.rows.div_ceil(64))?;
+    let mut lost = KVVec::from_elem(u64::MAX, words, GFP_KERNEL)?;
+    container::with(scan.inode, |c| {
+        for (at, word) in lost.iter_mut().enumerate() {
+            if let Some(allowed) = &candidates.bitmap {
+                *word = allowed.get(at).copied().unwrap_or(0);
+            }
+            *word &= c.tombstones.get(at).copied().unwrap_or(0);
+        }
+        Ok(())
+    })?;
+    Ok(lost)
+}
+
+/// Scans rows that may be among the hits already, and adds those that are not.
+fn scan_beside(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<scorer::Outcome> {
+    let k = heaps.first().map_or(0, TopK::k);
+    let mut memory = KVVec::from_elem(Hit::default(), k.saturating_mul(heaps.len()), GFP_KERNEL)?;
+    let mut beside = KVec::with_capacity(heaps.len(), GFP_KERNEL)?;
+    for memory in memory.chunks_mut(k) {
+        beside
+            .push_within_capacity(TopK::new(memory))
+            .map_err(|_| ENOMEM)?;
+    }
+    let outcome = scorer::scan(scan, &mut beside)?;
+    let mut known = KVVec::with_capacity(k, GFP_KERNEL)?;
+    for (heap, beside) in heaps.iter_mut().zip(beside) {
+        known.clear();
+        for hit in heap.hits() {
+            known
+                .push_within_capacity((hit.row, 0usize))
+                .map_err(|_| ENOMEM)?;
+        }
+        sort::pairs(&mut known);
+        for hit in beside.into_sorted() {
+            if known
+                .binary_search_by_key(&hit.row, |known| known.0)
+                .is_err()
+            {
+                heap.push(*hit);
+            }
+        }
+    }
+    Ok(outcome)
+}

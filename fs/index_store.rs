@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory of a graph index, and scratch memory for operations on it.
+
+use core::sync::atomic::AtomicU32;
+use kernel::prelude::*;
+use kernel::sync::lock::{mutex::MutexBackend, Guard};
+use kernel::sync::{new_mutex, Mutex};
+use vexfs_ann::hnsw::params::{visited_words, MAX_NODES};
+use vexfs_ann::hnsw::{Layout, Store, Workspace};
+use vexfs_vfs::arena::Arena;
+
+/// Locks that writers of one index share.
+const STRIPES: usize = 64;
+/// Words of [`Workspace::touched`].
+const TOUCHED: usize = 4096;
+
+/// Nodes, their upper levels, and where each row's node is.
+pub(crate) struct Memory {
+    layout: Layout,
+    nodes: Arena,
+    uppers: Arena,
+    places: Arena,
+    locks: KVec<Pin<KBox<Mutex<()>>>>,
+}
+
+impl Memory {
+    /// Empty memory, in chunks that suit `expected` nodes.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(layout: Layout, expected: u32) -> Result<Self> {
+        let mut locks = KVec::with_capacity(STRIPES, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..STRIPES {
+            let lock = KBox::pin_init(new_mutex!((), "vexfs_node"), GFP_KERNEL_ACCOUNT)?;
+            locks.push_within_capacity(lock).map_err(|_| ENOMEM)?;
+        }
+        Ok(Memory {
+            layout,
+            nodes: Arena::new(layout.node_words(), expected, false)?,
+            uppers: Arena::new(layout.upper_words(), layout.upper_blocks(expected), false)?,
+            places: Arena::new(1, expected, true)?,
+            locks,
+        })
+    }
+
+    /// Makes room for `nodes` nodes and places for `rows` rows.
+    ///
+    /// # Errors
+    ///
+    /// `EFBIG` beyond what an index can hold, `ENOMEM`.
+    pub(crate) fn grow(&self, nodes: u32, rows: u64) -> Result {
+        let rows = u32::try_from(rows).map_err(|_| EFBIG)?;
+        if nodes > MAX_NODES {
+            return Err(EFBIG);
+        }
+        self.places.grow(rows)?;
+        self.nodes.grow(nodes)?;
+        self.uppers.grow(self.layout.upper_blocks(nodes))
+    }
+
+    /// Bytes that this holds.
+    pub(crate) fn bytes(&self) -> u64 {
+        let arenas = [&self.nodes, &self.uppers, &self.places];
+        let locks = STRIPES * (size_of::<Mutex<()>>() + size_of::<usize>());
+        arenas
+            .iter()
+            .map(|arena| arena.bytes())
+            .fold(locks as u64, u64::saturating_add)
+    }
+}
+
+impl Store for Memory {
+    // There is a lock for every slot; the index below cannot fail.
+    type Guard<'a> = Option<Guard<'a, (), MutexBackend>>;
+
+    #[inline]
+    fn node(&self, slot: u32) -> Option<&[AtomicU32]> {
+        self.nodes.get(slot)
+    }
+
+    #[inline]
+    fn nodes(&self) -> u32 {
+        self.nodes.blocks().min(MAX_NODES)
+    }
+
+    #[inline]
+    fn upper(&self, at: u32) -> Option<&[AtomicU32]> {
+        self.uppers.get(at)
+    }
+
+    fn uppers(&self) -> u32 {
+        self.uppers.blocks()
+    }
+
+    #[inline]
+    fn place(&self, row: u64) -> Option<&AtomicU32> {
+        self.places.get(u32::try_from(row).ok()?)?.first()
+    }
+
+    fn lock(&self, slot: u32) -> Self::Guard<'_> {
+        Some(self.locks.get(slot as usize % STRIPES)?.lock())
+    }
+}
+
+/// Scratch memory of one operation at a time.
+pub(crate) struct Work {
+    visited: KVVec<u64>,
+    touched: KVVec<u32>,
+    candidates: KVVec<u64>,
+    code: KVVec<u32>,
+}
+
+impl Work {
+    /// Scratch memory for codes of `code_words` words; [`Work::reserve`] makes the rest.
+    pub(crate) fn new(code_words: usize) -> Result<Self> {
+        Ok(Work {
+            visited: KVVec::new(),
+            touched: KVVec::from_elem(0, TOUCHED, GFP_KERNEL_ACCOUNT)?,
+            candidates: KVVec::new(),
+            code: KVVec::from_elem(0, code_words, GFP_KERNEL_ACCOUNT)?,
+        })
+    }
+
+    /// Makes room for as many nodes as `memory` has now, and for `candidates` candidates.
+    pub(crate) fn reserve(&mut self, memory: &Memory, candidates: usize) -> Result {
+        let words = visited_words(memory.nodes());
+        if self.visited.len() < words {
+            self.visited.resize(words, 0, GFP_KERNEL_ACCOUNT)?;
+        }
+        if self.candidates.len() < candidates {
+            self.candidates.resize(candidates, 0, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(())
+    }
+
+    /// Lends the memory, with room for exactly `candidates` candidates if there is.
+    pub(crate) fn lend(&mut self, candidates: usize) -> Workspace<'_> {
+        let candidates = candidates.min(self.candidates.len());
+        Workspace {
+            visited: &mut self.visited,
+            touched: &mut self.touched,
+            candidates: self.candidates.get_mut(..candidates).unwrap_or(&mut []),
+            code: &mut self.code,
+        }
+    }
+
+    /// Bytes that this holds.
+    pub(crate) fn bytes(&self) -> u64 {
+        let words = self.touched.len().saturating_add(self.code.len());
+        let longs = self.visited.len().saturating_add(self.candidates.len());
+        (words as u64)
+            .saturating_mul(4)
+            .saturating_add((longs as u64).saturating_mul(8))
+    }
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory for large arrays that grow while they are read: equal blocks of words, in chunks that
+//! never move.
+//!
+//! C headers: `linux/gfp.h`, `linux/vmalloc.h`.
+
+use crate::bindings;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use kernel::prelude::*;
+
+/// Bytes of a chunk at most: what one entry of a second-level page table maps.
+const CHUNK_BYTES: usize = 2 << 20;
+/// Bytes of a chunk at least.
+const LEAST_CHUNK_BYTES: usize = 64 << 10;
+/// Chunks of one table, and tables: 512 GiB of chunks of full size.
+const FAN_OUT: usize = 512;
+
+type Table = [AtomicPtr<AtomicU32>; FAN_OUT];
+
+/// Blocks of words, numbered from 0.
+///
+/// # Invariants
+///
+/// `tables` are [`FAN_OUT`] pointers, each null or to a table that lives as long as this value.
+/// An entry of a table is null or points to a chunk of `block_words << shift` initialised words
+/// that lives as long. The chunks of all blocks below `blocks` are there; that is published by the
+/// store to `blocks`.
+pub struct Arena {
+    tables: KVec<AtomicPtr<Table>>,
+    blocks: AtomicU32,
+    block_words: usize,
+    shift: u32,
+    ones: bool,
+}
+
+impl Arena {
+    /// An arena without blocks, each of which will have `block_words` words, 0 or, with `ones`, all
+    /// ones. Chunks are sized so that `expected` blocks waste little, and are of up to 2 MiB.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if a block has no words or more than fit a page of 4 KiB, `ENOMEM`.
+    pub fn new(block_words: usize, expected: u32, ones: bool) -> Result<Self> {
+        let block_bytes = block_words.checked_mul(4).ok_or(EINVAL)?;
+        if block_bytes == 0 || block_bytes > 4096 {
+            return Err(EINVAL);
+        }
+        let wanted = block_bytes.saturating_mul(expected as usize) / 8;
+        let chunk = wanted.clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES);
+        let mut tables = KVec::with_capacity(FAN_OUT, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..FAN_OUT {
+            tables
+                .push_within_capacity(AtomicPtr::new(null_mut()))
+                .map_err(|_| ENOMEM)?;
+        }
+        // INVARIANT: there are no tables, no chunks and no blocks.
+        Ok(Arena {
+            tables,
+            blocks: AtomicU32::new(0),
+            block_words,
+            shift: (chunk / block_bytes).ilog2(),
+            ones,
+        })
+    }
+
+    /// How many blocks there are.
+    #[inline]
+    pub fn blocks(&self) -> u32 {
+        self.blocks.load(Ordering::Acquire)
+    }
+
+    /// Block `at`.
+    #[inline]
+    pub fn get(&self, at: u32) -> Option<&[AtomicU32]> {
+        if at >= self.blocks() {
+            return None;
+        }
+        let chunk = (at >> self.shift) as usize;
+        let table = self.tables.get(chunk / FAN_OUT)?.load(Ordering::Relaxed);
+        // SAFETY: By the invariant the table of a block below `blocks` is there, as the acquiring
+        // load of `blocks` has seen, and lives as long as `self`.
+        let data = unsafe { &*table }.get(chunk % FAN_OUT)?;
+        let data = data.load(Ordering::Relaxed);
+        let within = at as usize & ((1 << self.shift) - 1);
+        // SAFETY: As above the chunk is there; it has `block_words << shift` initialised words, and
+        // `within` is less than `1 << shift`.
+        Some(unsafe {
+            core::slice::from_raw_parts(data.add(within * self.block_words), self.block_words)
+        })
+    }
+
+    /// Makes more blocks, so that there are at least `to`. May sleep. Several callers may do so at
+    /// the same time.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; there may be some more blocks then.
+    pub fn grow(&self, to: u32) -> Result {
+        loop {
+            let have = self.blocks();
+            if have >= to {
+                return Ok(());
+            }
+            self.add_chunk((have >> self.shift) as usize)?;
+            // INVARIANT: the chunk of the blocks up to there is in its table.
+            let more = have.checked_add(1 << self.shift).ok_or(ENOMEM)?;
+            self.blocks.fetch_max(more, Ordering::AcqRel);
+        }
+    }
+
+    /// Bytes of memory that this holds.
+    pub fn bytes(&self) -> u64 {
+        let chunks = u64::from(self.blocks() >> self.shift);
+        let tables = chunks.div_ceil(FAN_OUT as u64).saturating_add(1);
+        chunks
+            .saturating_mul(self.chunk_bytes() as u64)
+            .saturating_add(tables.saturating_mul(size_of::<Table>() as u64))
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        // At most CHUNK_BYTES, as `new` has chosen the shift.
+        (self.block_words * 4) << self.shift
+    }
+
+    /// Puts chunk `chunk` into its table, if it is not there yet.
+    fn add_chunk(&self, chunk: usize) -> Result {
+        let slot = self.tables.get(chunk / FAN_OUT).ok_or(ENOMEM)?;
+        let mut table = slot.load(Ordering::Acquire);
+        if table.is_null() {
+            // Zeros are null pointers.
+            table = install(slot, size_of::<Table>(), false)?;
+        }
+        // SAFETY: Tables live as long as `self`.
+        let slot = unsafe { &*table }.get(chunk % FAN_OUT).ok_or(ENOMEM)?;
+        if slot.load(Ordering::Acquire).is_null() {
+            install(slot, self.chunk_bytes(), self.ones)?;
+        }
+        Ok(())
+    }
+}
+
+/// Allocates `bytes` bytes for `slot`, or finds that somebody else was faster.
+fn install<T>(slot: &AtomicPtr<T>, bytes: usize, ones: bool) -> Result<*mut T> {
+    // SAFETY: May sleep, as all callers may.
+    let new = unsafe { bindings::vexfs_chunk_alloc(bytes, ones) }.cast::<T>();
+    if new.is_null() {
+        return Err(ENOMEM);
+    }
+    match slot.compare_exchange(null_mut(), new, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Ok(new),
+        Err(first) => {
+            // SAFETY: Allocated above with this size, and nobody else knows it.
+            unsafe { bindings::vexfs_chunk_free(new.cast(), bytes) };
+            Ok(first)
+        }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        let bytes = self.chunk_bytes();
+        for slot in &mut self.tables {
+            let table = *slot.get_mut();
+            if table.is_null() {
+                continue;
+            }
+            // SAFETY: The table lives until it is freed below, and `&mut self` is the only user.
+            for chunk in unsafe { &mut *table } {
+                if !chunk.get_mut().is_null() {
+                    // SAFETY: Chunks were allocated with this size, and are freed once.
+                    unsafe { bindings::vexfs_chunk_free((*chunk.get_mut()).cast(), bytes) };
+                }
+            }
+            // SAFETY: As for the chunks.
+            unsafe { bindings::vexfs_chunk_free(table.cast(), size_of::<Table>()) };
+        }
+    }
+}
