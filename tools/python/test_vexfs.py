@@ -34,10 +34,12 @@ class Layout(unittest.TestCase):
     def test_structures_are_those_of_the_header(self):
         for name, mine in (("vexfs_create_vector", vexfs._CREATE), ("vexfs_batch", vexfs._BATCH),
                            ("vexfs_search", vexfs._SEARCH), ("vexfs_vector_stats", vexfs._STATS),
-                           ("vexfs_hit", vexfs._HIT)):
+                           ("vexfs_hit", vexfs._HIT), ("vexfs_build_index", vexfs._BUILD),
+                           ("vexfs_index_stats", vexfs._INDEX_STATS)):
             expanded = "=" + "".join(c * int(n or 1) for n, c in re.findall(r"(\d*)([IQ])", mine.format))
             self.assertEqual(expanded, header_struct(name)[0], name)
         self.assertEqual(header_struct("vexfs_vector_stats")[1][2:-1], vexfs._STATS_FIELDS)
+        self.assertEqual(header_struct("vexfs_index_stats")[1][3:-1], vexfs._INDEX_STATS_FIELDS)
 
     def test_constants_are_those_of_the_header(self):
         defined = dict(re.findall(r"#define VEXFS_(\w+)\s+\(?(\w+(?: << \d+)?)", HEADER.read_text()))
@@ -51,7 +53,10 @@ class Layout(unittest.TestCase):
             "BATCH_SKIP_MISSING": vexfs._SKIP_MISSING, "SEARCH_RADIUS": vexfs._RADIUS,
             "SEARCH_TAGS_ALL": vexfs._TAGS_ALL, "SEARCH_TAGS_ANY": vexfs._TAGS_ANY,
             "SEARCH_ROW_BITMAP": vexfs._ROW_BITMAP, "SEARCH_KEYS": vexfs._KEYS,
-            "OUTCOME_PARTIAL": vexfs._PARTIAL, "IOCTL_MAGIC": vexfs._IOC_STATS >> 8 & 0xFF,
+            "OUTCOME_PARTIAL": vexfs._PARTIAL,
+            "BUILD_REPLACE": vexfs._REPLACE, "BUILD_DROP": vexfs._DROP,
+            "INDEX_STATS_DIGEST": vexfs._DIGEST, "INDEX_BUILDING": vexfs.BUILDING,
+            "INDEX_READY": vexfs.READY, "INDEX_REBUILDING": vexfs.REBUILDING, "IOCTL_MAGIC": vexfs._IOC_STATS >> 8 & 0xFF,
         }
         for name, value in mine.items():
             text = defined[name]
@@ -61,7 +66,8 @@ class Layout(unittest.TestCase):
     def test_command_numbers(self):
         numbers = re.findall(r"_IOWR\(VEXFS_IOCTL_MAGIC, (\d), struct (\w+)\)", HEADER.read_text())
         mine = {"vexfs_create_vector": vexfs._IOC_CREATE, "vexfs_batch": vexfs._IOC_BATCH,
-                "vexfs_search": vexfs._IOC_SEARCH, "vexfs_vector_stats": vexfs._IOC_STATS}
+                "vexfs_search": vexfs._IOC_SEARCH, "vexfs_vector_stats": vexfs._IOC_STATS,
+                "vexfs_build_index": vexfs._IOC_BUILD, "vexfs_index_stats": vexfs._IOC_INDEX_STATS}
         for number, name in numbers:
             if name in mine:
                 size = struct.calcsize(header_struct(name)[0])

@@ -37,12 +37,17 @@ _INSERT, _UPSERT, _DELETE, _GET = 1, 2, 3, 4
 _BY_ROW, _SKIP_MISSING = 1, 2
 _RADIUS, _TAGS_ALL, _TAGS_ANY, _ROW_BITMAP, _KEYS = 1, 2, 4, 8, 16
 _PARTIAL = 1
+_REPLACE, _DROP = 1, 2
+_DIGEST = 1
+BUILDING, READY, REBUILDING = 1, 2, 3
 
 # The structures of uapi/vexfs.h, without padding, in native byte order.
 _CREATE = struct.Struct("=6I2Q2I")
 _BATCH = struct.Struct("=4I8Q2Q")
 _SEARCH = struct.Struct("=8IQ2I13Q2I")
 _STATS = struct.Struct("=8I12QI7I")
+_BUILD = struct.Struct("=9I7I")
+_INDEX_STATS = struct.Struct("=6I5Q4Q")
 _HIT = struct.Struct("=2Q2I")
 
 
@@ -54,7 +59,9 @@ def _iowr(number, layout):
 _IOC_CREATE = _iowr(1, _CREATE)
 _IOC_BATCH = _iowr(2, _BATCH)
 _IOC_SEARCH = _iowr(3, _SEARCH)
+_IOC_BUILD = _iowr(4, _BUILD)
 _IOC_STATS = _iowr(5, _STATS)
+_IOC_INDEX_STATS = _iowr(6, _INDEX_STATS)
 
 Hit = collections.namedtuple("Hit", "key row distance")
 Row = collections.namedtuple("Row", "key row tags vector")
@@ -63,6 +70,8 @@ _STATS_FIELDS = (
     "dim element_type metric stride alignment isa rows live durable_rows generation model_tag "
     "bytes_on_disk inserted deleted searches distances insert_ns search_ns index_count"
 ).split()
+
+_INDEX_STATS_FIELDS = "state m ef_construction nodes deleted watermark resident_bytes digest".split()
 
 
 class Error(OSError):
@@ -239,6 +248,21 @@ class Container:
                 for key, row, distance, _ in _HIT.iter_unpack(some)
             ])
         return found
+
+    def build_index(self, kind=HNSW, m=0, ef_construction=0, replace=False):
+        """Builds an index; 0 is the kernel's default. `replace` builds anew where there is one."""
+        self._call(_IOC_BUILD, _BUILD, (
+            _REPLACE if replace else 0, kind, m, ef_construction, *(0,) * 11))
+
+    def drop_index(self, kind=HNSW):
+        """Drops an index, or ends its build."""
+        self._call(_IOC_BUILD, _BUILD, (_DROP, kind, *(0,) * 13))
+
+    def index_stats(self, kind=HNSW, digest=False):
+        """What an index is, as a dict; the names are those of vexfs.h."""
+        out = self._call(_IOC_INDEX_STATS, _INDEX_STATS, (
+            _DIGEST if digest else 0, kind, *(0,) * 12))
+        return dict(zip(_INDEX_STATS_FIELDS, out[3:]))
 
     def stats(self):
         """What the container is and has done, as a dict; the names are those of vexfs.h."""

@@ -11,7 +11,7 @@ use crate::Container;
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::path::Path;
-use vexfs_uapi::{vexfs_hit, vexfs_vector_stats};
+use vexfs_uapi::{vexfs_hit, vexfs_index_stats, vexfs_vector_stats};
 
 /// Where a get puts what it finds: an entry for each row asked for.
 #[derive(Debug)]
@@ -80,6 +80,14 @@ pub trait Backend: std::fmt::Debug + Send {
         kind: IndexKind,
         options: &BuildOptions,
     ) -> std::result::Result<(), Failure>;
+    /// Drops an index.
+    fn drop_index(&mut self, kind: IndexKind) -> std::result::Result<(), Failure>;
+    /// What an index is; its digest only with `digest`.
+    fn index_stats(
+        &self,
+        kind: IndexKind,
+        digest: bool,
+    ) -> std::result::Result<vexfs_index_stats, Failure>;
     /// What the container is and has done.
     fn stats(&self) -> std::result::Result<vexfs_vector_stats, Failure>;
     /// Returns when all changes are on the disk.

@@ -24,6 +24,10 @@ pub enum Operation {
     Search,
     /// Building an index.
     Build,
+    /// Dropping an index.
+    Drop,
+    /// Reading the statistics of an index.
+    IndexStats,
     /// Reading statistics.
     Stats,
     /// Waiting until all is on the disk.
@@ -42,6 +46,8 @@ impl Operation {
             Operation::Get => "read rows of",
             Operation::Search => "search",
             Operation::Build => "build an index over",
+            Operation::Drop => "drop an index of",
+            Operation::IndexStats => "read the index statistics of",
             Operation::Stats => "read the statistics of",
             Operation::Sync => "sync",
         }
@@ -202,7 +208,17 @@ fn advice(operation: Operation, errno: Errno) -> Option<&'static str> {
         (Search, Errno::NOENT) => {
             "it has no index of that kind; leave out --index or search with --exact"
         }
-        (Build, Errno::OPNOTSUPP) => "this kernel module has no index of that kind yet",
+        (Build, Errno::OPNOTSUPP) => {
+            "this kernel module has no index of that kind yet, or its rows are too long for one"
+        }
+        (Build, Errno::EXIST) => "it has one of that kind; replace it with --replace",
+        (Build, Errno::INVAL) => {
+            "a parameter is out of range; m is even and 4 to 32, ef_construction m to 4096"
+        }
+        (Build, Errno::BUSY) => "one is being built; wait for it",
+        (Build, Errno::CANCELED) => "it was dropped while it was built",
+        (Build, Errno::NOMEM) => "the index does not fit into memory; search goes on without it",
+        (Drop | IndexStats, Errno::NOENT) => "it has no index of that kind",
         (_, Errno::OPNOTSUPP) => "this kernel module cannot do that yet; update it",
         (_, Errno::NOSPC) => "the volume is full; delete files or use a larger one",
         (_, Errno::DQUOT) => "your quota is used up; delete files or ask for more",

@@ -282,6 +282,11 @@ impl Backend for KernelFile {
     fn build_index(&mut self, kind: IndexKind, options: &BuildOptions) -> Result<(), Failure> {
         let mut argument = vexfs_build_index {
             size: size_field::<vexfs_build_index>(),
+            flags: if options.replace {
+                VEXFS_BUILD_REPLACE
+            } else {
+                0
+            },
             index_kind: kind.raw(),
             m: options.m,
             ef_construction: options.ef_construction,
@@ -294,6 +299,30 @@ impl Backend for KernelFile {
         // SAFETY: The structure of this command holds no address.
         unsafe { self.call::<VEXFS_IOCTL_BUILD_INDEX, _>(&mut argument)? };
         Ok(())
+    }
+
+    fn drop_index(&mut self, kind: IndexKind) -> Result<(), Failure> {
+        let mut argument = vexfs_build_index {
+            size: size_field::<vexfs_build_index>(),
+            flags: VEXFS_BUILD_DROP,
+            index_kind: kind.raw(),
+            ..FromZeros::new_zeroed()
+        };
+        // SAFETY: The structure of this command holds no address.
+        unsafe { self.call::<VEXFS_IOCTL_BUILD_INDEX, _>(&mut argument)? };
+        Ok(())
+    }
+
+    fn index_stats(&self, kind: IndexKind, digest: bool) -> Result<vexfs_index_stats, Failure> {
+        let mut stats = vexfs_index_stats {
+            size: size_field::<vexfs_index_stats>(),
+            flags: if digest { VEXFS_INDEX_STATS_DIGEST } else { 0 },
+            index_kind: kind.raw(),
+            ..FromZeros::new_zeroed()
+        };
+        // SAFETY: The structure of this command holds no address.
+        unsafe { self.call::<VEXFS_IOCTL_GET_INDEX_STATS, _>(&mut stats)? };
+        Ok(stats)
     }
 
     fn stats(&self) -> Result<vexfs_vector_stats, Failure> {

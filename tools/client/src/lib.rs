@@ -32,7 +32,8 @@ pub use error::{Error, Failure, Operation, Result};
 pub use rustix::io::Errno;
 pub use types::{
     BuildOptions, Counters, CreateOptions, ElementType, Fetched, FetchedRow, Hit, IndexKind,
-    Inserted, Isa, Metric, Rows, SearchOptions, SearchResult, Select, Stats,
+    IndexState, IndexStats, Inserted, Isa, Metric, Rows, SearchOptions, SearchResult, Select,
+    Stats,
 };
 /// The interface as the kernel has it: bounds, reserved values, raw structures.
 pub use vexfs_uapi as uapi;
@@ -257,6 +258,35 @@ impl Container {
         self.backend
             .build_index(kind, options)
             .map_err(|failure| Error::refused(Operation::Build, &self.path, failure))
+    }
+
+    /// Drops an index, or ends its build.
+    ///
+    /// Errors: there is none of that kind.
+    pub fn drop_index(&mut self, kind: IndexKind) -> Result<()> {
+        self.backend
+            .drop_index(kind)
+            .map_err(|failure| Error::refused(Operation::Drop, &self.path, failure))
+    }
+
+    /// What an index is, with its digest if wanted, for which the kernel reads all of it.
+    ///
+    /// Errors: there is none of that kind.
+    pub fn index_stats(&self, kind: IndexKind, digest: bool) -> Result<IndexStats> {
+        let raw = self
+            .backend
+            .index_stats(kind, digest)
+            .map_err(self.refused(Operation::IndexStats))?;
+        Ok(IndexStats {
+            state: IndexState::from_raw(raw.state),
+            m: raw.m,
+            ef_construction: raw.ef_construction,
+            nodes: raw.nodes,
+            deleted: raw.deleted,
+            watermark: raw.watermark,
+            resident_bytes: raw.resident_bytes,
+            digest: digest.then_some(raw.digest),
+        })
     }
 
     /// What the container is and has done.

@@ -296,6 +296,25 @@ impl Backend for MemoryFile {
         })
     }
 
+    fn drop_index(&mut self, kind: IndexKind) -> std::result::Result<(), Failure> {
+        self.with(Access::Write, |_| match kind {
+            IndexKind::Auto | IndexKind::Exact => Err(Errno::INVAL.into()),
+            IndexKind::Hnsw => Err(Errno::NOENT.into()),
+            _ => Err(Errno::OPNOTSUPP.into()),
+        })
+    }
+
+    fn index_stats(
+        &self,
+        kind: IndexKind,
+        _digest: bool,
+    ) -> std::result::Result<vexfs_index_stats, Failure> {
+        self.with(Access::Read, |_| match kind {
+            IndexKind::Auto | IndexKind::Exact => Err(Errno::INVAL.into()),
+            _ => Err(Errno::NOENT.into()),
+        })
+    }
+
     fn stats(&self) -> std::result::Result<vexfs_vector_stats, Failure> {
         self.with(Access::Read, |stored| {
             let options = &stored.options;

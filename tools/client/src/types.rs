@@ -120,6 +120,18 @@ wire_enum! {
     }
 }
 
+wire_enum! {
+    /// What is going on with an index.
+    IndexState {
+        /// It is being built, and not used yet.
+        Building = VEXFS_INDEX_BUILDING, "building";
+        /// Searches use it.
+        Ready = VEXFS_INDEX_READY, "ready";
+        /// Searches use it while a new one is being built.
+        Rebuilding = VEXFS_INDEX_REBUILDING, "rebuilding";
+    }
+}
+
 /// Properties of a new container.
 #[derive(Clone, Debug)]
 pub struct CreateOptions {
@@ -322,6 +334,8 @@ impl SearchOptions<'_> {
 /// Parameters of an index; 0 is the kernel's default for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BuildOptions {
+    /// Builds anew where there is an index of the kind, which serves searches until then.
+    pub replace: bool,
     /// HNSW: links per node.
     pub m: u32,
     /// HNSW: candidates while building.
@@ -442,4 +456,25 @@ pub struct Stats {
     pub search_ns: u64,
     /// Indexes built.
     pub index_count: u32,
+}
+
+/// What an index is.
+#[derive(Clone, Copy, Debug)]
+pub struct IndexStats {
+    /// What is going on with it, `None` if this crate does not know it.
+    pub state: Option<IndexState>,
+    /// HNSW: links per node.
+    pub m: u32,
+    /// HNSW: candidates while building.
+    pub ef_construction: u32,
+    /// Rows in it.
+    pub nodes: u64,
+    /// Places of deleted rows that are not free yet.
+    pub deleted: u64,
+    /// Rows below it are in the index, unless deleted; others are compared exactly.
+    pub watermark: u64,
+    /// Memory that it takes.
+    pub resident_bytes: u64,
+    /// Equal for equal indexes; `None` if it was not asked for.
+    pub digest: Option<u64>,
 }

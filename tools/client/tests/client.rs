@@ -6,8 +6,8 @@
 use std::path::Path;
 use vexfs_client::memory::MemoryVolume;
 use vexfs_client::{
-    Access, BuildOptions, Container, CreateOptions, Error, IndexKind, Metric, Rows, SearchOptions,
-    Select, Volume,
+    Access, BuildOptions, Container, CreateOptions, Errno, Error, IndexKind, Metric, Rows,
+    SearchOptions, Select, Volume,
 };
 
 fn container() -> Container {
@@ -138,6 +138,13 @@ fn exact_search_needs_no_index_and_others_say_what_is_missing() {
         .unwrap_err();
     assert!(
         error.to_string().contains("no index of that kind yet"),
+        "{error}"
+    );
+    let error = c.drop_index(IndexKind::Hnsw).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::NOENT));
+    let error = c.index_stats(IndexKind::Hnsw, true).unwrap_err();
+    assert!(
+        error.to_string().contains("it has no index of that kind"),
         "{error}"
     );
 }

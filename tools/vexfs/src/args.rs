@@ -36,6 +36,9 @@ pub enum Command {
     Delete(Delete),
     /// Tell what a container is and has done
     Stats(Stats),
+    /// Build, list and drop indexes
+    #[command(subcommand)]
+    Index(Index),
 }
 
 /// Make a new file a vector container.
@@ -161,6 +164,9 @@ pub struct Search {
     /// IVF: lists visited (0: the index's default)
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub nprobe: u32,
+    /// Candidates of an index compared exactly (0: the index's default)
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub rerank: u32,
     /// Only hits at most this far
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub radius: Option<f32>,
@@ -222,6 +228,46 @@ pub struct Delete {
 pub struct Stats {
     /// The container
     pub file: PathBuf,
+}
+
+/// Build, list and drop indexes.
+#[derive(Debug, Subcommand)]
+pub enum Index {
+    /// Build an index; searches and changes go on meanwhile
+    Build(Build),
+    /// List the indexes of a container
+    List(Stats),
+    /// Drop an index, or end its build
+    Drop(OfIndex),
+    /// Tell what an index is, with its digest
+    Status(OfIndex),
+}
+
+/// Build an index.
+#[derive(Args, Debug)]
+pub struct Build {
+    /// The container and the kind of index.
+    #[command(flatten)]
+    pub of: OfIndex,
+    /// HNSW: links per node, even, 4 to 32 (0: the kernel's default)
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub m: u32,
+    /// HNSW: candidates while building, m to 4096 (0: the kernel's default)
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub ef_construction: u32,
+    /// Build anew where there is one, which serves searches until then
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// An index of a container.
+#[derive(Args, Debug)]
+pub struct OfIndex {
+    /// The container
+    pub file: PathBuf,
+    /// The kind of index: hnsw, ivf, pq or lsh
+    #[arg(long, default_value = "hnsw")]
+    pub kind: IndexKind,
 }
 
 /// A number, decimal or with 0x.

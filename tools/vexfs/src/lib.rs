@@ -12,6 +12,7 @@ pub mod error;
 mod export;
 pub mod formats;
 mod import;
+mod index;
 pub mod output;
 pub mod recall;
 mod rows;
@@ -34,5 +35,6 @@ pub fn run(cli: &Cli, volume: &dyn Volume, output: &mut Output<'_>) -> Result<()
         Command::Get(args) => rows::get(args, volume, output),
         Command::Delete(args) => rows::delete(args, volume, output),
         Command::Stats(args) => stats::stats(args, volume, output),
+        Command::Index(command) => index::index(command, volume, output),
     }
 }

@@ -148,6 +148,7 @@ pub fn search(args: &args::Search, volume: &dyn Volume, output: &mut Output<'_>)
         },
         ef: args.ef,
         nprobe: args.nprobe,
+        rerank: args.rerank,
         radius: args.radius,
         tags_all: args.tags_all,
         tags_any: args.tags_any,

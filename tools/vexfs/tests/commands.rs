@@ -307,6 +307,22 @@ fn bad_queries_and_files_are_named() {
     assert!(error.contains("name it"), "{error}");
 }
 
+#[test]
+fn indexes_are_listed_and_missing_ones_are_named() {
+    let b = Bench::new();
+    b.line("base.npy", 2);
+    b.json("import @c @base.npy --create --metric l2");
+    let list = b.json("index list @c");
+    assert_eq!(list["indexes"].as_array().map(Vec::len), Some(0));
+    // Containers in memory have none.
+    let error = b.run("index build @c").unwrap_err();
+    assert!(error.contains("no index of that kind yet"), "{error}");
+    for command in ["index status @c", "index drop @c"] {
+        let error = b.run(command).unwrap_err();
+        assert!(error.contains("it has no index of that kind"), "{error}");
+    }
+}
+
 /// The shipped data, with the exact answers that were made outside of all this.
 #[test]
 fn the_shipped_questions_have_recall_one_on_the_shipped_passages() {

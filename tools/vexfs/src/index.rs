@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `vexfs index`: builds, lists and drops the indexes of a container.
+
+use crate::args::{self, OfIndex};
+use crate::error::Result;
+use crate::output::{per_second, Output};
+use serde::Serialize;
+use std::io::Write;
+use std::time::Instant;
+use vexfs_client::{Access, BuildOptions, Container, Errno, IndexKind, Volume};
+
+/// An index, as it is printed.
+#[derive(Debug, Serialize)]
+struct Report {
+    file: String,
+    kind: &'static str,
+    state: &'static str,
+    m: u32,
+    ef_construction: u32,
+    nodes: u64,
+    deleted: u64,
+    watermark: u64,
+    rows: u64,
+    resident_bytes: u64,
+    digest: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct List {
+    file: String,
+    indexes: Vec<Report>,
+}
+
+#[derive(Debug, Serialize)]
+struct Dropped {
+    file: String,
+    kind: &'static str,
+}
+
+fn report(container: &Container, of: &OfIndex, digest: bool) -> vexfs_client::Result<Report> {
+    let rows = container.stats()?.rows;
+    let s = container.index_stats(of.kind, digest)?;
+    Ok(Report {
+        file: of.file.display().to_string(),
+        kind: of.kind.name(),
+        state: s.state.map_or("unknown", |state| state.name()),
+        m: s.m,
+        ef_construction: s.ef_construction,
+        nodes: s.nodes,
+        deleted: s.deleted,
+        watermark: s.watermark,
+        rows,
+        resident_bytes: s.resident_bytes,
+        digest: s.digest.map(|digest| format!("{digest:016x}")),
+    })
+}
+
+/// Runs one of the commands.
+pub fn index(command: &args::Index, volume: &dyn Volume, output: &mut Output<'_>) -> Result<()> {
+    match command {
+        args::Index::Build(args) => build(args, volume, output),
+        args::Index::List(args) => list(args, volume, output),
+        args::Index::Drop(of) => drop(of, volume, output),
+        args::Index::Status(of) => status(of, volume, output),
+    }
+}
+
+fn build(args: &args::Build, volume: &dyn Volume, output: &mut Output<'_>) -> Result<()> {
+    let mut container = volume.open(&args.of.file, Access::Write)?;
+    let options = BuildOptions {
+        replace: args.replace,
+        m: args.m,
+        ef_construction: args.ef_construction,
+        ..BuildOptions::default()
+    };
+    let start = Instant::now();
+    container.build_index(args.of.kind, &options)?;
+    let seconds = start.elapsed().as_secs_f64();
+    // There is nothing to tell about a kind that needs no building.
+    if args.of.kind == IndexKind::Exact {
+        return Ok(());
+    }
+    let r = report(&container, &args.of, false)?;
+    output.print(&r, |to| line(to, &r))?;
+    output.remark(&format!(
+        "built in {seconds:.3} s ({:.0} rows/s)",
+        per_second(r.nodes, seconds)
+    ));
+    Ok(())
+}
+
+fn list(args: &args::Stats, volume: &dyn Volume, output: &mut Output<'_>) -> Result<()> {
+    let container = volume.open(&args.file, Access::Read)?;
+    let mut indexes = Vec::new();
+    for &kind in IndexKind::ALL {
+        let of = OfIndex {
+            file: args.file.clone(),
+            kind,
+        };
+        if matches!(kind, IndexKind::Auto | IndexKind::Exact) {
+            continue;
+        }
+        match report(&container, &of, false) {
+            Ok(found) => indexes.push(found),
+            Err(e) if e.errno() == Some(Errno::NOENT) => (),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let list = List {
+        file: args.file.display().to_string(),
+        indexes,
+    };
+    output.print(&list, |to| {
+        list.indexes.iter().try_for_each(|r| line(to, r))
+    })
+}
+
+fn drop(of: &OfIndex, volume: &dyn Volume, output: &mut Output<'_>) -> Result<()> {
+    let mut container = volume.open(&of.file, Access::Write)?;
+    container.drop_index(of.kind)?;
+    let dropped = Dropped {
+        file: of.file.display().to_string(),
+        kind: of.kind.name(),
+    };
+    output.print(&dropped, |to| {
+        writeln!(to, "{}: {} dropped", dropped.file, dropped.kind)
+    })
+}
+
+fn status(of: &OfIndex, volume: &dyn Volume, output: &mut Output<'_>) -> Result<()> {
+    let container = volume.open(&of.file, Access::Read)?;
+    let r = report(&container, of, true)?;
+    output.print(&r, |to| {
+        writeln!(to, "{}", r.file)?;
+        writeln!(to, "  kind          {}, {}", r.kind, r.state)?;
+        writeln!(
+            to,
+            "  parameters    m {}, ef_construction {}",
+            r.m, r.ef_construction
+        )?;
+        writeln!(
+            to,
+            "  rows          {} in it, below {} of {}; {} deleted wait",
+            r.nodes, r.watermark, r.rows, r.deleted
+        )?;
+        writeln!(to, "  in memory     {} bytes", r.resident_bytes)?;
+        writeln!(
+            to,
+            "  digest        {}",
+            r.digest.as_deref().unwrap_or("none")
+        )
+    })
+}
+
+fn line(to: &mut dyn Write, r: &Report) -> std::io::Result<()> {
+    writeln!(
+        to,
+        "{}: {} {}, {} rows below {} of {}, {} bytes in memory",
+        r.file, r.kind, r.state, r.nodes, r.watermark, r.rows, r.resident_bytes
+    )
+}
