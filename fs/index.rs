@@ -11,7 +11,7 @@
 
 use crate::container::{self, Container};
 use crate::index_codes::{Arithmetic, Codec, Vectors};
-use crate::index_store::{Memory, Work};
+use crate::index_store::{Budget, Memory, Work};
 use crate::VexFs;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::prelude::*;
@@ -128,11 +128,11 @@ fn errno(error: hnsw::Error<Error>) -> Error {
 }
 
 impl Index {
-    fn new(codec: Codec, params: Params, rows: u64) -> Result<Arc<Self>> {
+    fn new(budget: Arc<Budget>, codec: Codec, params: Params, rows: u64) -> Result<Arc<Self>> {
         // What the caller chose is good, so it is the code that is too long.
         let layout = params.layout().map_err(|_| EOPNOTSUPP)?;
         let expected = u32::try_from(rows).map_err(|_| EFBIG)?;
-        let memory = Memory::new(layout, expected)?;
+        let memory = Memory::new(budget, layout, expected)?;
         let graph = hnsw::Index::new(params, memory).map_err(|_| EINVAL)?;
         let scratch = Scratch::new(&codec)?;
         let idle = KVec::with_capacity(IDLE, GFP_KERNEL_ACCOUNT)?;
@@ -210,8 +210,8 @@ impl Index {
         end: u64,
     ) -> Result {
         let memory = self.graph.store();
-        let room = self.graph.counts().used.saturating_add(1);
-        memory.grow(room, last)?;
+        // Room for nodes is made where no slot of a deleted row is free.
+        memory.grow(0, last)?;
         let Scratch { work, vectors } = &mut writer.scratch;
         let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
         for row in first..last {
@@ -375,10 +375,21 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
         code_words: u32::try_from(codec.code_words())?,
         ..params
     };
-    let index = Index::new(codec, params, area.rows)?;
+    let budget = &inode.volume().index_memory;
+    let index = Index::new(budget.clone(), codec, params, area.rows)?;
     // All at once, so that what does not fit is known before it takes time.
     let live = u32::try_from(area.live).map_err(|_| EFBIG)?;
-    index.graph.store().grow(live, area.rows)?;
+    let memory = index.graph.store();
+    memory.grow(live, area.rows).inspect_err(|_| {
+        pr_warn!(
+            "{}: inode {}: an index over {} rows needs {} bytes, index_memory= leaves {}\n",
+            inode.sb().id(),
+            inode.ino(),
+            live,
+            memory.bytes_with(live, area.rows),
+            budget.left()
+        );
+    })?;
     container::with(inode, |c| {
         may_build(c)?;
         c.indexes.building = Some(index.clone());

@@ -2,10 +2,10 @@
 
 //! The memory of a graph index, and scratch memory for operations on it.
 
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::lock::{mutex::MutexBackend, Guard};
-use kernel::sync::{new_mutex, Mutex};
+use kernel::sync::{new_mutex, Arc, Mutex};
 use vexfs_ann::hnsw::params::{visited_words, MAX_NODES};
 use vexfs_ann::hnsw::{Layout, Store, Workspace};
 use vexfs_vfs::arena::Arena;
@@ -15,8 +15,54 @@ const STRIPES: usize = 64;
 /// Words of [`Workspace::touched`].
 const TOUCHED: usize = 4096;
 
+/// The memory that the indexes of a volume may take together: `index_memory=`.
+pub(crate) struct Budget {
+    limit: AtomicU64,
+    used: AtomicU64,
+}
+
+impl Budget {
+    pub(crate) const fn new(limit: u64) -> Self {
+        Budget {
+            limit: AtomicU64::new(limit),
+            used: AtomicU64::new(0),
+        }
+    }
+
+    /// Changes the limit. What is used stays, even if it is more.
+    pub(crate) fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Bytes that may still be taken.
+    pub(crate) fn left(&self) -> u64 {
+        let limit = self.limit.load(Ordering::Relaxed);
+        limit.saturating_sub(self.used.load(Ordering::Relaxed))
+    }
+
+    fn take(&self, bytes: u64) -> Result {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let taken = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(bytes).filter(|sum| *sum <= limit)
+            });
+        taken.map(|_| ()).map_err(|_| ENOMEM)
+    }
+
+    fn give(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 /// Nodes, their upper levels, and where each row's node is.
+///
+/// # Invariants
+///
+/// `charged` bytes are taken from `budget`, at least what the arenas hold.
 pub(crate) struct Memory {
+    budget: Arc<Budget>,
+    charged: AtomicU64,
     layout: Layout,
     nodes: Arena,
     uppers: Arena,
@@ -30,13 +76,16 @@ impl Memory {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(layout: Layout, expected: u32) -> Result<Self> {
+    pub(crate) fn new(budget: Arc<Budget>, layout: Layout, expected: u32) -> Result<Self> {
         let mut locks = KVec::with_capacity(STRIPES, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..STRIPES {
             let lock = KBox::pin_init(new_mutex!((), "vexfs_node"), GFP_KERNEL_ACCOUNT)?;
             locks.push_within_capacity(lock).map_err(|_| ENOMEM)?;
         }
+        // INVARIANT: `grow` takes what is needed before it makes a first block.
         Ok(Memory {
+            budget,
+            charged: AtomicU64::new(0),
             layout,
             nodes: Arena::new(layout.node_words(), expected, false)?,
             uppers: Arena::new(layout.upper_words(), layout.upper_blocks(expected), false)?,
@@ -45,15 +94,33 @@ impl Memory {
         })
     }
 
-    /// Makes room for `nodes` nodes and places for `rows` rows.
+    /// Bytes that this takes with room for `nodes` nodes and places for `rows` rows.
+    pub(crate) fn bytes_with(&self, nodes: u32, rows: u64) -> u64 {
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+        let uppers = self.layout.upper_blocks(nodes);
+        let locks = STRIPES * (size_of::<Mutex<()>>() + size_of::<usize>());
+        (locks as u64)
+            .saturating_add(self.nodes.bytes_with(nodes))
+            .saturating_add(self.uppers.bytes_with(uppers))
+            .saturating_add(self.places.bytes_with(rows))
+    }
+
+    /// Makes room for `nodes` nodes and places for `rows` rows. One caller at a time.
     ///
     /// # Errors
     ///
-    /// `EFBIG` beyond what an index can hold, `ENOMEM`.
+    /// `EFBIG` beyond what an index can hold, `ENOMEM` if the budget or memory does not suffice.
     pub(crate) fn grow(&self, nodes: u32, rows: u64) -> Result {
         let rows = u32::try_from(rows).map_err(|_| EFBIG)?;
         if nodes > MAX_NODES {
             return Err(EFBIG);
+        }
+        let after = self.bytes_with(nodes, u64::from(rows));
+        let charged = self.charged.load(Ordering::Relaxed);
+        if let Some(more @ 1..) = after.checked_sub(charged) {
+            self.budget.take(more)?;
+            // INVARIANT: taken before the arenas grow. If they cannot, the next call needs less.
+            self.charged.store(after, Ordering::Relaxed);
         }
         self.places.grow(rows)?;
         self.nodes.grow(nodes)?;
@@ -62,12 +129,13 @@ impl Memory {
 
     /// Bytes that this holds.
     pub(crate) fn bytes(&self) -> u64 {
-        let arenas = [&self.nodes, &self.uppers, &self.places];
-        let locks = STRIPES * (size_of::<Mutex<()>>() + size_of::<usize>());
-        arenas
-            .iter()
-            .map(|arena| arena.bytes())
-            .fold(locks as u64, u64::saturating_add)
+        self.bytes_with(0, 0)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.budget.give(self.charged.load(Ordering::Relaxed));
     }
 }
 

@@ -14,6 +14,8 @@ pub(crate) struct Options {
     pub(crate) commit_interval: u32,
     /// `simd=NAME`: an instruction set lower than the module's.
     pub(crate) simd: Option<Isa>,
+    /// `index_memory=BYTES`: what indexes may take together; all ones if they may take any.
+    pub(crate) index_memory: u64,
 }
 
 impl Default for Options {
@@ -22,6 +24,7 @@ impl Default for Options {
             barrier: true,
             commit_interval: 0,
             simd: None,
+            index_memory: u64::MAX,
         }
     }
 }
@@ -51,8 +54,28 @@ pub(crate) fn parse(options: &mut Options, key: &[u8], value: Option<&[u8]>) -> 
                 EINVAL
             })?);
         }
-        (b"barrier" | b"nobarrier" | b"commit" | b"simd", _) => return Err(EINVAL),
+        (b"index_memory", Some(value)) => {
+            options.index_memory = bytes(value).ok_or_else(|| {
+                pr_err!("index_memory= takes bytes, with K, M or G for multiples of 1024\n");
+                EINVAL
+            })?;
+        }
+        (b"barrier" | b"nobarrier" | b"commit" | b"simd" | b"index_memory", _) => {
+            return Err(EINVAL)
+        }
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+/// A number of bytes, with K, M or G for multiples of 1024.
+fn bytes(text: &[u8]) -> Option<u64> {
+    let (digits, shift) = match text.split_last()? {
+        (b'K' | b'k', digits) => (digits, 10),
+        (b'M' | b'm', digits) => (digits, 20),
+        (b'G' | b'g', digits) => (digits, 30),
+        _ => (text, 0),
+    };
+    let number = core::str::from_utf8(digits).ok()?.parse::<u64>().ok()?;
+    number.checked_mul(1 << shift)
 }

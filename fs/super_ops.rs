@@ -71,6 +71,7 @@ impl Super for VexFs {
             volume.mark_mounted(sb)?;
             orphan::process(sb)?;
         }
+        volume.index_memory.set_limit(options.index_memory);
         *volume.options.lock() = options;
         Ok(())
     }
@@ -140,6 +141,12 @@ impl Super for VexFs {
         }
         if options.commit_interval != 0 {
             if let Ok(text) = CString::try_from_fmt(fmt!(",commit={}", options.commit_interval)) {
+                print(&text);
+            }
+        }
+        if options.index_memory != u64::MAX {
+            let bytes = options.index_memory;
+            if let Ok(text) = CString::try_from_fmt(fmt!(",index_memory={bytes}")) {
                 print(&text);
             }
         }

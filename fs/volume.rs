@@ -3,6 +3,7 @@
 //! A mounted volume: geometry, journal, allocator, and the state in the superblock.
 
 use crate::errno;
+use crate::index_store::Budget;
 use crate::options::Options;
 use crate::simd::{self, Simd};
 use crate::txn::{Reader, Txn};
@@ -59,6 +60,8 @@ pub(crate) struct Volume {
     #[pin]
     unpushed: Mutex<KVVec<u64>>,
     pub(crate) simd: Simd,
+    /// What the indexes of this volume may take.
+    pub(crate) index_memory: Arc<Budget>,
     /// A feature that only a reader may ignore is set.
     only_readable: bool,
 }
@@ -134,6 +137,7 @@ pub(crate) fn mount(sb: &SuperBlock<VexFs>, options: Options) -> Result<Pin<KBox
         .inode(&geo, format::ORPHAN_INO)
         .map_err(|e| missing(sb, format::ORPHAN_INO, e))?;
     let simd = simd::for_mount(options.simd)?;
+    let index_memory = Arc::new(Budget::new(options.index_memory), GFP_KERNEL)?;
     KBox::pin_init(
         try_pin_init!(Volume {
             geo,
@@ -148,6 +152,7 @@ pub(crate) fn mount(sb: &SuperBlock<VexFs>, options: Options) -> Result<Pin<KBox
             options <- new_mutex!(options),
             unpushed <- new_mutex!(KVVec::new()),
             simd,
+            index_memory,
             only_readable,
         }? Error),
         GFP_KERNEL,

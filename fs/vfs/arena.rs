@@ -112,7 +112,12 @@ impl Arena {
 
     /// Bytes of memory that this holds.
     pub fn bytes(&self) -> u64 {
-        let chunks = u64::from(self.blocks() >> self.shift);
+        self.bytes_with(0)
+    }
+
+    /// Bytes of memory that this holds when it has `blocks` blocks, or those it has.
+    pub fn bytes_with(&self, blocks: u32) -> u64 {
+        let chunks = u64::from(self.blocks().max(blocks)).div_ceil(1 << self.shift);
         let tables = chunks.div_ceil(FAN_OUT as u64).saturating_add(1);
         chunks
             .saturating_mul(self.chunk_bytes() as u64)

@@ -563,6 +563,68 @@ CASE(a_build_that_memory_does_not_suffice_for_fails_and_changes_nothing)
 	EXPECT_EQ(0, rmdir(cgroups));
 }
 
+SCRATCH_FIXTURE(scratch)
+
+static int remount(const char *options)
+{
+	return mount(getenv("VEXFS_SCRATCH_DEV"), getenv("VEXFS_SCRATCH_DIR"),
+		     getenv("VEXFS_TEST_FS"), MS_REMOUNT, options);
+}
+
+SCRATCH_CASE(index_memory_is_a_ceiling_that_holds)
+{
+	unsigned int n = 1000, more = 8000;
+	float *rows = new_clustered(1, 0, more), *queries = new_clustered(2, 0, NQ);
+	struct vexfs_search s = { .ef = 200 };
+	struct vexfs_index_stats st = { 0 };
+	uint64_t bytes, keys[500];
+	int fd, big;
+
+	if (!self->mounted || !on_vexfs())
+		SKIP(return, "not on VexFS");
+	EXPECT_EQ(EINVAL, ERR(remount("index_memory=1X")));
+	EXPECT_EQ(EINVAL, ERR(remount("index_memory=")));
+	EXPECT_EQ(EINVAL, ERR(remount("index_memory=99999999999G")));
+	OK(remount("index_memory=1M"));
+	big = container("big", DIM, VEXFS_METRIC_L2);
+	OK(insert(big, rows, NULL, more));
+	EXPECT_EQ(ENOMEM, ERR(build(big, 0, 0, 40)));
+	EXPECT_EQ(ENOENT, ERR(index_stats(big, &st)));
+	fd = container("f", DIM, VEXFS_METRIC_L2);
+	OK(insert(fd, rows, NULL, n));
+	OK(build(fd, 0, 0, 40));
+	/* There is not enough for another one, be it its own successor. */
+	EXPECT_EQ(ENOMEM, ERR(build(big, 0, 0, 40)));
+	/* Rows come in all the same, and are found. */
+	for (unsigned int i = n; i < more; i += 500)
+		OK(insert(fd, rows + i * DIM, NULL, 500));
+	OK(index_stats(fd, &st));
+	EXPECT_LE(n, st.watermark);
+	EXPECT_GT(more, st.watermark);
+	EXPECT_GT(1500000, st.resident_bytes);
+	EXPECT_RECALL(980, fd, queries, &s);
+	EXPECT_EQ(NQ * (more - st.watermark), s.rows_exact);
+	/* With more of it the next batch catches up. */
+	bytes = st.resident_bytes;
+	OK(remount("index_memory=64M"));
+	OK(insert(fd, rows, NULL, 1));
+	OK(index_stats(fd, &st));
+	EXPECT_EQ(more + 1, st.watermark);
+	EXPECT_LT(bytes, st.resident_bytes);
+	/* With less, what there is stays, and places of deleted rows are used again. */
+	OK(remount("index_memory=1M"));
+	for (unsigned int i = 0; i < 500; i++)
+		keys[i] = i;
+	OK(delete_keys(fd, keys, 500));
+	OK(insert(fd, rows, NULL, 10));
+	EXPECT_RECALL(980, fd, queries, &s);
+	OK(build(fd, VEXFS_BUILD_DROP, 0, 0));
+	OK(remount(""));
+	OK(build(big, 0, 0, 40));
+	close(fd);
+	close(big);
+}
+
 CASE(a_time_budget_ends_a_walk_and_says_so)
 {
 	unsigned int n = rows_of_a_test();
