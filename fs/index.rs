@@ -381,14 +381,13 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
     let live = u32::try_from(area.live).map_err(|_| EFBIG)?;
     let memory = index.graph.store();
     memory.grow(live, area.rows).inspect_err(|_| {
-        pr_warn!(
-            "{}: inode {}: an index over {} rows needs {} bytes, index_memory= leaves {}\n",
-            inode.sb().id(),
-            inode.ino(),
-            live,
-            memory.bytes_with(live, area.rows),
-            budget.left()
-        );
+        let (needs, left) = (memory.bytes_with(live, area.rows), budget.left());
+        let (id, ino) = (inode.sb().id(), inode.ino());
+        if needs > left {
+            pr_warn!("{id}: inode {ino}: an index over {live} rows needs {needs} bytes, index_memory= leaves {left}\n");
+        } else {
+            pr_warn!("{id}: inode {ino}: there is no memory for an index over {live} rows, which needs {needs} bytes\n");
+        }
     })?;
     container::with(inode, |c| {
         may_build(c)?;

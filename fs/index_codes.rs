@@ -164,8 +164,8 @@ impl Vectors {
     }
 }
 
-/// Arithmetic between one vector, the codes of a graph and the rows of its container. Rows do not
-/// change while it lives: `Node::rows` is held.
+/// Arithmetic between one vector, the codes of a graph and the rows of its container. Whoever asks for
+/// rows holds `Node::rows` for as long as it lives, so that they do not change.
 pub(crate) struct Arithmetic<'a> {
     inode: &'a Inode<VexFs>,
     codec: &'a Codec,
