@@ -28,47 +28,11 @@
 #include <unistd.h>
 
 #include "../../uapi/vexfs.h"
+#include "bench.h"
 
 #define K 10
 #define QUERIES 16
 #define MAX_ROUNDS 32
-
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec + t.tv_nsec * 1e-9;
-}
-
-static void die(const char *what)
-{
-	fprintf(stderr, "bench: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(double *values, int n)
-{
-	qsort(values, n, sizeof(*values), compare);
-	return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
-static uint64_t seed = 0x9e3779b97f4a7c15;
-
-static float uniform(void)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return (float)(seed >> 40) / (1 << 23) - 1.0f;
-}
 
 static int create_file(const char *dir, char *path, size_t len)
 {
