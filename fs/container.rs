@@ -85,7 +85,7 @@ impl Container {
             tags: KVVec::new(),
             tombstones: KVVec::new(),
             counters: Counters::default(),
-            indexes: Indexes::new(),
+            indexes: Indexes::default(),
             registered: false,
             replacing: KVVec::new(),
             stale_map: false,

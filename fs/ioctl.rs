@@ -3,7 +3,7 @@
 //! The ioctl interface: decodes `uapi/vexfs.h`, checks every bound, calls the rest.
 
 use crate::container;
-use crate::index;
+use crate::index::{self, Kind, Parameters};
 use crate::rows::{self, BatchError, Vectors};
 use crate::search;
 use crate::VexFs;
@@ -419,25 +419,31 @@ fn build_index(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     if !file.is_writable() {
         return Err(EBADF);
     }
-    let of_others = b.nlist | b.nsub | b.nbits | b.ntables;
-    match b.index_kind {
-        // Every container can be searched exactly as it is.
-        uapi::VEXFS_INDEX_EXACT if b.flags == drop => Err(EINVAL),
-        uapi::VEXFS_INDEX_EXACT => Ok(()),
-        uapi::VEXFS_INDEX_HNSW if of_others != 0 => Err(EINVAL),
-        uapi::VEXFS_INDEX_HNSW if b.flags == drop && (b.m | b.ef_construction) != 0 => Err(EINVAL),
-        uapi::VEXFS_INDEX_HNSW if b.flags == drop => index::drop_hnsw(inode),
-        uapi::VEXFS_INDEX_HNSW => {
-            let request = index::Request {
-                m: b.m,
-                ef_construction: b.ef_construction,
-                replace: b.flags == replace,
-            };
-            index::build(inode, &request)
-        }
-        uapi::VEXFS_INDEX_IVF | uapi::VEXFS_INDEX_PQ | uapi::VEXFS_INDEX_LSH => Err(EOPNOTSUPP),
-        _ => Err(EINVAL),
+    // Every container can be searched exactly as it is.
+    if b.index_kind == uapi::VEXFS_INDEX_EXACT && b.flags != drop {
+        return Ok(());
     }
+    let kind = Kind::from_uapi(b.index_kind).ok_or(EINVAL)?;
+    let parameters = Parameters {
+        m: b.m,
+        ef_construction: b.ef_construction,
+        nlist: b.nlist,
+        nsub: b.nsub,
+        nbits: b.nbits,
+        ntables: b.ntables,
+    };
+    if b.flags == drop {
+        if parameters != Parameters::default() {
+            return Err(EINVAL);
+        }
+        return index::drop(inode, kind);
+    }
+    let request = index::Request {
+        kind,
+        parameters,
+        replace: b.flags == replace,
+    };
+    index::build(inode, &request)
 }
 
 fn index_stats(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
@@ -450,21 +456,17 @@ fn index_stats(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     if !file.is_readable() {
         return Err(EBADF);
     }
-    match s.index_kind {
-        uapi::VEXFS_INDEX_HNSW => {}
-        uapi::VEXFS_INDEX_IVF | uapi::VEXFS_INDEX_PQ | uapi::VEXFS_INDEX_LSH => return Err(ENOENT),
-        _ => return Err(EINVAL),
-    }
-    let summary = index::summary(inode, s.flags & uapi::VEXFS_INDEX_STATS_DIGEST != 0)?;
+    let kind = Kind::from_uapi(s.index_kind).ok_or(EINVAL)?;
+    let summary = index::summary(inode, kind, s.flags & uapi::VEXFS_INDEX_STATS_DIGEST != 0)?;
     s = uapi::vexfs_index_stats {
         size: s.size,
         flags: s.flags,
         index_kind: s.index_kind,
         state: summary.state,
-        m: summary.params.m,
-        ef_construction: summary.params.ef_construction,
-        nodes: u64::from(summary.counts.live),
-        deleted: u64::from(summary.counts.deleted),
+        m: summary.parameters.m,
+        ef_construction: summary.parameters.ef_construction,
+        nodes: summary.counts.live,
+        deleted: summary.counts.deleted,
         watermark: summary.watermark,
         resident_bytes: summary.bytes,
         digest: summary.digest,
@@ -483,7 +485,7 @@ fn stats(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     }
     let inode = file.inode();
     let (area, counters, indexes) =
-        container::with(inode, |c| Ok((c.area, c.counters, index::count(c))))?;
+        container::with(inode, |c| Ok((c.area, c.counters, c.indexes.count())))?;
     s = uapi::vexfs_vector_stats {
         size: s.size,
         flags: 0,

@@ -4,7 +4,7 @@
 
 use crate::container;
 use crate::index;
-use crate::index_search::{Outcome, Walk};
+use crate::index::search::{Outcome, Walk};
 use crate::ioctl::{self, user_address};
 use crate::rows;
 use crate::scorer::{self, Candidates, Scan};
@@ -49,11 +49,7 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     } else {
         u32::MAX
     };
-    let index = match s.index_kind {
-        uapi::VEXFS_INDEX_AUTO => index::hnsw(inode)?,
-        uapi::VEXFS_INDEX_HNSW => Some(index::hnsw(inode)?.ok_or(ENOENT)?),
-        _ => None,
-    };
+    let index = index::for_search(inode, s.index_kind)?;
     let candidates = candidates(inode, &s)?;
     let walk = match index {
         Some(index) => Walk::plan(index, &s, &candidates)?,
@@ -148,8 +144,7 @@ fn check(s: &uapi::vexfs_search) -> Result {
         return Err(E2BIG);
     }
     match s.index_kind {
-        uapi::VEXFS_INDEX_AUTO | uapi::VEXFS_INDEX_EXACT | uapi::VEXFS_INDEX_HNSW => Ok(()),
-        uapi::VEXFS_INDEX_IVF | uapi::VEXFS_INDEX_PQ | uapi::VEXFS_INDEX_LSH => Err(ENOENT),
+        uapi::VEXFS_INDEX_AUTO..=uapi::VEXFS_INDEX_LSH => Ok(()),
         _ => Err(EINVAL),
     }
 }

@@ -10,8 +10,7 @@
 //! ioctl.rs                            the interface of uapi/vexfs.h
 //! container.rs rows.rs                vector containers and their rows
 //! search.rs scorer.rs simd.rs         searches
-//! index.rs index_codes.rs             indexes of containers, kept in step with the rows
-//! index_store.rs index_search.rs      their memory, and searches in them
+//! index/                              indexes of containers, kept in step with the rows
 //! bench.rs                            a benchmark in debugfs
 //! errno.rs                            errors
 //! ```
@@ -31,9 +30,6 @@ mod container;
 mod errno;
 mod file;
 mod index;
-mod index_codes;
-mod index_search;
-mod index_store;
 mod ioctl;
 mod namei;
 mod node;

@@ -3,7 +3,7 @@
 //! A mounted volume: geometry, journal, allocator, and the state in the superblock.
 
 use crate::errno;
-use crate::index_store::Budget;
+use crate::index::Budget;
 use crate::options::Options;
 use crate::simd::{self, Simd};
 use crate::txn::{Reader, Txn};

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory of a graph index, and scratch memory for operations on it.
+//! The memory of a graph, and scratch memory for operations on it.
 
+use super::budget::Budget;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::lock::{mutex::MutexBackend, Guard};
@@ -14,46 +15,6 @@ use vexfs_vfs::arena::Arena;
 const STRIPES: usize = 64;
 /// Words of [`Workspace::touched`].
 const TOUCHED: usize = 4096;
-
-/// The memory that the indexes of a volume may take together: `index_memory=`.
-pub(crate) struct Budget {
-    limit: AtomicU64,
-    used: AtomicU64,
-}
-
-impl Budget {
-    pub(crate) const fn new(limit: u64) -> Self {
-        Budget {
-            limit: AtomicU64::new(limit),
-            used: AtomicU64::new(0),
-        }
-    }
-
-    /// Changes the limit. What is used stays, even if it is more.
-    pub(crate) fn set_limit(&self, limit: u64) {
-        self.limit.store(limit, Ordering::Relaxed);
-    }
-
-    /// Bytes that may still be taken.
-    pub(crate) fn left(&self) -> u64 {
-        let limit = self.limit.load(Ordering::Relaxed);
-        limit.saturating_sub(self.used.load(Ordering::Relaxed))
-    }
-
-    fn take(&self, bytes: u64) -> Result {
-        let limit = self.limit.load(Ordering::Relaxed);
-        let taken = self
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|sum| *sum <= limit)
-            });
-        taken.map(|_| ()).map_err(|_| ENOMEM)
-    }
-
-    fn give(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
 
 /// Nodes, their upper levels, and where each row's node is.
 ///

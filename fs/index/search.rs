@@ -1,73 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Searches in a graph: what a search may return, when it ends, and rows that were deleted behind its back.
+//! Searches: an index, the rows that it does not have, and rows that were deleted behind its back.
 
+use super::{Index, Query};
 use crate::container;
-use crate::index::{Index, Scratch};
-use crate::index_codes::Arithmetic;
 use crate::scorer::{self, Candidates, Scan};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use vexfs_ann::hnsw::params::MAX_EF;
-use vexfs_ann::hnsw::{self, Found, Plan, Query, Visible};
 use vexfs_ann::topk::{Hit, TopK};
+use vexfs_ann::visible::Visible;
 use vexfs_uapi as uapi;
 use vexfs_vfs::{sort, task};
 
-/// The least `ef` by default; more for a greater k.
-const EF: u32 = 96;
-/// Memory for candidates, in units of `ef`: walks with a filter keep more.
-const CANDIDATES: usize = 4;
-
-/// A graph, and how to search it.
+/// An index, and how to search it.
 pub(crate) struct Walk {
     index: Arc<Index>,
     query: Query,
-    /// Rows from here on are not in the graph.
+    /// Rows from here on are not in the index.
     watermark: u64,
 }
 
 impl Walk {
     /// Decides whether and how to search `index` for `s.k` rows among `candidates`, which were taken
-    /// after `index`. `None` if comparing all candidates is less work, or `k` is too great for a walk.
+    /// after `index`. `None` if comparing all candidates is less work, or `k` is too great for it.
     ///
     /// # Errors
     ///
-    /// `EINVAL` for an `ef` or `rerank` out of range.
+    /// `EINVAL` for parameters out of range.
     pub(crate) fn plan(
         index: Arc<Index>,
         s: &uapi::vexfs_search,
         candidates: &Candidates,
     ) -> Result<Option<Self>> {
-        if s.ef > MAX_EF || s.rerank > MAX_EF {
-            return Err(EINVAL);
-        }
-        if s.k > MAX_EF {
-            return Ok(None);
-        }
-        let or = |value, default| if value == 0 { default } else { value };
-        let double = s.k.saturating_mul(2).min(MAX_EF);
-        let ef = or(s.ef, double.max(EF)).max(s.k);
-        // It grows with `ef`: where codes cannot tell near rows apart, more candidates alone find no more.
-        let rerank = or(s.rerank, double.max(ef / 2)).clamp(s.k, ef);
         // After the candidates: what was inserted before them is below one of the two.
         let watermark = index.watermark();
-        let query = Query {
-            ef,
-            rerank,
-            allowed: candidates.filtered.then(|| candidates.count(watermark)),
-        };
-        if index.graph.plan(&query, s.k as usize) == Plan::Exact {
-            return Ok(None);
-        }
-        Ok(Some(Walk {
+        let query = index.structure.plan(s, candidates, watermark)?;
+        Ok(query.map(|query| Walk {
             index,
             query,
             watermark,
         }))
     }
 
-    /// Searches for each of the packed queries of `scan` in the graph, then in the rows behind it.
+    /// Searches for each of the packed queries of `scan` in the index, then in the rows behind it.
     ///
     /// # Errors
     ///
@@ -78,11 +53,12 @@ impl Walk {
         heaps: &mut [TopK<'_>],
         outcome: &mut Outcome,
     ) -> Result {
-        self.index
-            .with_scratch(|scratch| self.walk(scan, scratch, heaps, outcome))?;
+        let end = self.watermark.min(scan.candidates.rows);
+        let structure = &self.index.structure;
+        structure.search(scan, &self.query, end, heaps, outcome)?;
         let deleted = Candidates {
             bitmap: Some(deleted_since(scan)?),
-            ..Candidates::new(self.watermark.min(scan.candidates.rows))
+            ..Candidates::new(end)
         };
         if deleted.next(0).is_some() && !outcome.partial {
             let again = Scan {
@@ -100,49 +76,6 @@ impl Walk {
         }
         Ok(())
     }
-
-    fn walk(
-        &self,
-        scan: &Scan<'_>,
-        scratch: &mut Scratch,
-        heaps: &mut [TopK<'_>],
-        outcome: &mut Outcome,
-    ) -> Result {
-        let graph = &self.index.graph;
-        let candidates = (self.query.ef as usize).saturating_mul(CANDIDATES);
-        scratch.work.reserve(graph.store(), candidates)?;
-        let bytes = self.index.codec.row_bytes();
-        let Scratch { work, vectors } = scratch;
-        let mut arithmetic = Arithmetic::new(scan.inode, &self.index.codec, vectors)?;
-        let mut visible = Snapshot {
-            scan,
-            end: self.watermark.min(scan.candidates.rows),
-            killed: false,
-        };
-        for (query, heap) in scan.queries.chunks(bytes).zip(heaps) {
-            arithmetic.set(query)?;
-            let work = &mut work.lend(candidates);
-            let found = graph
-                .search(work, &mut arithmetic, &mut visible, &self.query, heap)
-                .map_err(errno)?;
-            if visible.killed {
-                return Err(EINTR);
-            }
-            outcome.count(&found);
-            if outcome.partial {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn errno(error: hnsw::Error<Error>) -> Error {
-    match error {
-        hnsw::Error::Caller(e) => e,
-        // The graph is not what it should be; no argument of a search leads here.
-        _ => EIO,
-    }
 }
 
 /// What a search did.
@@ -150,19 +83,12 @@ fn errno(error: hnsw::Error<Error>) -> Error {
 pub(crate) struct Outcome {
     pub(crate) distances: u64,
     pub(crate) hops: u64,
-    /// Rows compared outside of the graph.
+    /// Rows compared outside of the index.
     pub(crate) rows_exact: u64,
     pub(crate) partial: bool,
 }
 
 impl Outcome {
-    fn count(&mut self, found: &Found) {
-        let distances = found.distances.saturating_add(found.exact);
-        self.distances = self.distances.saturating_add(distances);
-        self.hops = self.hops.saturating_add(found.hops);
-        self.partial |= found.partial;
-    }
-
     pub(crate) fn add(&mut self, scanned: &scorer::Outcome) {
         self.distances = self.distances.saturating_add(scanned.distances);
         self.rows_exact = self.rows_exact.saturating_add(scanned.distances);
@@ -170,11 +96,23 @@ impl Outcome {
     }
 }
 
-/// What a search may return: the rows of the graph that were live when it began and pass its filter.
-struct Snapshot<'a> {
+/// What a search may return: the rows of the index that were live when it began and pass its filter.
+pub(super) struct Snapshot<'a> {
     scan: &'a Scan<'a>,
     end: u64,
-    killed: bool,
+    /// A fatal signal has stopped the search.
+    pub(super) killed: bool,
+}
+
+impl<'a> Snapshot<'a> {
+    /// The rows below `end`.
+    pub(super) fn new(scan: &'a Scan<'a>, end: u64) -> Self {
+        Snapshot {
+            scan,
+            end,
+            killed: false,
+        }
+    }
 }
 
 impl Visible for Snapshot<'_> {
@@ -205,7 +143,7 @@ impl Visible for Snapshot<'_> {
     }
 }
 
-/// Candidates that were deleted after they were listed: the graph may have lost them before the walk
+/// Candidates that were deleted after they were listed: the index may have lost them before the search
 /// came by, though the search began before.
 fn deleted_since(scan: &Scan<'_>) -> Result<KVVec<u64>> {
     let candidates = scan.candidates;

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A graph index over the rows of a container: HNSW, see `vexfs_ann::hnsw`.
+
+use super::codes::{Arithmetic, Codec, Vectors};
+use super::graph_memory::{Memory, Work};
+use super::search::Outcome;
+use super::{graph_search, is_live, Counts, Parameters, Query, Structure};
+use crate::scorer::{Candidates, Scan};
+use crate::VexFs;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
+use kernel::prelude::*;
+use kernel::sync::{new_mutex, Arc, Mutex};
+use libvexfs::format::VectorArea;
+use vexfs_ann::hnsw::params::visited_words;
+use vexfs_ann::hnsw::{self, Params, RepairMemory, Store};
+use vexfs_ann::topk::TopK;
+use vexfs_uapi as uapi;
+use vexfs_vfs::{task, Inode};
+
+/// Rows taken in while `Node::rows` and the writer's lock are held: some milliseconds.
+const PIECE: u64 = 16;
+/// Slots swept for each row that is deleted, once a 1/[`SWEEP_SHARE`] of the slots waits for it.
+const SWEEP_PER_ROW: u32 = 64;
+const SWEEP_SHARE: u32 = 32;
+/// Deletes after which paths are repaired: a 1/[`REPAIR_SHARE`] of the rows.
+const REPAIR_SHARE: u32 = 8;
+/// Seed of the levels of rows. The same for all, so that equal rows give equal graphs.
+const SEED: u64 = 1;
+/// Defaults of a build.
+const M: u32 = 16;
+const EF_CONSTRUCTION: u32 = 200;
+/// Scratch memories of searches that are kept for the next ones.
+const IDLE: usize = 8;
+
+/// A graph over the rows of a container.
+#[pin_data]
+pub(super) struct Graph {
+    pub(super) graph: hnsw::Index<Memory>,
+    pub(super) codec: Codec,
+    /// Held by who changes the graph.
+    #[pin]
+    writer: Mutex<Writer>,
+    #[pin]
+    idle: Mutex<KVec<Scratch>>,
+}
+
+/// Scratch memory of a search.
+pub(super) struct Scratch {
+    pub(super) work: KBox<Work>,
+    pub(super) vectors: Vectors,
+}
+
+impl Scratch {
+    fn new(codec: &Codec) -> Result<Self> {
+        Ok(Scratch {
+            work: KBox::new(Work::new(codec.code_words())?, GFP_KERNEL_ACCOUNT)?,
+            vectors: Vectors::new(codec)?,
+        })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.work.bytes().saturating_add(self.vectors.bytes())
+    }
+}
+
+/// What who changes the graph needs, one at a time.
+struct Writer {
+    scratch: Scratch,
+    /// Where the next sweep begins.
+    swept: u32,
+    /// Rows deleted since paths were last repaired.
+    deleted: u32,
+}
+
+/// The graph's parameters, with defaults filled in.
+fn params(parameters: &Parameters, code_words: u32) -> Params {
+    let or = |value, default| if value == 0 { default } else { value };
+    Params {
+        m: or(parameters.m, M),
+        ef_construction: or(parameters.ef_construction, EF_CONSTRUCTION),
+        code_words,
+        seed: SEED,
+    }
+}
+
+fn errno(error: hnsw::Error<Error>) -> Error {
+    match error {
+        hnsw::Error::Full | hnsw::Error::Workspace => ENOMEM,
+        hnsw::Error::Exists => EEXIST,
+        hnsw::Error::Missing => ENOENT,
+        hnsw::Error::Damaged => EIO,
+        hnsw::Error::Caller(e) => e,
+    }
+}
+
+impl Graph {
+    /// Checks what a build is asked for. `EINVAL`.
+    pub(super) fn check(parameters: &Parameters) -> Result {
+        let Parameters {
+            nlist,
+            nsub,
+            nbits,
+            ntables,
+            ..
+        } = *parameters;
+        if nlist | nsub | nbits | ntables != 0 {
+            return Err(EINVAL);
+        }
+        params(parameters, 1).layout().map_err(|_| EINVAL)?;
+        Ok(())
+    }
+
+    /// An empty graph for the rows of `inode` that `takes` says yes to; reads a sample of them.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` if rows are too long; `EINTR`, `EFBIG`, `ENOMEM`, and what reading says.
+    pub(super) fn new(
+        inode: &Inode<VexFs>,
+        area: &VectorArea,
+        parameters: &Parameters,
+        takes: impl Fn(u64) -> bool,
+    ) -> Result<Arc<Self>> {
+        let codec = Codec::new(inode, area, area.rows, takes)?;
+        let params = params(parameters, u32::try_from(codec.code_words())?);
+        // What the caller chose is good, so it is the code that is too long.
+        let layout = params.layout().map_err(|_| EOPNOTSUPP)?;
+        let expected = u32::try_from(area.rows).map_err(|_| EFBIG)?;
+        let budget = inode.volume().index_memory.clone();
+        let memory = Memory::new(budget, layout, expected)?;
+        let graph = hnsw::Index::new(params, memory).map_err(|_| EINVAL)?;
+        let scratch = Scratch::new(&codec)?;
+        let idle = KVec::with_capacity(IDLE, GFP_KERNEL_ACCOUNT)?;
+        let writer = Writer {
+            scratch,
+            swept: 0,
+            deleted: 0,
+        };
+        let graph = Arc::pin_init(
+            try_pin_init!(Graph {
+                graph,
+                codec,
+                writer <- new_mutex!(writer, "vexfs_graph_writer"),
+                idle <- new_mutex!(idle, "vexfs_graph_idle"),
+            }? Error),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        Ok(graph)
+    }
+
+    /// Runs `f` with scratch memory.
+    pub(super) fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> Result<R>) -> Result<R> {
+        let idle = self.idle.lock().pop();
+        let mut scratch = match idle {
+            Some(scratch) => scratch,
+            None => Scratch::new(&self.codec)?,
+        };
+        let result = f(&mut scratch);
+        let mut idle = self.idle.lock();
+        if idle.len() < idle.capacity() {
+            let _ = idle.push_within_capacity(scratch);
+        }
+        result
+    }
+
+    /// Inserts the row that is the vector of `arithmetic`. If it is there already, that is fine.
+    fn insert(&self, work: &mut Work, arithmetic: &mut Arithmetic<'_>, row: u64) -> Result {
+        let memory = self.graph.store();
+        let candidates = self.graph.params().ef_construction as usize;
+        loop {
+            work.reserve(memory, candidates)?;
+            match self
+                .graph
+                .insert(&mut work.lend(candidates), arithmetic, row)
+            {
+                Ok(_) | Err(hnsw::Error::Exists) => return Ok(()),
+                Err(hnsw::Error::Full) => {
+                    let nodes = memory.nodes().checked_add(1).ok_or(EFBIG)?;
+                    memory.grow(nodes, row.saturating_add(1))?;
+                }
+                Err(e) => return Err(errno(e)),
+            }
+        }
+    }
+
+    /// Removes a row. If it is not there, that is fine.
+    fn remove_one(&self, work: &mut Work, arithmetic: &mut Arithmetic<'_>, row: u64) -> Result {
+        if self.graph.store().place(row).is_none() {
+            return Ok(());
+        }
+        work.reserve(self.graph.store(), 0)?;
+        match self.graph.delete(&mut work.lend(0), arithmetic, row) {
+            Ok(()) | Err(hnsw::Error::Missing) => Ok(()),
+            Err(e) => Err(errno(e)),
+        }
+    }
+
+    /// Makes sure that paths lead to all rows.
+    fn repair(&self, work: &mut Work, arithmetic: &mut Arithmetic<'_>) -> Result {
+        let used = self.graph.counts().used;
+        let candidates = self.graph.params().ef_construction as usize;
+        work.reserve(self.graph.store(), candidates)?;
+        let mut queue = KVVec::from_elem(0u32, used as usize, GFP_KERNEL)?;
+        let mut visited = KVVec::from_elem(0u64, visited_words(used), GFP_KERNEL)?;
+        let mut memory = RepairMemory {
+            queue: &mut queue,
+            visited: &mut visited,
+        };
+        let mut work = work.lend(candidates);
+        let repaired = self.graph.repair(&mut work, &mut memory, arithmetic);
+        repaired.map(|_| ()).map_err(errno)
+    }
+}
+
+impl Structure for Graph {
+    fn parameters(&self) -> Parameters {
+        let params = self.graph.params();
+        Parameters {
+            m: params.m,
+            ef_construction: params.ef_construction,
+            ..Parameters::default()
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        let counts = self.graph.counts();
+        Counts {
+            live: u64::from(counts.live),
+            deleted: u64::from(counts.deleted),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        let scratch = self.writer.lock().scratch.bytes();
+        let idle = self.idle.lock();
+        let idle = idle.iter().map(Scratch::bytes).fold(0, u64::saturating_add);
+        (size_of::<Graph>() as u64)
+            .saturating_add(self.graph.store().bytes())
+            .saturating_add(self.codec.bytes())
+            .saturating_add(scratch)
+            .saturating_add(idle)
+    }
+
+    fn digest(&self) -> u64 {
+        let _writer = self.writer.lock();
+        self.graph.digest()
+    }
+
+    fn bytes_with(&self, live: u32, rows: u64) -> u64 {
+        self.graph.store().bytes_with(live, rows)
+    }
+
+    fn reserve(&self, live: u32, rows: u64) -> Result {
+        self.graph.store().grow(live, rows)
+    }
+
+    fn extend(&self, inode: &Inode<VexFs>, watermark: &AtomicU64, end: u64) -> Result {
+        let mut writer = self.writer.lock();
+        let first = watermark.load(Ordering::Acquire);
+        let last = first.saturating_add(PIECE).min(end);
+        // Room for nodes is made where no slot of a deleted row is free.
+        self.graph.store().grow(0, last)?;
+        let Scratch { work, vectors } = &mut writer.scratch;
+        let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
+        for row in first..last {
+            if is_live(inode, row) {
+                arithmetic.set_row(row, end)?;
+                self.insert(work, &mut arithmetic, row)?;
+                // Who deleted it meanwhile may not have found it.
+                if !is_live(inode, row) {
+                    self.remove_one(work, &mut arithmetic, row)?;
+                }
+            }
+            watermark.store(row.saturating_add(1), Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Tidies up in proportion to what is removed.
+    fn remove(&self, inode: &Inode<VexFs>, rows: &[u64]) -> Result {
+        for rows in rows.chunks(PIECE as usize) {
+            task::cond_resched();
+            let mut writer = self.writer.lock();
+            let Writer {
+                scratch: Scratch { work, vectors },
+                swept,
+                deleted,
+            } = &mut *writer;
+            let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
+            for row in rows {
+                self.remove_one(work, &mut arithmetic, *row)?;
+            }
+            let number = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+            *deleted = deleted.saturating_add(number);
+            let counts = self.graph.counts();
+            if counts.deleted > counts.used / SWEEP_SHARE {
+                let slots = number.saturating_mul(SWEEP_PER_ROW);
+                let next = self.graph.sweep(&mut arithmetic, *swept, slots);
+                *swept = next.map_err(errno)?.unwrap_or(0);
+            }
+            if *deleted > counts.live / REPAIR_SHARE {
+                self.repair(work, &mut arithmetic)?;
+                *deleted = 0;
+            }
+        }
+        Ok(())
+    }
+
+    fn replace(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result {
+        let mut writer = self.writer.lock();
+        let Scratch { work, vectors } = &mut writer.scratch;
+        let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
+        for row in rows.clone() {
+            task::cond_resched();
+            if is_live(inode, row) {
+                arithmetic.set_row(row, rows.end)?;
+                self.remove_one(work, &mut arithmetic, row)?;
+                self.insert(work, &mut arithmetic, row)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn plan(
+        &self,
+        s: &uapi::vexfs_search,
+        candidates: &Candidates,
+        watermark: u64,
+    ) -> Result<Option<Query>> {
+        graph_search::plan(self, s, candidates, watermark)
+    }
+
+    fn search(
+        &self,
+        scan: &Scan<'_>,
+        query: &Query,
+        end: u64,
+        heaps: &mut [TopK<'_>],
+        outcome: &mut Outcome,
+    ) -> Result {
+        self.with_scratch(|scratch| {
+            graph_search::search(self, scratch, scan, query, end, heaps, outcome)
+        })
+    }
+}

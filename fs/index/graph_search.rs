@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Searches in a graph.
+
+use super::codes::Arithmetic;
+use super::graph::{Graph, Scratch};
+use super::search::{Outcome, Snapshot};
+use super::Query;
+use crate::scorer::{Candidates, Scan};
+use kernel::prelude::*;
+use vexfs_ann::hnsw::params::MAX_EF;
+use vexfs_ann::hnsw::{self, Plan};
+use vexfs_ann::topk::TopK;
+use vexfs_uapi as uapi;
+
+/// The least `ef` by default; more for a greater k.
+const EF: u32 = 96;
+/// Memory for candidates, in units of `ef`: walks with a filter keep more.
+const CANDIDATES: usize = 4;
+
+fn graph_query(query: &Query) -> hnsw::Query {
+    hnsw::Query {
+        ef: query.effort,
+        rerank: query.rerank,
+        allowed: query.allowed,
+    }
+}
+
+/// As `Structure::plan`.
+pub(super) fn plan(
+    graph: &Graph,
+    s: &uapi::vexfs_search,
+    candidates: &Candidates,
+    watermark: u64,
+) -> Result<Option<Query>> {
+    if s.ef > MAX_EF || s.rerank > MAX_EF {
+        return Err(EINVAL);
+    }
+    if s.k > MAX_EF {
+        return Ok(None);
+    }
+    let or = |value, default| if value == 0 { default } else { value };
+    let double = s.k.saturating_mul(2).min(MAX_EF);
+    let ef = or(s.ef, double.max(EF)).max(s.k);
+    let query = Query {
+        effort: ef,
+        // It grows with `ef`: where codes cannot tell near rows apart, more candidates alone find no more.
+        rerank: or(s.rerank, double.max(ef / 2)).clamp(s.k, ef),
+        allowed: candidates.filtered.then(|| candidates.count(watermark)),
+    };
+    let exact = graph.graph.plan(&graph_query(&query), s.k as usize) == Plan::Exact;
+    Ok((!exact).then_some(query))
+}
+
+/// As `Structure::search`.
+pub(super) fn search(
+    graph: &Graph,
+    scratch: &mut Scratch,
+    scan: &Scan<'_>,
+    query: &Query,
+    end: u64,
+    heaps: &mut [TopK<'_>],
+    outcome: &mut Outcome,
+) -> Result {
+    let candidates = (query.effort as usize).saturating_mul(CANDIDATES);
+    let Scratch { work, vectors } = scratch;
+    work.reserve(graph.graph.store(), candidates)?;
+    let bytes = graph.codec.row_bytes();
+    let mut arithmetic = Arithmetic::new(scan.inode, &graph.codec, vectors)?;
+    let mut visible = Snapshot::new(scan, end);
+    let query = graph_query(query);
+    for (vector, heap) in scan.queries.chunks(bytes).zip(heaps) {
+        arithmetic.set(vector)?;
+        let work = &mut work.lend(candidates);
+        let found = graph
+            .graph
+            .search(work, &mut arithmetic, &mut visible, &query, heap)
+            .map_err(errno)?;
+        if visible.killed {
+            return Err(EINTR);
+        }
+        outcome.distances = outcome
+            .distances
+            .saturating_add(found.distances)
+            .saturating_add(found.exact);
+        outcome.hops = outcome.hops.saturating_add(found.hops);
+        outcome.partial |= found.partial;
+        if outcome.partial {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn errno(error: hnsw::Error<Error>) -> Error {
+    match error {
+        hnsw::Error::Caller(e) => e,
+        // The graph is not what it should be; no argument of a search leads here.
+        _ => EIO,
+    }
+}

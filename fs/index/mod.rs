@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Indexes of containers, kept in step with the rows.
+//!
+//! ```text
+//! build.rs                     building and dropping
+//! search.rs                    searches: an index, and the rows that it does not have
+//! graph.rs graph_*.rs          HNSW: changes, searches, memory
+//! codes.rs                     rows become codes; arithmetic of a graph
+//! budget.rs                    how much memory indexes take
+//! ```
+//!
+//! An index has a watermark: rows below it were taken in, rows from it on a search compares exactly.
+//! So an index is right at any time, and only slower while it is behind. A build and every batch that
+//! inserts move the watermark up; who is interrupted leaves the rest to the next one.
+//!
+//! Lock order: inode lock > `Node::rows` > a structure's writer > `Node::container`. Rows do not
+//! change while `Node::rows` is held, so a row and its code agree.
+
+use crate::container::{self, Container};
+use crate::scorer::{Candidates, Scan};
+use crate::VexFs;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use search::Outcome;
+use vexfs_ann::topk::TopK;
+use vexfs_uapi as uapi;
+use vexfs_vfs::{task, Inode};
+
+mod budget;
+mod build;
+mod codes;
+mod graph;
+mod graph_memory;
+mod graph_search;
+pub(crate) mod search;
+
+pub(crate) use budget::Budget;
+pub(crate) use build::{build, drop, Request};
+
+/// A kind of index.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Hnsw,
+    Ivf,
+    Pq,
+    Lsh,
+}
+
+impl Kind {
+    /// All, in the order in which a search that leaves the choice tries them.
+    const ALL: [Kind; 4] = [Kind::Hnsw, Kind::Ivf, Kind::Pq, Kind::Lsh];
+
+    /// The kind that `VEXFS_INDEX_*` means, if it is one that is built.
+    pub(crate) fn from_uapi(kind: u32) -> Option<Kind> {
+        match kind {
+            uapi::VEXFS_INDEX_HNSW => Some(Kind::Hnsw),
+            uapi::VEXFS_INDEX_IVF => Some(Kind::Ivf),
+            uapi::VEXFS_INDEX_PQ => Some(Kind::Pq),
+            uapi::VEXFS_INDEX_LSH => Some(Kind::Lsh),
+            _ => None,
+        }
+    }
+
+    /// Its name in the log.
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Hnsw => "HNSW",
+            Kind::Ivf => "IVF",
+            Kind::Pq => "PQ",
+            Kind::Lsh => "LSH",
+        }
+    }
+}
+
+/// Parameters of an index. What its kind does not have is 0; in a request, 0 is the default.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Parameters {
+    pub(crate) m: u32,
+    pub(crate) ef_construction: u32,
+    pub(crate) nlist: u32,
+    pub(crate) nsub: u32,
+    pub(crate) nbits: u32,
+    pub(crate) ntables: u32,
+}
+
+/// How much is in an index.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counts {
+    /// Rows.
+    pub(crate) live: u64,
+    /// Places of deleted rows that are not free yet.
+    pub(crate) deleted: u64,
+}
+
+/// How one search uses an index.
+#[derive(Clone, Copy)]
+pub(crate) struct Query {
+    /// `ef`, `nprobe` or the number of probes.
+    pub(crate) effort: u32,
+    /// Candidates that are compared exactly.
+    pub(crate) rerank: u32,
+    /// About how many rows of the index pass the filter, if there is one.
+    pub(crate) allowed: Option<u64>,
+}
+
+/// What an index of some kind is made of. Searches, changes and questions may come at the same time.
+pub(crate) trait Structure: Send + Sync {
+    fn parameters(&self) -> Parameters;
+    fn counts(&self) -> Counts;
+    /// Bytes of memory that this holds.
+    fn bytes(&self) -> u64;
+    /// A checksum: equal for equal indexes. Changes wait meanwhile.
+    fn digest(&self) -> u64;
+
+    /// Bytes that this takes of the budget with room for `live` rows, numbered below `rows`.
+    fn bytes_with(&self, live: u32, rows: u64) -> u64;
+
+    /// Makes room for `live` rows, numbered below `rows`. `ENOMEM`, `EFBIG`.
+    fn reserve(&self, live: u32, rows: u64) -> Result;
+
+    /// Takes in some of the rows from `watermark` on, less than `end`, and moves it up as far as that went:
+    /// it takes some milliseconds. `Node::rows` is held shared. `ENOMEM`, `EFBIG`, and what reading says.
+    fn extend(&self, inode: &Inode<VexFs>, watermark: &AtomicU64, end: u64) -> Result;
+
+    /// Removes rows that were deleted; those that are not here are none of its business.
+    fn remove(&self, inode: &Inode<VexFs>, rows: &[u64]) -> Result;
+
+    /// Follows rows that were overwritten. `Node::rows` is held exclusively.
+    fn replace(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result;
+
+    /// Decides how to search for `s.k` rows among `candidates`, those below `watermark`. `None` if
+    /// comparing all candidates is less work, or k is too great. `EINVAL` for parameters out of range.
+    fn plan(
+        &self,
+        s: &uapi::vexfs_search,
+        candidates: &Candidates,
+        watermark: u64,
+    ) -> Result<Option<Query>>;
+
+    /// Searches for each of the packed queries of `scan` among the rows below `end`. `Node::rows` is held
+    /// shared. `EINTR` for a fatal signal, `ENOMEM`, and what reading says.
+    fn search(
+        &self,
+        scan: &Scan<'_>,
+        query: &Query,
+        end: u64,
+        heaps: &mut [TopK<'_>],
+        outcome: &mut Outcome,
+    ) -> Result;
+}
+
+/// An index over the rows of a container.
+pub(crate) struct Index {
+    kind: Kind,
+    structure: Arc<dyn Structure>,
+    watermark: AtomicU64,
+    cancelled: AtomicBool,
+    /// It was said in the log that rows could not be taken in.
+    warned: AtomicBool,
+}
+
+impl Index {
+    fn new(kind: Kind, structure: Arc<dyn Structure>) -> Result<Arc<Self>> {
+        let index = Index {
+            kind,
+            structure,
+            watermark: AtomicU64::new(0),
+            cancelled: AtomicBool::new(false),
+            warned: AtomicBool::new(false),
+        };
+        Ok(Arc::new(index, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// Rows below this were taken in, unless they were deleted before.
+    pub(crate) fn watermark(&self) -> u64 {
+        self.watermark.load(Ordering::Acquire)
+    }
+
+    /// Takes in the rows up to `end`. The inode may be locked.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`, `ECANCELED` if the index was dropped, `ENOMEM`, `EFBIG`, and what reading says. What
+    /// was done until then stays.
+    fn catch_up(&self, inode: &Inode<VexFs>, end: u64) -> Result {
+        while self.watermark() < end {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(ECANCELED);
+            }
+            if task::fatal_signal_pending() {
+                return Err(EINTR);
+            }
+            task::cond_resched();
+            let extend = || self.structure.extend(inode, &self.watermark, end);
+            inode.node().rows.read(extend)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in new rows; an index that can't be extended stays as it is.
+    fn take_in(&self, inode: &Inode<VexFs>, rows: u64) {
+        let Err(e) = self.catch_up(inode, rows) else {
+            return;
+        };
+        if e != EINTR && e != ECANCELED && !self.warned.swap(true, Ordering::Relaxed) {
+            pr_warn!(
+                "{}: inode {}: the {} index ends at row {} (error {}); rows from there on are compared exactly\n",
+                inode.sb().id(),
+                inode.ino(),
+                self.kind.name(),
+                self.watermark(),
+                e.to_errno()
+            );
+        }
+    }
+}
+
+/// The indexes of a container, one of each kind at most.
+#[derive(Default)]
+pub(crate) struct Indexes {
+    slots: [Slot; Kind::ALL.len()],
+}
+
+/// The place of an index of one kind.
+#[derive(Clone, Default)]
+struct Slot {
+    /// What searches use.
+    ready: Option<Arc<Index>>,
+    /// One that is being built. Deletes and overwritten rows are told to it too.
+    building: Option<Arc<Index>>,
+}
+
+impl Indexes {
+    fn slot(&mut self, kind: Kind) -> &mut Slot {
+        let [hnsw, ivf, pq, lsh] = &mut self.slots;
+        match kind {
+            Kind::Hnsw => hnsw,
+            Kind::Ivf => ivf,
+            Kind::Pq => pq,
+            Kind::Lsh => lsh,
+        }
+    }
+
+    /// How many there are for searches.
+    pub(crate) fn count(&self) -> u32 {
+        let ready = |slot: &Slot| u32::from(slot.ready.is_some());
+        self.slots.iter().map(ready).fold(0, u32::saturating_add)
+    }
+}
+
+/// Whether a row is there and not deleted.
+fn is_live(inode: &Inode<VexFs>, row: u64) -> bool {
+    inode.node().container.lock().is_live(row)
+}
+
+/// The index that a search for `kind`, `VEXFS_INDEX_*`, uses; `None` for an exact search.
+///
+/// # Errors
+///
+/// `ENOENT` if there is no index of the kind, `EINVAL` if that is no kind.
+pub(crate) fn for_search(inode: &Inode<VexFs>, kind: u32) -> Result<Option<Arc<Index>>> {
+    container::with(inode, |c| match kind {
+        uapi::VEXFS_INDEX_EXACT => Ok(None),
+        uapi::VEXFS_INDEX_AUTO => {
+            let mut all = Kind::ALL.into_iter();
+            Ok(all.find_map(|kind| c.indexes.slot(kind).ready.clone()))
+        }
+        kind => {
+            let kind = Kind::from_uapi(kind).ok_or(EINVAL)?;
+            let ready = c.indexes.slot(kind).ready.clone();
+            Ok(Some(ready.ok_or(ENOENT)?))
+        }
+    })
+}
+
+/// What statistics say about an index.
+pub(crate) struct Summary {
+    pub(crate) parameters: Parameters,
+    pub(crate) counts: Counts,
+    pub(crate) bytes: u64,
+    pub(crate) watermark: u64,
+    /// `VEXFS_INDEX_*`.
+    pub(crate) state: u32,
+    pub(crate) digest: u64,
+}
+
+/// What the index of a kind is; of one that is being built, if there is no other. With `digest` a
+/// checksum of it.
+///
+/// # Errors
+///
+/// `ENOENT` if there is none.
+pub(crate) fn summary(inode: &Inode<VexFs>, kind: Kind, digest: bool) -> Result<Summary> {
+    let slot = container::with(inode, |c| Ok(c.indexes.slot(kind).clone()))?;
+    let (index, state) = match (slot.ready, slot.building) {
+        (Some(ready), None) => (ready, uapi::VEXFS_INDEX_READY),
+        (Some(ready), Some(_)) => (ready, uapi::VEXFS_INDEX_REBUILDING),
+        (None, Some(building)) => (building, uapi::VEXFS_INDEX_BUILDING),
+        (None, None) => return Err(ENOENT),
+    };
+    let structure = &index.structure;
+    Ok(Summary {
+        parameters: structure.parameters(),
+        counts: structure.counts(),
+        bytes: (size_of::<Index>() as u64).saturating_add(structure.bytes()),
+        watermark: index.watermark(),
+        state,
+        digest: if digest { structure.digest() } else { 0 },
+    })
+}
+
+/// Keeps the indexes in step with rows that were inserted, and rows that they replace. The inode is
+/// locked exclusively, and the batch is published.
+pub(crate) fn inserted(inode: &Inode<VexFs>, replaced: &[u64]) {
+    let (slots, rows) = slots(inode);
+    for index in slots.iter().filter_map(|slot| slot.ready.as_ref()) {
+        index.take_in(inode, rows);
+    }
+    deleted(inode, replaced);
+}
+
+/// Removes deleted rows from the indexes. The inode is locked exclusively, and the tombstones are
+/// published.
+pub(crate) fn deleted(inode: &Inode<VexFs>, rows: &[u64]) {
+    if rows.is_empty() {
+        return;
+    }
+    for slot in &slots(inode).0 {
+        for index in [&slot.ready, &slot.building].into_iter().flatten() {
+            // Searches leave deleted rows out anyway; what could not be tidied up costs time.
+            let _ = index.structure.remove(inode, rows);
+        }
+    }
+}
+
+/// Follows rows that were overwritten. The inode is locked, and `Node::rows` is held exclusively.
+pub(crate) fn overwritten(inode: &Inode<VexFs>, rows: Range<u64>) {
+    for slot in &slots(inode).0 {
+        for index in [&slot.ready, &slot.building].into_iter().flatten() {
+            let end = rows.end.min(index.watermark());
+            let Err(e) = index.structure.replace(inode, rows.start..end) else {
+                continue;
+            };
+            // Searches may miss these rows from now on.
+            let _ = drop(inode, index.kind);
+            pr_warn!(
+                "{}: inode {}: the {} index can't follow overwritten rows (error {}) and is dropped\n",
+                inode.sb().id(),
+                inode.ino(),
+                index.kind.name(),
+                e.to_errno()
+            );
+            break;
+        }
+    }
+}
+
+/// The indexes, and how many rows the container has.
+fn slots(inode: &Inode<VexFs>) -> ([Slot; Kind::ALL.len()], u64) {
+    let container: &Container = &inode.node().container.lock();
+    (container.indexes.slots.clone(), container.area.rows)
+}
