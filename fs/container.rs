@@ -13,7 +13,7 @@
 //! made under the inode lock, held exclusively.
 
 use crate::errno;
-use crate::index::Indexes;
+use crate::index::{self, Indexes};
 use crate::node::{self, Change, State};
 use crate::txn::{Reader, Txn};
 use crate::VexFs;
@@ -240,6 +240,18 @@ fn load_hidden(sb: &SuperBlock<VexFs>, ino: u64) -> Result<Option<Hidden>> {
     Ok(Some(Hidden { ino, disk }))
 }
 
+/// Which indexes a container has. Without those it has all its rows: what can't be read is not there.
+fn load_indexes(sb: &SuperBlock<VexFs>, ino: u64) -> Indexes {
+    let mut indexes = Indexes::default();
+    if let Ok(Some(tree)) = load_hidden(sb, ino) {
+        if index::checkpoint::read_records(sb, &tree, &mut indexes).is_ok() {
+            indexes.tree = Some(tree);
+            return indexes;
+        }
+    }
+    Indexes::default()
+}
+
 /// Loads the container, if it is not yet. The inode lock is held.
 fn load(inode: &Inode<VexFs>) -> Result {
     let node = inode.node();
@@ -251,6 +263,7 @@ fn load(inode: &Inode<VexFs>) -> Result {
     let unfinished = area.batch_started != area.batch_done;
     let mut row_meta = load_hidden(sb, area.row_meta_ino)?;
     let key_map = load_hidden(sb, area.key_map_ino)?;
+    let indexes = load_indexes(sb, area.index_ino);
     if unfinished && !sb.is_read_only() {
         if let Some(meta) = row_meta.as_mut() {
             forget_unfinished(inode, &area, meta)?;
@@ -300,6 +313,7 @@ fn load(inode: &Inode<VexFs>) -> Result {
     }
     container.row_meta = row_meta;
     container.key_map = key_map;
+    container.indexes = indexes;
     if !unfinished {
         container.loaded = true;
         return Ok(());
@@ -530,6 +544,7 @@ pub(crate) fn push_durable(inode: &Inode<VexFs>, unwritten: Unwritten) -> Result
             batch_started: old.batch_started.max(area.batch_started),
             row_meta_ino: old.row_meta_ino.max(area.row_meta_ino),
             key_map_ino: old.key_map_ino.max(area.key_map_ino),
+            index_ino: old.index_ino.max(area.index_ino),
             ..area
         };
         state.disk.size = bytes;

@@ -30,6 +30,9 @@ pub(crate) struct Node {
     /// Held shared by searches, exclusively by what changes rows in place.
     #[pin]
     pub(crate) rows: RwSem,
+    /// Held by who reads or writes the image of an index, or overwrites rows that one is of.
+    #[pin]
+    pub(crate) images: Mutex<()>,
     /// Changes whenever a mapping that was handed out may be wrong.
     sequence: AtomicU32,
     /// `State::disk.size`, for readers without the lock.
@@ -57,6 +60,7 @@ impl Node {
             }),
             container <- new_mutex!(Container::new()),
             rows <- RwSem::new(),
+            images <- new_mutex!((), "vexfs_images"),
             sequence: AtomicU32::new(0),
             disk_size: AtomicU64::new(0),
             sync_tid: AtomicU32::new(0),
@@ -259,8 +263,9 @@ fn release_unfrozen(inode: &Inode<VexFs>) -> Result {
     crate::orphan::release_tree(sb, inode.ino(), &mut disk)?;
     if is_container {
         for ino in hidden.into_iter().filter(|ino| *ino != 0) {
-            crate::orphan::release_hidden(sb, ino)?;
+            crate::orphan::release_hidden(sb, ino, false)?;
         }
+        crate::index::checkpoint::release(sb, disk.vector.index_ino)?;
     }
     let credits = libvexfs::alloc::FREE_INODE_CREDITS + crate::orphan::CREDITS + 2;
     let mut txn = volume.begin(sb, credits, crate::orphan::REVOKES)?;

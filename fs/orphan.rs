@@ -55,6 +55,13 @@ pub(crate) fn process(sb: &SuperBlock<VexFs>) -> Result {
         let Some(ino) = next else {
             return Ok(());
         };
+        let hidden = reader.inode(&volume.geo, ino);
+        if hidden.is_ok_and(|disk| disk.flags & format::inode::FLAG_HIDDEN != 0) {
+            // An image that was not finished, or was replaced. The error is in the log.
+            let _ = release_hidden(sb, ino, true);
+            from = ino.saturating_add(1);
+            continue;
+        }
         // The superblock is not active yet, so dropping the reference evicts the inode, and
         // that frees it.
         match node::iget(sb, ino) {
@@ -90,7 +97,7 @@ pub(crate) fn steps_per_transaction(sb: &SuperBlock<VexFs>, each: u32, rest: u32
 /// leaves the inode on disk consistent with what is freed.
 pub(crate) fn release_tree(sb: &SuperBlock<VexFs>, ino: u64, disk: &mut format::Inode) -> Result {
     let volume = sb.volume();
-    let is_file = disk.mode & 0o170000 == 0o100000 && disk.flags & format::inode::FLAG_HIDDEN == 0;
+    let is_file = format::inode::has_extents(disk.mode, disk.flags);
     if !format::inode::has_tree(disk.mode) {
         return Ok(());
     }
@@ -145,8 +152,9 @@ pub(crate) fn release_tree(sb: &SuperBlock<VexFs>, ino: u64, disk: &mut format::
     }
 }
 
-/// Frees a hidden inode of a container: its tree, then itself.
-pub(crate) fn release_hidden(sb: &SuperBlock<VexFs>, ino: u64) -> Result {
+/// Frees a hidden inode of a container: its tree, then itself; and takes it off the list, if it is
+/// an orphan of its own.
+pub(crate) fn release_hidden(sb: &SuperBlock<VexFs>, ino: u64, orphan: bool) -> Result {
     let volume = sb.volume();
     let reader = Reader {
         sb,
@@ -167,7 +175,11 @@ pub(crate) fn release_hidden(sb: &SuperBlock<VexFs>, ino: u64) -> Result {
         ));
     }
     release_tree(sb, ino, &mut disk)?;
-    let mut txn = volume.begin(sb, alloc::FREE_INODE_CREDITS + 1, 0)?;
+    let (credits, revokes) = if orphan { (CREDITS, REVOKES) } else { (0, 0) };
+    let mut txn = volume.begin(sb, alloc::FREE_INODE_CREDITS + 1 + credits, revokes)?;
+    if orphan {
+        remove(&mut txn, sb, ino)?;
+    }
     txn.clear_inode(ino)?;
     txn.free_inode(ino, false)
         .map_err(|e| txn.failed_for_good(e))?;

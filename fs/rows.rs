@@ -605,12 +605,8 @@ pub(crate) fn write(
     if !old.is_empty() {
         let first = position.checked_div(stride).ok_or(EINVAL)?;
         let count = (old.len() as u64).checked_div(stride).ok_or(EINVAL)?;
-        inode.node().rows.write(|| {
-            let written = file.write_at(position, old);
-            // Some rows may be new even if not all are.
-            index::overwritten(inode, first..first.saturating_add(count));
-            written
-        })?;
+        let rows = first..first.saturating_add(count);
+        index::overwriting(inode, rows, || file.write_at(position, old))?;
         container::with_locked(inode, |c| {
             c.area.generation = c.area.generation.wrapping_add(1);
             Ok(())

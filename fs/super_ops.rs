@@ -6,7 +6,7 @@ use crate::container::{self, Unwritten};
 use crate::node::{self, Change, Node};
 use crate::options::{self, Options};
 use crate::volume::{self, Volume};
-use crate::{orphan, VexFs};
+use crate::{index, orphan, VexFs};
 use kernel::prelude::*;
 use kernel::str::CString;
 use libvexfs::alloc;
@@ -65,6 +65,7 @@ impl Super for VexFs {
     fn reconfigure(sb: &SuperBlock<Self>, options: Options, read_only: bool) -> Result {
         let volume = sb.volume();
         if read_only && !sb.is_read_only() {
+            index::checkpoint::save_all(sb);
             volume.settle(sb)?;
         } else if !read_only && sb.is_read_only() {
             volume.may_write(sb)?;
@@ -74,6 +75,10 @@ impl Super for VexFs {
         volume.index_memory.set_limit(options.index_memory);
         *volume.options.lock() = options;
         Ok(())
+    }
+
+    fn before_shutdown(sb: &SuperBlock<Self>) {
+        index::checkpoint::save_all(sb);
     }
 
     fn put_super(sb: &SuperBlock<Self>) {

@@ -59,6 +59,9 @@ pub(crate) struct Volume {
     /// Containers with changes that sync(2) has to write out, by inode number.
     #[pin]
     unpushed: Mutex<KVVec<u64>>,
+    /// Containers whose indexes have changed since they were saved, by inode number.
+    #[pin]
+    unsaved: Mutex<KVVec<u64>>,
     pub(crate) simd: Simd,
     /// What the indexes of this volume may take.
     pub(crate) index_memory: Arc<Budget>,
@@ -151,6 +154,7 @@ pub(crate) fn mount(sb: &SuperBlock<VexFs>, options: Options) -> Result<Pin<KBox
             orphans <- new_mutex!(orphans),
             options <- new_mutex!(options),
             unpushed <- new_mutex!(KVVec::new()),
+            unsaved <- new_mutex!(KVVec::new()),
             simd,
             index_memory,
             only_readable,
@@ -221,6 +225,20 @@ impl Volume {
         core::mem::replace(&mut *self.unpushed.lock(), KVVec::new())
     }
 
+    /// Has an unmount save the indexes of container `ino`.
+    pub(crate) fn register_unsaved(&self, ino: u64) -> Result {
+        let mut unsaved = self.unsaved.lock();
+        if !unsaved.contains(&ino) {
+            unsaved.push(ino, GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+
+    /// The containers registered so far.
+    pub(crate) fn take_unsaved(&self) -> KVVec<u64> {
+        core::mem::replace(&mut *self.unsaved.lock(), KVVec::new())
+    }
+
     /// What is withheld, locked.
     pub(crate) fn withheld(&self) -> &Mutex<Withheld> {
         &self.withheld
@@ -287,6 +305,8 @@ impl Volume {
         self.update_superblock(sb, |s| {
             s.state.set(superblock::STATE_MOUNTED);
             s.flags.set(s.flags.get() | superblock::FLAG_NEEDS_RECOVERY);
+            let features = s.feature_ro_compat.get() | superblock::RO_COMPAT_INDEXES;
+            s.feature_ro_compat.set(features);
             s.mount_count.set(s.mount_count.get().wrapping_add(1));
             s.mounted.set(real_seconds());
         })

@@ -267,7 +267,9 @@ struct vexfs_search {
  *
  * Returns when the index is built. Searches and batches go on meanwhile; with
  * VEXFS_BUILD_REPLACE the old index serves them until the new one takes its place.
- * An index lives in memory, as long as the inode does. Batches keep it in step.
+ * Batches keep the index in step. It is saved when it is built, at unmount, and when much has
+ * changed; the first search of a later mount loads it and takes in what it does not know
+ * yet. An index that can't be saved, for lack of space, is in memory only; the log says so.
  * Build it over many rows, not none: codes are made around their mean.
  *
  * Wants the file open for writing. Errors: EINVAL a bad field, or one that the kind
@@ -297,6 +299,8 @@ struct vexfs_build_index {
 #define VEXFS_INDEX_BUILDING	1	/* not used by searches yet */
 #define VEXFS_INDEX_READY	2
 #define VEXFS_INDEX_REBUILDING	3	/* in use, and a new one is being built */
+#define VEXFS_INDEX_STORED	4	/* on disk; the next search loads it */
+#define VEXFS_INDEX_UNUSABLE	5	/* damaged or outdated on disk, to be built again */
 
 /**
  * struct vexfs_index_stats - what an index is

@@ -21,6 +21,11 @@ pub const MAGIC_GROUPS: u32 = u32::from_le_bytes(*b"vGrp");
 /// Magic of a tree node; its owner is the inode whose tree it is in.
 pub const MAGIC_NODE: u32 = u32::from_le_bytes(*b"vNod");
 
+/// Magic of the header of an index image; its owner is the image's inode.
+pub const MAGIC_INDEX: u32 = u32::from_le_bytes(*b"vIdx");
+/// Magic of a block of checksums of an index image; its owner is the image's inode.
+pub const MAGIC_SUMS: u32 = u32::from_le_bytes(*b"vSum");
+
 /// Bytes in the header.
 pub const HEADER_BYTES: usize = 32;
 
@@ -54,6 +59,11 @@ impl BlockHeader {
 /// The checksum comes last, with [`seal`].
 pub fn init(block: &mut [u8], block_no: u64, magic: u32, owner: u64) {
     block.fill(0);
+    fill(block, block_no, magic, owner);
+}
+
+/// Fills in the header of `block`, and leaves what is behind it.
+pub fn fill(block: &mut [u8], block_no: u64, magic: u32, owner: u64) {
     let header = BlockHeader {
         magic: U32::new(magic),
         checksum: U32::new(0),

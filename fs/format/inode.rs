@@ -38,13 +38,20 @@ pub const FLAG_NODUMP: u32 = 16;
 pub const FLAG_SYNC: u32 = 32;
 /// `flags`: belongs to the filesystem; no directory names it.
 pub const FLAG_HIDDEN: u32 = 64;
+/// `flags`: a hidden inode whose tree holds extents: the image of an index.
+pub const FLAG_IMAGE: u32 = 128;
 /// Every flag this version knows.
-pub const KNOWN_FLAGS: u32 = 127;
+pub const KNOWN_FLAGS: u32 = 255;
 
 const S_IFMT: u16 = 0o170000;
 const S_IFREG: u16 = 0o100000;
 const S_IFDIR: u16 = 0o040000;
 const S_IFLNK: u16 = 0o120000;
+
+/// True if the tree of an inode with this mode and these flags holds extents.
+pub fn has_extents(mode: u16, flags: u32) -> bool {
+    mode & S_IFMT == S_IFREG && flags & (FLAG_HIDDEN | FLAG_IMAGE) != FLAG_HIDDEN
+}
 
 /// A time on disk: seconds since 1970, which may be negative, and nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -14,6 +14,7 @@
 //! - [`inode`], [`vector_area`]: 512 bytes per file
 //! - [`node`]: a node of the one B+tree that extents, names and the rest live in
 //! - [`extent`], [`dirent`], [`row`]: the records in those trees
+//! - [`index`]: indexes of a container
 //! - [`journal`]: the jbd2 superblock that mkfs writes
 
 #![no_std]
@@ -25,6 +26,7 @@ pub mod extent;
 pub mod geometry;
 pub mod group;
 pub mod header;
+pub mod index;
 pub mod inode;
 pub mod journal;
 pub mod node;

@@ -19,8 +19,10 @@ pub const BYTES: usize = 1024;
 
 /// Compatible features this code knows: unknown ones can be ignored.
 pub const KNOWN_COMPAT: u64 = 0;
+/// Containers may have indexes: who writes a container without knowing of them leaves them wrong.
+pub const RO_COMPAT_INDEXES: u64 = 1;
 /// Features without which a volume may only be read.
-pub const KNOWN_RO_COMPAT: u64 = 0;
+pub const KNOWN_RO_COMPAT: u64 = RO_COMPAT_INDEXES;
 /// Features without which a volume may not be used at all.
 pub const KNOWN_INCOMPAT: u64 = 0;
 
@@ -138,6 +140,7 @@ impl Superblock {
         sb.magic = MAGIC;
         sb.version = U32::new(VERSION);
         sb.uuid = uuid;
+        sb.feature_ro_compat = U64::new(RO_COMPAT_INDEXES);
         sb.blocks_count = U64::new(geometry.blocks_count);
         sb.group_count = U32::new(u32::try_from(geometry.group_count).unwrap_or(0));
         sb.blocks_per_group = U32::new(crate::geometry::BLOCKS_PER_GROUP as u32);

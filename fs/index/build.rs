@@ -3,7 +3,7 @@
 //! Building indexes, and dropping them.
 
 use super::graph::Graph;
-use super::{is_live, Index, Kind, Parameters, Structure};
+use super::{checkpoint, is_live, Index, Kind, Parameters, Structure};
 use crate::container::{self, Container};
 use crate::VexFs;
 use core::sync::atomic::Ordering;
@@ -48,6 +48,7 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
             None => Ok(area),
         }
     };
+    checkpoint::load(inode, kind.number())?;
     let area = container::with(inode, may_build)?;
     let takes = |row| is_live(inode, row);
     let structure: Arc<dyn Structure> = match kind {
@@ -61,10 +62,21 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
         c.indexes.slot(kind).building = Some(index.clone());
         Ok(())
     })?;
-    let built = index.catch_up(inode, area.rows);
+    put_up(inode, &index, area.rows)?;
+    checkpoint::save_or_warn(inode, kind);
+    Ok(())
+}
+
+/// Takes in the first `rows` rows, then gives `index`, which is listed as being built, to searches.
+///
+/// # Errors
+///
+/// `ECANCELED`, and those of [`Index::catch_up`]. It is not listed any more then.
+pub(super) fn put_up(inode: &Inode<VexFs>, index: &Arc<Index>, rows: u64) -> Result {
+    let built = index.catch_up(inode, rows);
     let mut container = inode.node().container.lock();
-    let mine = |other: &mut Arc<Index>| Arc::ptr_eq(other, &index);
-    let slot = container.indexes.slot(kind);
+    let mine = |other: &mut Arc<Index>| Arc::ptr_eq(other, index);
+    let slot = container.indexes.slot(index.kind);
     let building = slot.building.take_if(mine);
     let outcome = match (&built, building.is_some()) {
         (Ok(()), true) => Ok(core::mem::replace(&mut slot.ready, building)),
@@ -102,15 +114,24 @@ fn reserve(inode: &Inode<VexFs>, index: &Index, live: u64, rows: u64) -> Result 
 ///
 /// `ENOENT` if there is none.
 pub(crate) fn drop(inode: &Inode<VexFs>, kind: Kind) -> Result {
-    let dropped = container::with(inode, |c| Ok(core::mem::take(c.indexes.slot(kind))))?;
+    let stored = container::with(inode, |c| Ok(c.indexes.slot(kind).record.is_some()))?;
+    if !drop_from_memory(inode, kind) && !stored {
+        return Err(ENOENT);
+    }
+    checkpoint::forget(inode, kind)
+}
+
+/// Has searches not use the index of a kind any more, and ends a build. Says whether there was one.
+pub(super) fn drop_from_memory(inode: &Inode<VexFs>, kind: Kind) -> bool {
+    let mut container = inode.node().container.lock();
+    let slot = container.indexes.slot(kind);
+    let dropped = [slot.ready.take(), slot.building.take()];
+    slot.unusable = slot.record.is_some();
+    core::mem::drop(container);
     let mut any = false;
-    for index in [dropped.ready, dropped.building].into_iter().flatten() {
+    for index in dropped.into_iter().flatten() {
         index.cancelled.store(true, Ordering::Relaxed);
         any = true;
     }
-    if any {
-        Ok(())
-    } else {
-        Err(ENOENT)
-    }
+    any
 }

@@ -21,7 +21,7 @@ use vexfs_vfs::{fpu, task, Inode};
 /// The element type of containers.
 const ELEM: Elem = Elem::F32;
 /// Decides the random rotation of codes. The same for all, so that equal rows give equal indexes.
-const SEED: u64 = 1;
+pub(super) const SEED: u64 = 1;
 /// Rows whose mean becomes the centre of codes.
 const SAMPLE: u64 = 10_000;
 /// Bytes of rows compared exactly at once: half of them may come from memory while the rest is
@@ -54,24 +54,42 @@ impl Codec {
         rows: u64,
         takes: impl Fn(u64) -> bool,
     ) -> Result<Self> {
-        let metric = search::metric(area)?;
-        let dim = area.dim as usize;
-        let code = GraphCode::new(GraphKind::Rabitq4, ELEM, metric, dim).map_err(|_| EOPNOTSUPP)?;
-        let simd = inode.volume().simd;
-        let mut codec = Codec {
-            code,
-            metric,
-            dim,
-            stride: u64::from(area.stride),
-            centre: KVVec::new(),
-            simd,
-            // A code is an eighth of its row, and compared at about the speed of a row of that length.
-            at_once: simd.section_rows(ELEM, rows::row_bytes(area)).min(BATCH),
-        };
+        let mut codec = Codec::around(inode, area, KVVec::new())?;
         if rows > 0 {
             codec.centre = codec.mean(inode, rows, takes)?;
         }
         Ok(codec)
+    }
+
+    /// The same codes around a centre that was computed before: the bytes of a row, or none.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` if rows are too long for codes.
+    pub(crate) fn around(
+        inode: &Inode<VexFs>,
+        area: &VectorArea,
+        centre: KVVec<u8>,
+    ) -> Result<Self> {
+        let metric = search::metric(area)?;
+        let dim = area.dim as usize;
+        let code = GraphCode::new(GraphKind::Rabitq4, ELEM, metric, dim).map_err(|_| EOPNOTSUPP)?;
+        let simd = inode.volume().simd;
+        Ok(Codec {
+            code,
+            metric,
+            dim,
+            stride: u64::from(area.stride),
+            centre,
+            simd,
+            // A code is an eighth of its row, and compared at about the speed of a row of that length.
+            at_once: simd.section_rows(ELEM, rows::row_bytes(area)).min(BATCH),
+        })
+    }
+
+    /// What codes are around: the bytes of a row, or none.
+    pub(super) fn centre(&self) -> &[u8] {
+        &self.centre
     }
 
     /// Words of a code.

@@ -4,8 +4,9 @@
 
 use super::codes::{Arithmetic, Codec, Vectors};
 use super::graph_memory::{Memory, Work};
+use super::image::Reader as Image;
 use super::search::Outcome;
-use super::{graph_search, is_live, Counts, Parameters, Query, Structure};
+use super::{graph_image, graph_search, is_live, Counts, Parameters, Query, Structure};
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
 use core::ops::Range;
@@ -14,7 +15,7 @@ use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
 use libvexfs::format::VectorArea;
 use vexfs_ann::hnsw::params::visited_words;
-use vexfs_ann::hnsw::{self, Params, RepairMemory, Store};
+use vexfs_ann::hnsw::{self, Params, RepairMemory, Store, NOWHERE};
 use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
 use vexfs_vfs::{task, Inode};
@@ -27,7 +28,7 @@ const SWEEP_SHARE: u32 = 32;
 /// Deletes after which paths are repaired: a 1/[`REPAIR_SHARE`] of the rows.
 const REPAIR_SHARE: u32 = 8;
 /// Seed of the levels of rows. The same for all, so that equal rows give equal graphs.
-const SEED: u64 = 1;
+pub(super) const SEED: u64 = 1;
 /// Defaults of a build.
 const M: u32 = 16;
 const EF_CONSTRUCTION: u32 = 200;
@@ -131,6 +132,33 @@ impl Graph {
         let budget = inode.volume().index_memory.clone();
         let memory = Memory::new(budget, layout, expected)?;
         let graph = hnsw::Index::new(params, memory).map_err(|_| EINVAL)?;
+        Graph::with(graph, codec)
+    }
+
+    /// The graph of an image, over the rows of `inode`.
+    ///
+    /// # Errors
+    ///
+    /// `EFSCORRUPTED`, `EFSBADCRC` with a line in the log, if it is damaged; `ENOMEM`, `EIO`, `EINTR`.
+    pub(super) fn load(
+        inode: &Inode<VexFs>,
+        area: &VectorArea,
+        image: &mut Image<'_>,
+    ) -> Result<Arc<Self>> {
+        let parameters = image.header.parameters;
+        Graph::check(&parameters).map_err(|_| image.corrupt("has bad parameters"))?;
+        let centre = graph_image::read_centre(image, area)?;
+        let codec = Codec::around(inode, area, centre)?;
+        let params = params(&parameters, u32::try_from(codec.code_words())?);
+        let layout = params.layout().map_err(|_| EOPNOTSUPP)?;
+        let expected = u32::try_from(area.rows).map_err(|_| EFBIG)?;
+        let budget = inode.volume().index_memory.clone();
+        let memory = Memory::new(budget, layout, expected)?;
+        let graph = graph_image::read(image, params, memory, area.rows)?;
+        Graph::with(graph, codec)
+    }
+
+    fn with(graph: hnsw::Index<Memory>, codec: Codec) -> Result<Arc<Self>> {
         let scratch = Scratch::new(&codec)?;
         let idle = KVec::with_capacity(IDLE, GFP_KERNEL_ACCOUNT)?;
         let writer = Writer {
@@ -318,6 +346,30 @@ impl Structure for Graph {
                 arithmetic.set_row(row, rows.end)?;
                 self.remove_one(work, &mut arithmetic, row)?;
                 self.insert(work, &mut arithmetic, row)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn save(&self, inode: &Inode<VexFs>, generation: u64, watermark: &AtomicU64) -> Result<u64> {
+        let _writer = self.writer.lock();
+        graph_image::save(self, inode, generation, watermark.load(Ordering::Acquire))
+    }
+
+    fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result {
+        let mut writer = self.writer.lock();
+        let Scratch { work, vectors } = &mut writer.scratch;
+        let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
+        for row in rows.clone() {
+            let place = self.graph.store().place(row);
+            let here = place.is_some_and(|place| place.load(Ordering::Relaxed) != NOWHERE);
+            match (here, is_live(inode, row)) {
+                (true, false) => self.remove_one(work, &mut arithmetic, row)?,
+                (false, true) => {
+                    arithmetic.set_row(row, rows.end)?;
+                    self.insert(work, &mut arithmetic, row)?;
+                }
+                _ => {}
             }
         }
         Ok(())

@@ -5,7 +5,8 @@
 //! ```text
 //! build.rs                     building and dropping
 //! search.rs                    searches: an index, and the rows that it does not have
-//! graph.rs graph_*.rs          HNSW: changes, searches, memory
+//! graph.rs graph_*.rs          HNSW: changes, searches, memory, images
+//! checkpoint.rs image.rs       indexes on disk
 //! codes.rs                     rows become codes; arithmetic of a graph
 //! budget.rs                    how much memory indexes take
 //! ```
@@ -17,13 +18,14 @@
 //! Lock order: inode lock > `Node::rows` > a structure's writer > `Node::container`. Rows do not
 //! change while `Node::rows` is held, so a row and its code agree.
 
-use crate::container::{self, Container};
+use crate::container::{self, Container, Hidden};
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use libvexfs::format::index::{self as format, IndexRecord};
 use search::Outcome;
 use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
@@ -31,14 +33,18 @@ use vexfs_vfs::{task, Inode};
 
 mod budget;
 mod build;
+pub(crate) mod checkpoint;
 mod codes;
 mod graph;
+mod graph_image;
 mod graph_memory;
 mod graph_search;
+mod image;
 pub(crate) mod search;
 
 pub(crate) use budget::Budget;
 pub(crate) use build::{build, drop, Request};
+pub(crate) use libvexfs::format::index::Parameters;
 
 /// A kind of index.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,6 +70,16 @@ impl Kind {
         }
     }
 
+    /// Its number on disk.
+    fn number(self) -> u32 {
+        match self {
+            Kind::Hnsw => format::KIND_HNSW,
+            Kind::Ivf => format::KIND_IVF,
+            Kind::Pq => format::KIND_PQ,
+            Kind::Lsh => format::KIND_LSH,
+        }
+    }
+
     /// Its name in the log.
     fn name(self) -> &'static str {
         match self {
@@ -73,17 +89,6 @@ impl Kind {
             Kind::Lsh => "LSH",
         }
     }
-}
-
-/// Parameters of an index. What its kind does not have is 0; in a request, 0 is the default.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Parameters {
-    pub(crate) m: u32,
-    pub(crate) ef_construction: u32,
-    pub(crate) nlist: u32,
-    pub(crate) nsub: u32,
-    pub(crate) nbits: u32,
-    pub(crate) ntables: u32,
 }
 
 /// How much is in an index.
@@ -131,6 +136,14 @@ pub(crate) trait Structure: Send + Sync {
     /// Follows rows that were overwritten. `Node::rows` is held exclusively.
     fn replace(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result;
 
+    /// Writes an image, numbered `generation`, of what is here, and of `watermark`. Changes wait meanwhile.
+    /// Returns its inode, an orphan. `ENOSPC`, `EINTR`, `ENOMEM`, `EIO`, and what metadata says.
+    fn save(&self, inode: &Inode<VexFs>, generation: u64, watermark: &AtomicU64) -> Result<u64>;
+
+    /// Removes those of `rows` that are here but deleted, and takes in those that are not here but live.
+    /// `Node::rows` is held shared. As [`Structure::extend`].
+    fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result;
+
     /// Decides how to search for `s.k` rows among `candidates`, those below `watermark`. `None` if
     /// comparing all candidates is less work, or k is too great. `EINVAL` for parameters out of range.
     fn plan(
@@ -158,6 +171,8 @@ pub(crate) struct Index {
     structure: Arc<dyn Structure>,
     watermark: AtomicU64,
     cancelled: AtomicBool,
+    /// Rows taken in, removed or replaced since it was saved.
+    changes: AtomicU64,
     /// It was said in the log that rows could not be taken in.
     warned: AtomicBool,
 }
@@ -169,6 +184,7 @@ impl Index {
             structure,
             watermark: AtomicU64::new(0),
             cancelled: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
             warned: AtomicBool::new(false),
         };
         Ok(Arc::new(index, GFP_KERNEL_ACCOUNT)?)
@@ -200,9 +216,40 @@ impl Index {
         Ok(())
     }
 
+    /// Makes up for what happened to the first `end` rows since the index was saved.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::catch_up`].
+    fn reconcile(&self, inode: &Inode<VexFs>, end: u64) -> Result {
+        let mut first = 0u64;
+        while first < end {
+            if task::fatal_signal_pending() {
+                return Err(EINTR);
+            }
+            task::cond_resched();
+            let last = first.saturating_add(RECONCILED).min(end);
+            let reconcile = || self.structure.reconcile(inode, first..last);
+            inode.node().rows.read(reconcile)?;
+            first = last;
+        }
+        Ok(())
+    }
+
+    /// Notes that `rows` rows have changed since the index was saved.
+    fn changed(&self, inode: &Inode<VexFs>, rows: u64) {
+        if rows > 0 && self.changes.fetch_add(rows, Ordering::Relaxed) == 0 {
+            // What is not on the list is only not saved at unmount.
+            let _ = inode.volume().register_unsaved(inode.ino());
+        }
+    }
+
     /// Takes in new rows; an index that can't be extended stays as it is.
     fn take_in(&self, inode: &Inode<VexFs>, rows: u64) {
-        let Err(e) = self.catch_up(inode, rows) else {
+        let before = self.watermark();
+        let caught_up = self.catch_up(inode, rows);
+        self.changed(inode, self.watermark().saturating_sub(before));
+        let Err(e) = caught_up else {
             return;
         };
         if e != EINTR && e != ECANCELED && !self.warned.swap(true, Ordering::Relaxed) {
@@ -218,9 +265,14 @@ impl Index {
     }
 }
 
+/// Rows that are reconciled while `Node::rows` is held.
+const RECONCILED: u64 = 1024;
+
 /// The indexes of a container, one of each kind at most.
 #[derive(Default)]
 pub(crate) struct Indexes {
+    /// The hidden inode with their records, once there is one.
+    pub(crate) tree: Option<Hidden>,
     slots: [Slot; Kind::ALL.len()],
 }
 
@@ -231,6 +283,10 @@ struct Slot {
     ready: Option<Arc<Index>>,
     /// One that is being built. Deletes and overwritten rows are told to it too.
     building: Option<Arc<Index>>,
+    /// What is on disk.
+    record: Option<IndexRecord>,
+    /// What is on disk can't be used.
+    unusable: bool,
 }
 
 impl Indexes {
@@ -262,16 +318,24 @@ fn is_live(inode: &Inode<VexFs>, row: u64) -> bool {
 ///
 /// `ENOENT` if there is no index of the kind, `EINVAL` if that is no kind.
 pub(crate) fn for_search(inode: &Inode<VexFs>, kind: u32) -> Result<Option<Arc<Index>>> {
+    if kind == uapi::VEXFS_INDEX_EXACT {
+        return Ok(None);
+    }
+    checkpoint::load(inode, kind)?;
     container::with(inode, |c| match kind {
-        uapi::VEXFS_INDEX_EXACT => Ok(None),
         uapi::VEXFS_INDEX_AUTO => {
             let mut all = Kind::ALL.into_iter();
             Ok(all.find_map(|kind| c.indexes.slot(kind).ready.clone()))
         }
         kind => {
             let kind = Kind::from_uapi(kind).ok_or(EINVAL)?;
-            let ready = c.indexes.slot(kind).ready.clone();
-            Ok(Some(ready.ok_or(ENOENT)?))
+            let slot = c.indexes.slot(kind);
+            match &slot.ready {
+                Some(ready) => Ok(Some(ready.clone())),
+                // It is there, and can't be used now: exact hits are hits too.
+                None if slot.record.is_some() => Ok(None),
+                None => Err(ENOENT),
+            }
         }
     })
 }
@@ -295,11 +359,25 @@ pub(crate) struct Summary {
 /// `ENOENT` if there is none.
 pub(crate) fn summary(inode: &Inode<VexFs>, kind: Kind, digest: bool) -> Result<Summary> {
     let slot = container::with(inode, |c| Ok(c.indexes.slot(kind).clone()))?;
-    let (index, state) = match (slot.ready, slot.building) {
-        (Some(ready), None) => (ready, uapi::VEXFS_INDEX_READY),
-        (Some(ready), Some(_)) => (ready, uapi::VEXFS_INDEX_REBUILDING),
-        (None, Some(building)) => (building, uapi::VEXFS_INDEX_BUILDING),
-        (None, None) => return Err(ENOENT),
+    let (index, state) = match (slot.ready, slot.building, slot.record) {
+        (Some(ready), None, _) => (ready, uapi::VEXFS_INDEX_READY),
+        (Some(ready), Some(_), _) => (ready, uapi::VEXFS_INDEX_REBUILDING),
+        (None, Some(building), _) => (building, uapi::VEXFS_INDEX_BUILDING),
+        (None, None, Some(record)) => {
+            return Ok(Summary {
+                parameters: record.parameters,
+                counts: Counts::default(),
+                bytes: 0,
+                watermark: 0,
+                state: if slot.unusable {
+                    uapi::VEXFS_INDEX_UNUSABLE
+                } else {
+                    uapi::VEXFS_INDEX_STORED
+                },
+                digest: 0,
+            })
+        }
+        (None, None, None) => return Err(ENOENT),
     };
     let structure = &index.structure;
     Ok(Summary {
@@ -320,6 +398,9 @@ pub(crate) fn inserted(inode: &Inode<VexFs>, replaced: &[u64]) {
         index.take_in(inode, rows);
     }
     deleted(inode, replaced);
+    if replaced.is_empty() {
+        checkpoint::save_changed(inode);
+    }
 }
 
 /// Removes deleted rows from the indexes. The inode is locked exclusively, and the tombstones are
@@ -332,20 +413,42 @@ pub(crate) fn deleted(inode: &Inode<VexFs>, rows: &[u64]) {
         for index in [&slot.ready, &slot.building].into_iter().flatten() {
             // Searches leave deleted rows out anyway; what could not be tidied up costs time.
             let _ = index.structure.remove(inode, rows);
+            index.changed(inode, rows.len() as u64);
         }
     }
+    checkpoint::save_changed(inode);
 }
 
-/// Follows rows that were overwritten. The inode is locked, and `Node::rows` is held exclusively.
-pub(crate) fn overwritten(inode: &Inode<VexFs>, rows: Range<u64>) {
+/// Runs `f`, which overwrites the rows `rows` in place, and has the indexes follow. The inode is locked
+/// exclusively; searches wait.
+///
+/// # Errors
+///
+/// What `f` returns; before that, what metadata says.
+pub(crate) fn overwriting(
+    inode: &Inode<VexFs>,
+    rows: Range<u64>,
+    f: impl FnOnce() -> Result,
+) -> Result {
+    let follow = || {
+        let written = f();
+        // Some rows may be new even if not all are.
+        overwritten(inode, rows);
+        written
+    };
+    checkpoint::overwriting(inode, || inode.node().rows.write(follow))
+}
+
+fn overwritten(inode: &Inode<VexFs>, rows: Range<u64>) {
     for slot in &slots(inode).0 {
         for index in [&slot.ready, &slot.building].into_iter().flatten() {
             let end = rows.end.min(index.watermark());
+            index.changed(inode, end.saturating_sub(rows.start));
             let Err(e) = index.structure.replace(inode, rows.start..end) else {
                 continue;
             };
-            // Searches may miss these rows from now on.
-            let _ = drop(inode, index.kind);
+            // Searches may miss these rows from now on. What is on disk is marked already.
+            build::drop_from_memory(inode, index.kind);
             pr_warn!(
                 "{}: inode {}: the {} index can't follow overwritten rows (error {}) and is dropped\n",
                 inode.sb().id(),

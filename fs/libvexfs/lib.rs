@@ -9,7 +9,7 @@
 //!
 //! - [`tree`]: the B+tree rooted in an inode, from 64-bit keys to records
 //! - [`extent`]: file blocks; [`dir`]: names; [`symlink`]: targets; [`orphan`]: inodes to
-//!   free after a crash; [`rows`]: what stands beside a vector
+//!   free after a crash; [`rows`]: what stands beside a vector; [`index`]: which indexes there are
 //! - [`alloc`]: blocks and inodes, by group
 //! - [`check`]: whether a tree is one
 //!
@@ -28,6 +28,7 @@ pub mod check;
 pub mod dir;
 mod error;
 pub mod extent;
+pub mod index;
 mod node;
 pub mod orphan;
 pub mod rows;

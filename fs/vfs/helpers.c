@@ -88,6 +88,14 @@ u32 vexfs_logical_block_size(struct super_block *sb)
 	return bdev_logical_block_size(sb->s_bdev);
 }
 
+int vexfs_bdev_rw(struct super_block *sb, u64 block, void *data, size_t len, bool write)
+{
+	sector_t sector = block << (sb->s_blocksize_bits - SECTOR_SHIFT);
+
+	return bdev_rw_virt(sb->s_bdev, sector, data, len,
+			    write ? REQ_OP_WRITE | REQ_SYNC : REQ_OP_READ);
+}
+
 bool vexfs_bdev_read_only(struct super_block *sb)
 {
 	return bdev_read_only(sb->s_bdev);

@@ -23,6 +23,7 @@ void vexfs_sb_start_intwrite(struct super_block *sb);
 void vexfs_sb_end_intwrite(struct super_block *sb);
 u64 vexfs_bdev_bytes(struct super_block *sb);
 u32 vexfs_logical_block_size(struct super_block *sb);
+int vexfs_bdev_rw(struct super_block *sb, u64 block, void *data, size_t len, bool write);
 bool vexfs_bdev_read_only(struct super_block *sb);
 
 void vexfs_seq_puts(struct seq_file *seq, const char *text);

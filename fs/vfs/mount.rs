@@ -232,6 +232,10 @@ unsafe extern "C" fn kill_sb<T: FileSystem>(sb: *mut bindings::super_block) {
     // SAFETY: The VFS passes a superblock it is done with.
     unsafe {
         let volume = (*sb).s_fs_info;
+        if !(*sb).s_root.is_null() {
+            // It was mounted, so `s_fs_info` is the volume.
+            T::before_shutdown(SuperBlock::<T>::from_raw(sb));
+        }
         bindings::kill_block_super(sb);
         super_block::drop_volume::<T>(volume);
     }

@@ -10,6 +10,7 @@ use crate::inode::{self, IRef, Inode};
 use crate::{errno, FileSystem, Types};
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
+use core::ops::Range;
 use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::types::ForeignOwnable;
@@ -67,6 +68,10 @@ pub trait Super: Types {
         Self: FileSystem;
     /// Remount. The dirty data has been written.
     fn reconfigure(sb: &SuperBlock<Self>, options: Self::Options, read_only: bool) -> Result
+    where
+        Self: FileSystem;
+    /// Nobody uses a mounted volume any more, and its inodes are about to go.
+    fn before_shutdown(sb: &SuperBlock<Self>)
     where
         Self: FileSystem;
     /// Last call on a mounted volume, all inodes are gone.
@@ -220,6 +225,54 @@ impl<T: FileSystem> SuperBlock<T> {
     pub fn forget_cached(&self, block: u64, blocks: u64) {
         // SAFETY: The device is open while the superblock lives.
         unsafe { bindings::vexfs_clean_bdev_aliases(self.as_ptr(), block, blocks) }
+    }
+
+    /// Reads from block `block` on into `range` of `to`, whole blocks, past the cache.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the range is not in `to` or that is past the end of the device; `EIO`.
+    pub fn read_past_cache(&self, block: u64, to: &mut KVec<u8>, range: Range<usize>) -> Result {
+        let to = to.get_mut(range).ok_or(EINVAL)?;
+        self.check_range(block, to.len())?;
+        // SAFETY: The device is open while the superblock lives. A `KVec` is of a slab or of pages of the
+        // linear map, as bios want it, and `to` is ours while this waits.
+        to_result(unsafe {
+            bindings::vexfs_bdev_rw(
+                self.as_ptr(),
+                block,
+                to.as_mut_ptr().cast(),
+                to.len(),
+                false,
+            )
+        })
+    }
+
+    /// Writes `range` of `from`, whole blocks, to block `block` and the following, past the cache. A
+    /// journal commit that begins later flushes them to the medium.
+    ///
+    /// # Errors
+    ///
+    /// As [`SuperBlock::read_past_cache`].
+    pub fn write_past_cache(&self, block: u64, from: &KVec<u8>, range: Range<usize>) -> Result {
+        let from = from.get(range).ok_or(EINVAL)?;
+        self.check_range(block, from.len())?;
+        let data = from.as_ptr().cast_mut().cast();
+        // SAFETY: As for reading; a write only reads the memory, which nobody changes while `from` is
+        // borrowed.
+        to_result(unsafe { bindings::vexfs_bdev_rw(self.as_ptr(), block, data, from.len(), true) })
+    }
+
+    fn check_range(&self, block: u64, bytes: usize) -> Result {
+        // SAFETY: Alive by the type's use; set at mount.
+        let block_bytes = unsafe { (*self.as_ptr()).s_blocksize } as u64;
+        let start = block.checked_mul(block_bytes).ok_or(EINVAL)?;
+        let end = start.checked_add(bytes as u64).ok_or(EINVAL)?;
+        let whole = (bytes as u64).checked_rem(block_bytes) == Some(0);
+        if bytes == 0 || !whole || end > self.device_bytes() {
+            return Err(EINVAL);
+        }
+        Ok(())
     }
 
     /// Writes the device's cached blocks and waits.

@@ -15,13 +15,6 @@ static uint64_t key_of(uint64_t i)
 	return i * 0x9e3779b97f4a7c15ull >> 1;
 }
 
-#define NEED_VEXFS() do {						\
-	if (!self->mounted)						\
-		return;							\
-	if (!on_vexfs())						\
-		SKIP(return, "not on VexFS");				\
-} while (0)
-
 /* Container "f": N rows with keys and tags, every 5th deleted, some replaced. */
 static bool dead[N + 100];
 static uint64_t keys[N + 100], tags[N + 100];

@@ -325,6 +325,14 @@ static inline const char *search_is_wrong(int fd, const struct model *m, const f
 	EXPECT_STREQ("right", bad_ ?: "right");				\
 } while (0)
 
+/* On a scratch volume: leaves a test that is about VexFS. */
+#define NEED_VEXFS() do {						\
+	if (!self->mounted)						\
+		return;							\
+	if (!on_vexfs())						\
+		SKIP(return, "not on VexFS");				\
+} while (0)
+
 /* Every vector test needs VexFS; others are told apart by their type. */
 #define VECTOR_FIXTURE(box)						\
 FIXTURE(box) {								\

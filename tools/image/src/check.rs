@@ -3,18 +3,17 @@
 //! Whether everything on a volume fits together: every inode in use is walked, and what it
 //! owns is compared with the bitmaps, counters and link counts.
 
-use crate::{Device, Image};
+use crate::{indexes, Device, Image};
 use libvexfs::alloc::{initial_block_bitmap, GroupSummary};
-use libvexfs::{check, dir, orphan, Blocks};
+use libvexfs::{check, dir, index, orphan, Blocks};
 use std::collections::{BTreeMap, BTreeSet};
 use vexfs_format::extent::Extent;
 use vexfs_format::group::{bits, BLOCK_UNINIT, PAYLOAD_BYTES};
 use vexfs_format::header::MAGIC_BLOCK_BITMAP;
-use vexfs_format::inode::FLAG_HIDDEN;
+use vexfs_format::inode::{has_extents, FLAG_HIDDEN, FLAG_VECTOR};
 use vexfs_format::{Inode, FIRST_INO, ORPHAN_INO, ROOT_INO};
 
 const S_IFMT: u16 = 0o170000;
-const S_IFREG: u16 = 0o100000;
 const S_IFDIR: u16 = 0o040000;
 
 /// What a sound volume holds.
@@ -109,6 +108,7 @@ impl Walk {
             }
         }
         let orphans = self.orphans(image, &inodes);
+        self.containers(image, &inodes, &orphans);
         let mut dirs_by_group = vec![0u32; image.geometry.group_count as usize];
         for (ino, inode) in &inodes {
             let is_dir = inode.mode & S_IFMT == S_IFDIR;
@@ -158,6 +158,56 @@ impl Walk {
         }
     }
 
+    /// What containers own besides their rows. No hidden inode is without an owner, or has two.
+    fn containers<D: Device>(
+        &mut self,
+        image: &Image<D>,
+        inodes: &BTreeMap<u64, Inode>,
+        orphans: &BTreeSet<u64>,
+    ) {
+        let mut owned = BTreeSet::from([ORPHAN_INO]);
+        let containers = inodes
+            .iter()
+            .filter(|(_, inode)| inode.flags & FLAG_VECTOR != 0);
+        for (ino, inode) in containers {
+            let area = &inode.vector;
+            let mut parts = vec![area.row_meta_ino, area.key_map_ino, area.index_ino];
+            if let Some(tree) = inodes.get(&area.index_ino) {
+                let all =
+                    index::for_each(image, &tree.tree_root, area.index_ino, |kind, record| {
+                        parts.push(record.image_ino);
+                        if let Some(disk) = inodes.get(&record.image_ino) {
+                            let checked = indexes::check_image(image, kind, &record, disk, inode);
+                            if let Err(what) = checked {
+                                let image = record.image_ino;
+                                self.problems.push(format!("inode {image}: {what}"));
+                            }
+                        }
+                        Ok(())
+                    });
+                if let Err(error) = all {
+                    self.problems.push(format!("inode {ino}: {error:?}"));
+                }
+            }
+            for part in parts.into_iter().filter(|part| *part != 0) {
+                let is_hidden = |i: &Inode| i.flags & FLAG_HIDDEN != 0 && i.parent_ino == *ino;
+                if !inodes.get(&part).is_some_and(is_hidden) || !owned.insert(part) {
+                    self.problems.push(format!(
+                        "inode {part}: not a hidden inode of container {ino} alone"
+                    ));
+                }
+            }
+        }
+        for (ino, inode) in inodes {
+            let hidden = inode.flags & FLAG_HIDDEN != 0;
+            if hidden && owned.contains(ino) == orphans.contains(ino) && *ino != ORPHAN_INO {
+                self.problems.push(format!(
+                    "inode {ino}: hidden, but neither a container's nor an orphan"
+                ));
+            }
+        }
+    }
+
     fn tree<D: Device>(
         &mut self,
         image: &Image<D>,
@@ -173,7 +223,7 @@ impl Walk {
         let before = self.report.blocks;
         let mut nodes = Vec::new();
         let mut extents: Vec<Extent> = Vec::new();
-        let is_file = inode.mode & S_IFMT == S_IFREG && inode.flags & FLAG_HIDDEN == 0;
+        let is_file = has_extents(inode.mode, inode.flags);
         check::tree(
             image,
             &inode.tree_root,

@@ -5,6 +5,7 @@
 //! - [`device`]: blocks in a file or in memory
 //! - [`mod@make`]: formats a device
 //! - [`image`]: opens one; reads and changes it in transactions through `libvexfs`
+//! - [`indexes`]: whether the indexes of a container are sound
 //! - [`mod@check`]: whether everything on a volume fits together
 //!
 //! There is no journal here: a transaction is written when it is committed, all of it or,
@@ -17,6 +18,7 @@
 pub mod check;
 pub mod device;
 pub mod image;
+pub mod indexes;
 pub mod make;
 
 pub use device::{Device, FileDevice, MemDevice};

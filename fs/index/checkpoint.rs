@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Indexes on disk: which there are, loading and saving them.
+//!
+//! A record says that a container has an index of some kind, and where its image is. An image is written
+//! beside the one before it, and a single transaction makes the record refer to it. Before that the rows it
+//! speaks of, and their tombstones, become durable: so an image never knows more than the container does
+//! after a crash. What it does not know yet is taken in when it is loaded. Only rows that are overwritten
+//! in place cannot be told afterwards, so the record is marked before the first of them.
+//!
+//! Lock order: inode lock > `Node::images` > `Node::rows` > a structure's writer > transaction >
+//! `Node::container`. Whoever holds `Node::images` may read and write an image.
+
+use super::graph::Graph;
+use super::image::{self, Reader as Image};
+use super::{build, Index, Indexes, Kind, Structure};
+use crate::container::{self, Container, Hidden, Unwritten};
+use crate::node::{self, Change};
+use crate::txn::Txn;
+use crate::{errno, orphan, VexFs};
+use core::sync::atomic::Ordering;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use libvexfs::format::index::{IndexRecord, RECORD_STALE};
+use libvexfs::{index as records, tree};
+use vexfs_uapi as uapi;
+use vexfs_vfs::{Inode, SuperBlock};
+
+/// Height of the tree of records, with room for more kinds than there are.
+const HEIGHT: u16 = 1;
+/// Blocks that setting or removing a record joins to a transaction, if one image comes and one goes.
+const CREDITS: u32 =
+    tree::insert_credits(HEIGHT) + 1 + 2 * orphan::CREDITS + container::HIDDEN_CREDITS + 1;
+/// Blocks that it discards.
+const REVOKES: u32 = tree::remove_revokes(HEIGHT) + 2 * orphan::REVOKES;
+/// A batch saves an index that a 1/[`CHANGE_SHARE`] of its rows have changed in since it was saved,
+const CHANGE_SHARE: u64 = 8;
+/// and so many at least.
+const LEAST_CHANGES: u64 = 4096;
+
+/// Reads which indexes a container has, whose records are in hidden inode `ino`.
+///
+/// # Errors
+///
+/// What reading says; a line in the log.
+pub(crate) fn read_records(sb: &SuperBlock<VexFs>, tree: &Hidden, indexes: &mut Indexes) -> Result {
+    let reader = container::reader(sb);
+    records::for_each(&reader, &tree.disk.tree_root, tree.ino, |kind, record| {
+        // A kind that is not known here is left alone.
+        if let Some(kind) = Kind::from_uapi(kind) {
+            indexes.slot(kind).record = Some(record);
+        }
+        Ok(())
+    })
+    .map_err(|e| errno::of(sb, e))
+}
+
+/// Sees to it that the index that a search for `kind` wants is in memory, if it is on disk. An image that
+/// can't be used is reported in the log, once, and searches do without.
+///
+/// # Errors
+///
+/// `EINTR`.
+pub(super) fn load(inode: &Inode<VexFs>, kind: u32) -> Result {
+    if wanted(inode, kind)?.is_none() {
+        return Ok(());
+    }
+    let _images = inode.node().images.lock();
+    while let Some((kind, record)) = wanted(inode, kind)? {
+        let Err(e) = load_one(inode, kind, &record) else {
+            continue;
+        };
+        container::with(inode, |c| {
+            let slot = c.indexes.slot(kind);
+            slot.building = None;
+            slot.unusable = e != EINTR;
+            Ok(())
+        })?;
+        if e == EINTR {
+            return Err(e);
+        }
+        pr_warn!(
+            "{}: inode {}: the {} index can't be loaded (error {}); rows are compared exactly until it is built again\n",
+            inode.sb().id(),
+            inode.ino(),
+            kind.name(),
+            e.to_errno()
+        );
+    }
+    Ok(())
+}
+
+/// The index on disk that a search for `kind` would use and that is not in memory.
+fn wanted(inode: &Inode<VexFs>, kind: u32) -> Result<Option<(Kind, IndexRecord)>> {
+    container::with(inode, |c| {
+        for candidate in Kind::ALL {
+            if kind != uapi::VEXFS_INDEX_AUTO && Kind::from_uapi(kind) != Some(candidate) {
+                continue;
+            }
+            let slot = c.indexes.slot(candidate);
+            if slot.ready.is_some() {
+                return Ok(None);
+            }
+            let record = slot.record.filter(|record| record.image_ino != 0);
+            if let Some(record) = record.filter(|_| !slot.unusable && slot.building.is_none()) {
+                return Ok(Some((candidate, record)));
+            }
+        }
+        Ok(None)
+    })
+}
+
+/// Loads one image and puts it up for searches. `Node::images` is held.
+fn load_one(inode: &Inode<VexFs>, kind: Kind, record: &IndexRecord) -> Result {
+    let sb = inode.sb();
+    let area = container::with(inode, |c| Ok(c.area))?;
+    let mut image = Image::new(sb, record.image_ino, kind.number(), &area)?;
+    if record.flags & RECORD_STALE != 0 || image.header.generation != record.generation {
+        return Err(image.corrupt("is the image of an index whose rows were overwritten since"));
+    }
+    let structure: Arc<dyn Structure> = match kind {
+        Kind::Hnsw => Graph::load(inode, &area, &mut image)?,
+        Kind::Ivf | Kind::Pq | Kind::Lsh => return Err(EOPNOTSUPP),
+    };
+    let index = Index::new(kind, structure)?;
+    let watermark = image.header.watermark;
+    index.watermark.store(watermark, Ordering::Release);
+    core::mem::drop(image);
+    // From now on deletes are told to it; those before are found below.
+    container::with(inode, |c| {
+        c.indexes.slot(kind).building = Some(index.clone());
+        Ok(())
+    })?;
+    index.reconcile(inode, watermark)?;
+    build::put_up(inode, &index, area.rows)
+}
+
+/// Saves the index of a kind. The inode may be locked.
+///
+/// # Errors
+///
+/// `ENOENT` if there is none, or not any more; `EROFS`; `ENOSPC`, `EINTR`, `EIO` and what metadata says. The
+/// image so far stays then.
+pub(super) fn save(inode: &Inode<VexFs>, kind: Kind) -> Result {
+    if inode.sb().is_read_only() {
+        return Err(EROFS);
+    }
+    let _images = inode.node().images.lock();
+    // At unmount and in the background no system call holds a frozen volume off.
+    inode
+        .sb()
+        .with_internal_write(|| save_unfrozen(inode, kind))
+}
+
+fn save_unfrozen(inode: &Inode<VexFs>, kind: Kind) -> Result {
+    let (index, old) = container::with(inode, |c| {
+        let slot = c.indexes.slot(kind);
+        Ok((slot.ready.clone().ok_or(ENOENT)?, slot.record))
+    })?;
+    let old = old.unwrap_or_default();
+    let changes = index.changes.load(Ordering::Relaxed);
+    let record = IndexRecord {
+        flags: 0,
+        parameters: index.structure.parameters(),
+        image_ino: 0,
+        generation: old.generation.wrapping_add(1),
+    };
+    let image_ino = index
+        .structure
+        .save(inode, record.generation, &index.watermark)?;
+    let record = IndexRecord {
+        image_ino,
+        ..record
+    };
+    let switched = container::push_durable(inode, Unwritten::Wait)
+        .and_then(|()| set_record(inode, kind, Some((&index, record))));
+    if let Err(e) = switched {
+        image::discard(inode.sb(), image_ino);
+        return Err(e);
+    }
+    index.changes.fetch_sub(changes, Ordering::Relaxed);
+    if old.image_ino != 0 {
+        image::discard(inode.sb(), old.image_ino);
+    }
+    Ok(())
+}
+
+/// Changes the record of a kind, in one transaction: to `new`, that of `index`, or to none. What the record
+/// referred to so far is an orphan then, and the new image is none any more.
+fn set_record(inode: &Inode<VexFs>, kind: Kind, new: Option<(&Arc<Index>, IndexRecord)>) -> Result {
+    let sb = inode.sb();
+    let mut txn = inode.volume().begin(sb, CREDITS, REVOKES)?.essential();
+    let mut guard = inode.node().container.lock();
+    let container: &mut Container = &mut guard;
+    let slot = container.indexes.slot(kind);
+    if let Some((index, _)) = &new {
+        let same = |ready: &Arc<Index>| Arc::ptr_eq(ready, index);
+        if !slot.ready.as_ref().is_some_and(same) {
+            return Err(ENOENT);
+        }
+    }
+    let old = slot.record.map_or(0, |record| record.image_ino);
+    let record = new.map(|(_, record)| record);
+    let made = container.indexes.tree.is_none();
+    write_record(&mut txn, inode, container, kind, record.as_ref())?;
+    if let Some(record) = record.filter(|record| record.image_ino != 0) {
+        orphan::remove(&mut txn, sb, record.image_ino)?;
+    }
+    if old != 0 {
+        orphan::add(&mut txn, sb, old)?;
+    }
+    let slot = container.indexes.slot(kind);
+    slot.record = record;
+    slot.unusable = false;
+    let tree = container.area.index_ino;
+    core::mem::drop(guard);
+    if made {
+        let mut state = inode.node().state.lock();
+        state.disk.vector.index_ino = tree;
+        node::store(&mut txn, inode, &mut state, Change::Data)?;
+    }
+    txn.stop()
+}
+
+/// Writes or removes a record, in the tree that is made for it if need be.
+fn write_record(
+    txn: &mut Txn<'_>,
+    inode: &Inode<VexFs>,
+    container: &mut Container,
+    kind: Kind,
+    record: Option<&IndexRecord>,
+) -> Result {
+    if container.area.index_ino != 0 && container.indexes.tree.is_none() {
+        // It could not be read; the log says why.
+        return Err(EFSCORRUPTED);
+    }
+    let mut tree = match container.indexes.tree.take() {
+        Some(tree) => tree,
+        None => container::make_hidden(txn, inode)?,
+    };
+    container.area.index_ino = tree.ino;
+    let (root, ino, number) = (&mut tree.disk.tree_root, tree.ino, kind.number());
+    let written = match record {
+        Some(record) => records::set(txn, root, ino, number, record),
+        None => records::remove(txn, root, ino, number),
+    };
+    txn.count_nodes(&mut tree.disk);
+    let stored = written
+        .map_err(|e| txn.failed(e))
+        .and_then(|()| txn.write_inode(tree.ino, &tree.disk));
+    container.indexes.tree = Some(tree);
+    stored
+}
+
+/// Forgets the index of a kind on disk, if there is one. Searches do not use it any more.
+///
+/// # Errors
+///
+/// `EROFS`, and what metadata says. It stays on disk then.
+pub(super) fn forget(inode: &Inode<VexFs>, kind: Kind) -> Result {
+    let _images = inode.node().images.lock();
+    let record = container::with(inode, |c| Ok(c.indexes.slot(kind).record))?;
+    let Some(record) = record else {
+        return Ok(());
+    };
+    if inode.sb().is_read_only() {
+        return Err(EROFS);
+    }
+    inode.sb().with_internal_write(|| {
+        set_record(inode, kind, None)?;
+        if record.image_ino != 0 {
+            image::discard(inode.sb(), record.image_ino);
+        }
+        Ok(())
+    })
+}
+
+/// Runs `f`, which overwrites rows in place. Images of them are not used after a crash any more; that is on
+/// the medium before `f` runs. The inode is locked exclusively.
+///
+/// # Errors
+///
+/// What `f` returns; before that, what metadata says.
+pub(super) fn overwriting<R>(inode: &Inode<VexFs>, f: impl FnOnce() -> Result<R>) -> Result<R> {
+    let _images = inode.node().images.lock();
+    let fresh = |record: &IndexRecord| record.image_ino != 0 && record.flags & RECORD_STALE == 0;
+    let mut tid = None;
+    for kind in Kind::ALL {
+        let record = container::with(inode, |c| Ok(c.indexes.slot(kind).record))?;
+        let Some(record) = record.filter(fresh) else {
+            continue;
+        };
+        let record = IndexRecord {
+            flags: record.flags | RECORD_STALE,
+            ..record
+        };
+        let mut txn = inode.volume().begin(inode.sb(), CREDITS, REVOKES)?;
+        let mut guard = inode.node().container.lock();
+        write_record(&mut txn, inode, &mut guard, kind, Some(&record))?;
+        guard.indexes.slot(kind).record = Some(record);
+        core::mem::drop(guard);
+        tid = Some(txn.tid());
+        txn.stop()?;
+    }
+    if let Some(tid) = tid {
+        inode.volume().journal()?.complete(tid)?;
+    }
+    f()
+}
+
+/// Saves the indexes in which much has changed since they were saved. A batch does so at its end, so that a
+/// load after a crash has little to take in.
+pub(super) fn save_changed(inode: &Inode<VexFs>) {
+    for kind in Kind::ALL {
+        let ready = inode
+            .node()
+            .container
+            .lock()
+            .indexes
+            .slot(kind)
+            .ready
+            .clone();
+        let Some(index) = ready else {
+            continue;
+        };
+        let changes = index.changes.load(Ordering::Relaxed);
+        let enough = (index.structure.counts().live / CHANGE_SHARE).max(LEAST_CHANGES);
+        if changes >= enough {
+            save_or_warn(inode, kind);
+        }
+    }
+}
+
+/// Saves an index; if it can't be saved, the log says so.
+pub(super) fn save_or_warn(inode: &Inode<VexFs>, kind: Kind) {
+    let Err(e) = save(inode, kind) else {
+        return;
+    };
+    if ![EINTR, ENOENT, EROFS].contains(&e) {
+        pr_warn!(
+            "{}: inode {}: the {} index can't be saved (error {}); it is in memory only, or older on disk\n",
+            inode.sb().id(),
+            inode.ino(),
+            kind.name(),
+            e.to_errno()
+        );
+    }
+}
+
+/// Saves all indexes in memory that have changed: the volume is about to be unmounted or made read-only.
+pub(crate) fn save_all(sb: &SuperBlock<VexFs>) {
+    if sb.is_read_only() {
+        return;
+    }
+    for ino in sb.volume().take_unsaved().iter() {
+        let Some(inode) = sb.find_cached(*ino) else {
+            continue;
+        };
+        for kind in Kind::ALL {
+            let ready = inode
+                .node()
+                .container
+                .lock()
+                .indexes
+                .slot(kind)
+                .ready
+                .clone();
+            if ready.is_some_and(|index| index.changes.load(Ordering::Relaxed) > 0) {
+                save_or_warn(&inode, kind);
+            }
+        }
+    }
+}
+
+/// Frees the images and the records of a container that is being freed itself.
+pub(crate) fn release(sb: &SuperBlock<VexFs>, ino: u64) -> Result {
+    if ino == 0 {
+        return Ok(());
+    }
+    let reader = container::reader(sb);
+    let disk = match reader.inode(&sb.volume().geo, ino) {
+        // Freed before a crash, with its owner still an orphan.
+        Err(e) if e == ESTALE => return Ok(()),
+        other => other?,
+    };
+    let mut images = KVec::with_capacity(Kind::ALL.len(), GFP_KERNEL)?;
+    records::for_each(&reader, &disk.tree_root, ino, |_, record| {
+        if record.image_ino != 0 {
+            // Of kinds that are not known here there are none yet.
+            let _ = images.push_within_capacity(record.image_ino);
+        }
+        Ok(())
+    })
+    .map_err(|e| errno::of(sb, e))?;
+    for image in &images {
+        orphan::release_hidden(sb, *image, false)?;
+    }
+    orphan::release_hidden(sb, ino, false)
+}

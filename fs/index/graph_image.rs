@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A graph on disk: its nodes and upper blocks as they are in memory, and what its codes are around.
+
+use super::graph::{self, Graph};
+use super::graph_memory::Memory;
+use super::image::{self, load_words, Reader as Image, Writer};
+use super::{codes, Structure};
+use crate::container;
+use crate::VexFs;
+use core::sync::atomic::AtomicU32;
+use kernel::prelude::*;
+use libvexfs::format::index::{Section, KIND_HNSW};
+use libvexfs::format::{VectorArea, BLOCK_SIZE};
+use vexfs_ann::hnsw::params::visited_words;
+use vexfs_ann::hnsw::{self, CheckMemory, Params, Store};
+use vexfs_vfs::Inode;
+
+/// Sections.
+const NODES: u32 = 1;
+const UPPERS: u32 = 2;
+const CENTRE: u32 = 3;
+
+/// Words of state.
+const ENTRY: usize = 0;
+const USED: usize = 1;
+const USED_UPPERS: usize = 2;
+const CENTRE_BYTES: usize = 3;
+const LEVEL_SEED: usize = 4;
+const CODE_SEED: usize = 5;
+const CODE_WORDS: usize = 6;
+
+/// Writes the image of a graph that nobody changes meanwhile; returns its inode.
+pub(super) fn save(
+    graph: &Graph,
+    inode: &Inode<VexFs>,
+    generation: u64,
+    watermark: u64,
+) -> Result<u64> {
+    let area = container::with(inode, |c| Ok(c.area))?;
+    let image = graph.graph.image();
+    let layout = graph.graph.layout();
+    let centre = graph.codec.centre();
+    let sections = [
+        section(NODES, layout.node_bytes(), u64::from(image.used)),
+        section(UPPERS, layout.upper_bytes(), u64::from(image.used_uppers)),
+        section(CENTRE, BLOCK_SIZE, centre.len().div_ceil(BLOCK_SIZE) as u64),
+    ];
+    let mut header = image::header(KIND_HNSW, &area, graph.parameters(), &sections);
+    header.generation = generation;
+    header.watermark = watermark;
+    let params = graph.graph.params();
+    let state = [
+        image.entry,
+        u64::from(image.used),
+        u64::from(image.used_uppers),
+        centre.len() as u64,
+        params.seed,
+        codes::SEED,
+        u64::from(params.code_words),
+    ];
+    for (to, from) in header.state.iter_mut().zip(state) {
+        *to = from;
+    }
+    let mut writer = Writer::new(inode, &header)?;
+    let store = graph.graph.store();
+    for slot in 0..image.used {
+        writer.words(store.node(slot).ok_or(EIO)?)?;
+    }
+    writer.end_section()?;
+    for at in 0..image.used_uppers {
+        writer.words(store.upper(at).ok_or(EIO)?)?;
+    }
+    writer.end_section()?;
+    for piece in centre.chunks(BLOCK_SIZE) {
+        writer.bytes(piece)?;
+        writer.end_section()?;
+    }
+    writer.finish(&header)
+}
+
+fn section(tag: u32, item_bytes: usize, items: u64) -> Section {
+    Section {
+        tag,
+        // At most a block's, as the layout has it.
+        item_bytes: item_bytes as u32,
+        items,
+    }
+}
+
+/// What the codes of an image are around.
+pub(super) fn read_centre(image: &mut Image<'_>, area: &VectorArea) -> Result<KVVec<u8>> {
+    let [.., bytes, level_seed, code_seed] = state(image, [CENTRE_BYTES, LEVEL_SEED, CODE_SEED]);
+    let row = crate::rows::row_bytes(area);
+    let fits = bytes == 0 || bytes == row as u64;
+    if !fits || (level_seed, code_seed) != (graph::SEED, codes::SEED) {
+        return Err(image.corrupt("has codes of another kind"));
+    }
+    let mut centre = KVVec::with_capacity(row, GFP_KERNEL_ACCOUNT)?;
+    let bytes = usize::try_from(bytes)?;
+    image.items(CENTRE, BLOCK_SIZE, |_, piece| {
+        let left = bytes.saturating_sub(centre.len()).min(piece.len());
+        let piece = piece.get(..left).ok_or(EINVAL)?;
+        Ok(centre.extend_from_slice(piece, GFP_KERNEL_ACCOUNT)?)
+    })?;
+    if centre.len() != bytes {
+        return Err(image.corrupt("has a centre that is cut short"));
+    }
+    Ok(centre)
+}
+
+/// Reads the graph of an image into `memory`, which is empty, with places for `rows` rows.
+pub(super) fn read(
+    image: &mut Image<'_>,
+    params: Params,
+    memory: Memory,
+    rows: u64,
+) -> Result<hnsw::Index<Memory>> {
+    let [entry, used, used_uppers, words] = state(image, [ENTRY, USED, USED_UPPERS, CODE_WORDS]);
+    let layout = params.layout().map_err(|_| EOPNOTSUPP)?;
+    let items = |tag| image.header.section(tag).map_or(0, |(s, _)| s.items);
+    let counts = (u32::try_from(used), u32::try_from(used_uppers));
+    let (Ok(used), Ok(used_uppers)) = counts else {
+        return Err(image.corrupt("has more nodes than a graph holds"));
+    };
+    let sizes = (items(NODES), items(UPPERS), words);
+    let expected = (
+        u64::from(used),
+        u64::from(used_uppers),
+        u64::from(params.code_words),
+    );
+    if sizes != expected {
+        return Err(image.corrupt("has more or fewer nodes than it says"));
+    }
+    memory.grow(used, rows)?;
+    if memory.uppers() < used_uppers {
+        return Err(image.corrupt("has more upper blocks than its nodes can have"));
+    }
+    let store = |part: Option<&[AtomicU32]>, bytes: &[u8]| {
+        load_words(part.ok_or(EIO)?, bytes);
+        Ok(())
+    };
+    image.items(NODES, layout.node_bytes(), |slot, bytes| {
+        store(memory.node(u32::try_from(slot)?), bytes)
+    })?;
+    image.items(UPPERS, layout.upper_bytes(), |at, bytes| {
+        store(memory.upper(u32::try_from(at)?), bytes)
+    })?;
+    let mut counts = KVVec::from_elem(0u32, used as usize, GFP_KERNEL)?;
+    let mut upper_counts = KVVec::from_elem(0u32, used_uppers as usize, GFP_KERNEL)?;
+    let mut queue = KVVec::from_elem(0u32, used as usize, GFP_KERNEL)?;
+    let mut visited = KVVec::from_elem(0u64, visited_words(used), GFP_KERNEL)?;
+    let mut check = CheckMemory {
+        counts: &mut counts,
+        upper_counts: &mut upper_counts,
+        queue: &mut queue,
+        visited: &mut visited,
+    };
+    let start = hnsw::Image {
+        entry,
+        used,
+        used_uppers,
+    };
+    hnsw::Index::open(params, memory, start, &mut check)
+        .map_err(|_| image.corrupt("has a graph that breaks its rules"))
+}
+
+/// Words of the header's state.
+fn state<const N: usize>(image: &Image<'_>, at: [usize; N]) -> [u64; N] {
+    at.map(|at| image.header.state.get(at).copied().unwrap_or(0))
+}
