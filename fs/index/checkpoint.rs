@@ -201,7 +201,6 @@ fn set_record(inode: &Inode<VexFs>, kind: Kind, new: Option<(&Arc<Index>, IndexR
     }
     let old = slot.record.map_or(0, |record| record.image_ino);
     let record = new.map(|(_, record)| record);
-    let made = container.indexes.tree.is_none();
     write_record(&mut txn, inode, container, kind, record.as_ref())?;
     if let Some(record) = record.filter(|record| record.image_ino != 0) {
         orphan::remove(&mut txn, sb, record.image_ino)?;
@@ -214,11 +213,11 @@ fn set_record(inode: &Inode<VexFs>, kind: Kind, new: Option<(&Arc<Index>, IndexR
     slot.unusable = false;
     let tree = container.area.index_ino;
     core::mem::drop(guard);
-    if made {
-        let mut state = inode.node().state.lock();
-        state.disk.vector.index_ino = tree;
-        node::store(&mut txn, inode, &mut state, Change::Data)?;
-    }
+    // Also where it is not new, so that fsync(2) of the container waits for this transaction.
+    let mut state = inode.node().state.lock();
+    state.disk.vector.index_ino = tree;
+    node::store(&mut txn, inode, &mut state, Change::Data)?;
+    core::mem::drop(state);
     txn.stop()
 }
 

@@ -17,6 +17,8 @@
  *    or zero: never the contents of somebody else's old block;
  *  - a container is in the state after some number of whole batches, at least as
  *    many as were acknowledged;
+ *  - an index that was acknowledged is there and need not be built again; exact hits are those
+ *    of the container's rows, and hits of the index nearly so;
  *  - every directory can be read, every name in it can be looked up, and link
  *    counts are right.
  *
@@ -28,9 +30,9 @@
 #define WORKERS 3
 #define RECORDS 16384			/* of 512 bytes, per worker and parity */
 #define FILES 500			/* per worker, before it starts changing them */
-#define BATCH 40
+#define BATCH 160
 #define DIM 24
-#define KEYS 1000
+#define KEYS 4000
 
 enum { HEADER = 0x56584c48, RECORD = 0x56584c52 };
 
@@ -39,7 +41,7 @@ enum verb {
 	PRESENT = 1,	/* acknowledged: @size bytes of @stream, at the second name if @second */
 	CHANGING,	/* about to be rewritten, renamed or removed: anything goes */
 	REMOVED,	/* acknowledged to be gone */
-	BATCHES,	/* the first @size batches of the container are acknowledged */
+	BATCHES,	/* the first @size batches of the container are acknowledged; an index if @second */
 };
 
 struct header {
@@ -373,6 +375,7 @@ static void vector_worker(uint64_t round, int worker)
 {
 	static struct table t;
 	uint64_t state = stream_of(round, worker, 0, 0), seq = 0;
+	bool indexed = false;
 	char name[300];
 	int fd;
 
@@ -397,10 +400,21 @@ static void vector_worker(uint64_t round, int worker)
 		if (batch(fd, &b))
 			die("batch");
 		apply(&t, &c);
+		/* Builds save an image each, so many deaths are in the middle of one. */
+		if (rnd(&state) % 6 == 0) {
+			struct vexfs_build_index build = {
+				.size = sizeof(build), .index_kind = VEXFS_INDEX_HNSW, .m = 8,
+				.ef_construction = 40, .flags = indexed ? VEXFS_BUILD_REPLACE : 0,
+			};
+
+			if (ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &build))
+				die("build of an index");
+			indexed = true;
+		}
 		if (rnd(&state) % 5 == 0) {
 			if (fsync(fd))
 				die("fsync of a container");
-			note(round, worker, &seq, BATCHES, 0, n + 1, 0, false);
+			note(round, worker, &seq, BATCHES, 0, n + 1, 0, indexed);
 		}
 	}
 }
@@ -424,6 +438,97 @@ static bool is_state(int fd, uint64_t round, const struct table *t, const float 
 			return false;
 	}
 	return true;
+}
+
+static int by_distance(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+#define K 10
+
+/*
+ * Searches for every 50th vector: exact distances must be those of the rows, as computed here. Says how
+ * many of 1000 of them the index finds; -1 without one.
+ */
+static int check_searches(int fd, const char *name, const float *got, const uint64_t *rows,
+			  unsigned long long *hops)
+{
+	static struct vexfs_hit exact[K], hits[K];
+	static double all[KEYS];
+	unsigned int found = 0, wanted = 0;
+
+	for (int q = 0; q < KEYS; q += 50) {
+		struct vexfs_search s = { .nq = 1, .k = K, .hits = PTR(exact), .queries = PTR(got + q * DIM),
+					  .index_kind = VEXFS_INDEX_EXACT };
+		int live = 0;
+
+		if (rows[q] == VEXFS_ROW_NONE)
+			continue;
+		for (int i = 0; i < KEYS; i++) {
+			double sum = 0;
+
+			if (rows[i] == VEXFS_ROW_NONE)
+				continue;
+			for (int d = 0; d < DIM; d++) {
+				double x = (double)got[q * DIM + d] - got[i * DIM + d];
+
+				sum += x * x;
+			}
+			all[live++] = sum;
+		}
+		qsort(all, live, sizeof(all[0]), by_distance);
+		if (search(fd, &s))
+			problem("%s: exact search: %s", name, strerror(errno));
+		for (int i = 0; i < K && i < live; i++)
+			if (fabs(bits_to_float(exact[i].distance) - all[i]) > 1e-4 * (1 + all[i]))
+				problem("%s: exact hit %d of key %d is at %g, should be at %g", name, i, q,
+					bits_to_float(exact[i].distance), all[i]);
+		s.index_kind = VEXFS_INDEX_HNSW;
+		s.ef = 100;
+		s.hits = PTR(hits);
+		s.hops = 0;
+		if (search(fd, &s)) {
+			if (errno != ENOENT)
+				problem("%s: search in the index: %s", name, strerror(errno));
+			return -1;
+		}
+		*hops += s.hops;
+		for (int i = 0; i < K && i < live; i++) {
+			wanted++;
+			for (int j = 0; j < K; j++)
+				found += hits[j].row == exact[i].row && exact[i].key != VEXFS_KEY_NONE;
+		}
+	}
+	return wanted ? 1000 * found / wanted : 1000;
+}
+
+/* Says how the index of the container is; an acknowledged one must be there and in order. */
+static void check_index(int fd, const char *name, bool acknowledged, const float *got,
+			const uint64_t *rows, uint64_t live)
+{
+	struct vexfs_index_stats before = { .size = sizeof(before), .index_kind = VEXFS_INDEX_HNSW };
+	struct vexfs_index_stats after = before;
+	bool there = !ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &before);
+	unsigned long long hops = 0;
+	int recall = check_searches(fd, name, got, rows, &hops);
+
+	if (acknowledged && !there)
+		problem("%s: the index is not there: %s", name, strerror(errno));
+	if (!there)
+		return;
+	if (ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &after))
+		problem("%s: statistics of the index: %s", name, strerror(errno));
+	if (live && (after.state != VEXFS_INDEX_READY || after.nodes != live))
+		problem("%s: the index is in state %u with %llu rows of %llu", name, after.state,
+			(unsigned long long)after.nodes, (unsigned long long)live);
+	if (recall < 950)
+		problem("%s: recall@10 of the index is %d in 1000", name, recall);
+	printf("# round index: %s before, recall@10 %d in 1000, %llu hops, %llu nodes, %llu deleted\n",
+	       before.state == VEXFS_INDEX_STORED ? "on disk" : "in memory", recall, hops,
+	       (unsigned long long)after.nodes, (unsigned long long)after.deleted);
 }
 
 static void check_vectors(uint64_t round, int worker, struct record *log, int records)
@@ -483,6 +588,7 @@ static void check_vectors(uint64_t round, int worker, struct record *log, int re
 	if (stat_of(name).st_size != (off_t)(st.rows * st.stride))
 		problem("%s: %lld bytes for %llu rows", name, (long long)stat_of(name).st_size,
 			(unsigned long long)st.rows);
+	check_index(fd, name, records && log[records - 1].second, got, rows, live);
 	/* A row finds itself. */
 	for (int i = 0; i < KEYS; i += 97)
 		if (rows[i] != VEXFS_ROW_NONE) {

@@ -62,13 +62,13 @@ for ((round = 1; round <= rounds; round++)); do
 		failed "$round" "killed_after_$after s" $status
 	fi
 	grep -q '^# round .* begins' "$dir/out" && began=$((began + 1))
-	grep '^# round' "$dir/out" | tail -n 4
+	grep '^# round' "$dir/out" | tail -n 5
 	echo "ok $round killed_after_$after s"
 done
 boot "$@" -- --check
 status=$?
 [ $status = 0 ] || failed $((rounds + 1)) last_check $status
-grep '^# round' "$dir/out" | tail -n 4
+grep '^# round' "$dir/out" | tail -n 5
 echo "ok $((rounds + 1)) last_check"
 
 # A test that was always killed too early has tested nothing.
