@@ -6,6 +6,7 @@
 #include <linux/buffer_head.h>
 #include <linux/iomap.h>
 #include <linux/jbd2.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
 #include <linux/pagemap.h>
@@ -679,6 +680,11 @@ bool vexfs_fatal_signal_pending(void)
 	return fatal_signal_pending(current);
 }
 
+bool vexfs_task_is_killed(struct task_struct *task)
+{
+	return fatal_signal_pending(task);
+}
+
 void vexfs_cond_resched(void)
 {
 	cond_resched();
@@ -717,6 +723,33 @@ struct workqueue_struct *vexfs_alloc_workqueue(const char *name)
 {
 	/* Writeback waits for it, so it needs a rescuer. */
 	return alloc_workqueue("%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+}
+
+/* Nobody waits for an item that has not begun, so it needs none. */
+struct workqueue_struct *vexfs_alloc_workers(const char *name)
+{
+	return alloc_workqueue("%s", WQ_UNBOUND | WQ_SYSFS, 0, name);
+}
+
+unsigned int vexfs_usable_cpus(void)
+{
+	return min(num_online_cpus(), cpumask_weight(current->cpus_ptr));
+}
+
+/* That of a remote charging scope if one is open, else the current task's; counted. */
+void *vexfs_memcg_get(void)
+{
+	return get_mem_cgroup_from_mm(NULL);
+}
+
+void *vexfs_memcg_enter(void *memcg)
+{
+	return set_active_memcg(memcg);
+}
+
+void vexfs_memcg_put(void *memcg)
+{
+	mem_cgroup_put(memcg);
 }
 
 /*

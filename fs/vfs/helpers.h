@@ -151,11 +151,17 @@ void vexfs_init_work(struct work_struct *work, work_func_t func);
 unsigned int vexfs_nofs_save(void);
 void vexfs_nofs_restore(unsigned int flags);
 bool vexfs_fatal_signal_pending(void);
+bool vexfs_task_is_killed(struct task_struct *task);
 void vexfs_cond_resched(void);
 bool vexfs_task_is_reclaiming(void);
 void *vexfs_chunk_alloc(size_t bytes, bool ones);
 void vexfs_chunk_free(void *chunk, size_t bytes);
 struct workqueue_struct *vexfs_alloc_workqueue(const char *name);
+struct workqueue_struct *vexfs_alloc_workers(const char *name);
+unsigned int vexfs_usable_cpus(void);
+void *vexfs_memcg_get(void);
+void *vexfs_memcg_enter(void *memcg);
+void vexfs_memcg_put(void *memcg);
 
 extern const gfp_t vexfs_gfp_nofs;
 const char *vexfs_simd_parameter(void);

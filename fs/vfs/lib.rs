@@ -20,6 +20,7 @@
 //! fpu.rs          sections that may use vector registers
 //! sort.rs         sorting
 //! task.rs         current task, memory scopes, clocks, random numbers
+//! work.rs         closures on several processors, jobs in the background
 //! ```
 //!
 //! # Invariants
@@ -73,6 +74,7 @@ pub mod page_cache;
 pub mod sort;
 pub mod super_block;
 pub mod task;
+pub mod work;
 
 pub use inode::{IRef, Inode, NewInode};
 pub use super_block::SuperBlock;

@@ -229,12 +229,12 @@ unsafe extern "C" fn reconfigure<T: FileSystem>(fc: *mut bindings::fs_context) -
 /// `sb` is a superblock of `T` without users, [`fill_super`] may have failed on it; called once.
 unsafe extern "C" fn kill_sb<T: FileSystem>(sb: *mut bindings::super_block) {
     // s_fs_info may be read until the superblock is shut down, so it goes afterwards.
-    // SAFETY: The VFS passes a superblock it is done with.
+    // SAFETY: The VFS passes a superblock it is done with. With s_fs_info it is one that `fill_super`
+    // has got far enough with.
     unsafe {
         let volume = (*sb).s_fs_info;
-        if !(*sb).s_root.is_null() {
-            // It was mounted, so `s_fs_info` is the volume.
-            T::before_shutdown(SuperBlock::<T>::from_raw(sb));
+        if !volume.is_null() {
+            T::before_shutdown(SuperBlock::from_raw(sb));
         }
         bindings::kill_block_super(sb);
         super_block::drop_volume::<T>(volume);

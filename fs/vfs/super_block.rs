@@ -70,10 +70,14 @@ pub trait Super: Types {
     fn reconfigure(sb: &SuperBlock<Self>, options: Self::Options, read_only: bool) -> Result
     where
         Self: FileSystem;
-    /// Nobody uses a mounted volume any more, and its inodes are about to go.
-    fn before_shutdown(sb: &SuperBlock<Self>)
+    /// Nobody uses the volume any more: no file is open, and no system call begins. References to
+    /// inodes that the filesystem itself holds, such as those of [`Jobs`](crate::work::Jobs), are
+    /// given back here, before inodes are evicted.
+    fn before_shutdown(_sb: &SuperBlock<Self>)
     where
-        Self: FileSystem;
+        Self: FileSystem,
+    {
+    }
     /// Last call on a mounted volume, all inodes are gone.
     fn put_super(sb: &SuperBlock<Self>)
     where
