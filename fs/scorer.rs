@@ -15,6 +15,7 @@ use libvexfs::format::VectorArea;
 use vexfs_ann::topk::{Hit, TopK};
 use vexfs_simd_ffi::{score_many_list, score_many_rows, BadShape, Elem, FpuToken, Isa, Metric};
 use vexfs_vfs::page_cache::Pinned;
+use vexfs_vfs::work::Stop;
 use vexfs_vfs::{fpu, task, Inode};
 
 /// Bytes of rows that all queries of a group are compared with before the next: with the
@@ -104,10 +105,14 @@ pub(crate) struct Scan<'a> {
     pub(crate) candidates: &'a Candidates,
     /// Rows below this are not looked at.
     pub(crate) first: u64,
+    /// Rows from here on are not either.
+    pub(crate) end: u64,
     /// Distances beyond this key are no hits.
     pub(crate) bound: u32,
     /// When to stop, in nanoseconds of the monotonic clock.
     pub(crate) deadline: Option<u64>,
+    /// When to give up.
+    pub(crate) stop: &'a Stop,
 }
 
 /// What a scan did.
@@ -160,14 +165,13 @@ pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
         distances: 0,
         partial: false,
     };
-    let file_end = scan.candidates.rows.saturating_mul(stride);
+    let rows_end = scan.end.min(scan.candidates.rows);
+    let file_end = rows_end.saturating_mul(stride);
     let mut range = 0u64..0u64;
     let mut row = scan.first;
-    while let Some(next) = scan.candidates.next(row) {
+    while let Some(next) = scan.candidates.next(row).filter(|row| *row < rows_end) {
         let start = next.saturating_mul(stride);
-        if task::fatal_signal_pending() {
-            return Err(EINTR);
-        }
+        scan.stop.check()?;
         task::cond_resched();
         if scan.deadline.is_some_and(|at| task::monotonic_ns() >= at) {
             outcome.partial = true;
@@ -182,7 +186,7 @@ pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
             Some(rest) => (rest / stride).saturating_add(1),
             None => 0,
         };
-        let left = scan.candidates.rows.saturating_sub(next);
+        let left = rows_end.saturating_sub(next);
         let whole = usize::try_from(whole.min(left)).unwrap_or(usize::MAX);
         let run = pinned.bytes_at(start);
         let n = if whole == 0 {

@@ -7,7 +7,8 @@ use crate::index;
 use crate::index::search::{Outcome, Walk};
 use crate::ioctl::{self, user_address};
 use crate::rows;
-use crate::scorer::{self, Candidates, Scan};
+use crate::scorer::{Candidates, Scan};
+use crate::spread;
 use crate::VexFs;
 use kernel::prelude::*;
 use kernel::uaccess::UserSlice;
@@ -16,6 +17,7 @@ use vexfs_ann::topk::{Hit, TopK};
 use vexfs_simd_ffi::Distance;
 use vexfs_uapi as uapi;
 use vexfs_vfs::file::OpenFile;
+use vexfs_vfs::work::{self, Stop};
 use vexfs_vfs::{task, Inode};
 use zerocopy::IntoBytes;
 
@@ -25,10 +27,13 @@ const KNOWN_FLAGS: u32 = uapi::VEXFS_SEARCH_RADIUS
     | uapi::VEXFS_SEARCH_ROW_BITMAP
     | uapi::VEXFS_SEARCH_KEYS;
 
-/// Results kept for the queries that are answered together.
+/// Results kept for the queries that are answered together, for each thread.
 const GROUP_HITS: usize = 65_536;
-/// Queries answered together: their vectors stay in the cache while rows stream by.
+/// Queries answered together: their vectors stay in the cache while rows stream by. With an index as
+/// many for each thread.
 const GROUP_QUERIES: usize = 64;
+/// Bytes of queries beyond which there is one for each thread.
+const GROUP_BYTES: usize = 16 << 20;
 
 /// `VEXFS_IOCTL_SIMILARITY_SEARCH`.
 pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
@@ -69,10 +74,17 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     if query_stride < bytes {
         return Err(EINVAL);
     }
-    let group = (GROUP_HITS / k).clamp(1, GROUP_QUERIES).min(nq);
+    let threads = work::threads(s.threads);
+    // Threads share the queries of walks, and the rows of scans.
+    let shares = if walk.is_some() { threads as usize } else { 1 };
+    let group = (GROUP_HITS.saturating_mul(shares) / k)
+        .clamp(shares, GROUP_QUERIES.saturating_mul(shares))
+        .min(GROUP_BYTES.checked_div(bytes).unwrap_or(1).max(shares))
+        .min(nq);
     let mut queries = KVVec::from_elem(0u8, group * bytes, GFP_KERNEL)?;
     let mut hits = KVVec::from_elem(Hit::default(), group * k, GFP_KERNEL)?;
     let mut totals = Outcome::default();
+    let stop = Stop::with_task();
     let mut first = 0;
     while first < nq {
         let n = group.min(nq - first);
@@ -89,15 +101,14 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
             queries: queries.get(..n * bytes).ok_or(EINVAL)?,
             candidates: &candidates,
             first: 0,
+            end: candidates.rows,
             bound,
             deadline,
+            stop: &stop,
         };
-        inode.node().rows.read(|| {
-            match &walk {
-                Some(walk) => walk.search(&scan, &mut heaps, &mut totals)?,
-                None => totals.add(&scorer::scan(&scan, &mut heaps)?),
-            }
-            Ok::<_, Error>(())
+        inode.node().rows.read(|| match &walk {
+            Some(walk) => spread::walk(walk, &scan, &mut heaps, threads, &mut totals),
+            None => spread::scan(&scan, &mut heaps, threads, &mut totals),
         })?;
         write_hits(&s, first, bound, heaps)?;
         first += n;
@@ -124,7 +135,7 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
 }
 
 fn check(s: &uapi::vexfs_search) -> Result {
-    if s.flags & !KNOWN_FLAGS != 0 || s.reserved != 0 || s.nq == 0 || s.k == 0 {
+    if s.flags & !KNOWN_FLAGS != 0 || s.nq == 0 || s.k == 0 {
         return Err(EINVAL);
     }
     let has = |bit: u32| s.flags & bit != 0;

@@ -10,6 +10,7 @@
 //! ioctl.rs                            the interface of uapi/vexfs.h
 //! container.rs rows.rs                vector containers and their rows
 //! search.rs scorer.rs simd.rs         searches
+//! spread.rs                           one search on several processors
 //! index/                              indexes of containers, kept in step with the rows
 //! bench.rs                            a benchmark in debugfs
 //! errno.rs                            errors
@@ -23,6 +24,7 @@
 use kernel::prelude::*;
 use vexfs_vfs::iomap::Completions;
 use vexfs_vfs::mount::Registration;
+use vexfs_vfs::work::Workers;
 use vexfs_vfs::FileSystem;
 
 mod bench;
@@ -39,6 +41,7 @@ mod rows;
 mod scorer;
 mod search;
 mod simd;
+mod spread;
 mod super_ops;
 mod txn;
 mod volume;
@@ -58,10 +61,11 @@ pub(crate) struct VexFs;
 
 impl FileSystem for VexFs {}
 
-// Fields are dropped in this order: first no more mounts, then no more completions.
+// Fields are dropped in this order: first no more mounts, then no more completions and workers.
 struct VexFsModule {
     _registration: Registration<VexFs>,
     _completions: Completions,
+    _workers: Workers,
     _bench: bench::DebugFile,
 }
 
@@ -70,10 +74,12 @@ impl kernel::Module for VexFsModule {
         simd::choose()?;
         let bench = bench::DebugFile::new()?;
         let completions = Completions::new(c"vexfs-io")?;
+        let workers = Workers::new(c"vexfs")?;
         let registration = Registration::new(module)?;
         Ok(VexFsModule {
             _registration: registration,
             _completions: completions,
+            _workers: workers,
             _bench: bench,
         })
     }

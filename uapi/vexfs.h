@@ -204,7 +204,9 @@ struct vexfs_hit {
  * @rows_exact: out: rows compared without an index
  * @elapsed_ns: out: time spent in the kernel
  * @outcome: out: VEXFS_OUTCOME_*
- * @reserved: must be 0
+ * @threads: processors to use, no more than there are and the caller may run on; 0 and
+ *	1: the calling thread alone. Others do their share in kernel threads, whose
+ *	time does not count as the caller's. The hits are the same with any number
  *
  * With an index or without, a search sees every row acknowledged before it began
  * and none deleted before, at exact distances, and finds k of them if there are
@@ -241,7 +243,7 @@ struct vexfs_search {
 	__u64 rows_exact;
 	__u64 elapsed_ns;
 	__u32 outcome;
-	__u32 reserved;
+	__u32 threads;
 };
 
 #define VEXFS_MAX_RESULTS	16777216	/* nq x k of one search */

@@ -89,6 +89,14 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// Adds what another thread did for the same search.
+    pub(crate) fn merge(&mut self, other: &Outcome) {
+        self.distances = self.distances.saturating_add(other.distances);
+        self.hops = self.hops.saturating_add(other.hops);
+        self.rows_exact = self.rows_exact.saturating_add(other.rows_exact);
+        self.partial |= other.partial;
+    }
+
     pub(crate) fn add(&mut self, scanned: &scorer::Outcome) {
         self.distances = self.distances.saturating_add(scanned.distances);
         self.rows_exact = self.rows_exact.saturating_add(scanned.distances);
@@ -137,7 +145,7 @@ impl Visible for Snapshot<'_> {
 
     fn stop(&mut self, _distances: u64) -> bool {
         task::cond_resched();
-        self.killed = task::fatal_signal_pending();
+        self.killed = self.scan.stop.check().is_err();
         let over = |at| task::monotonic_ns() >= at;
         self.killed || self.scan.deadline.is_some_and(over)
     }

@@ -80,6 +80,7 @@ class StandIn:
     def __init__(self, dim):
         self.dim = dim
         self.rows = []
+        self.threads = None
 
     @staticmethod
     def read(address, count, code):
@@ -152,13 +153,16 @@ class StandIn:
                 self.write(v["hits"] + 24 * (q * v["k"] + i), struct.pack("=QQfI", key, row, distance, 0))
             self.write(v["counts"] + 4 * q, struct.pack("=I", min(len(scored), v["k"])))
         v["distances"] = v["nq"] * len(self.rows)
+        self.threads = v["threads"]
 
 
 class Client(unittest.TestCase):
     def setUp(self):
         where = os.environ.get("VEXFS_TEST_DIR")
+        self.stand_in = None
         if not where:
-            patch = mock.patch("fcntl.ioctl", StandIn(2))
+            self.stand_in = StandIn(2)
+            patch = mock.patch("fcntl.ioctl", self.stand_in)
             patch.start()
             self.addCleanup(patch.stop)
         self.dir = tempfile.TemporaryDirectory(dir=where)
@@ -193,8 +197,10 @@ class Client(unittest.TestCase):
         self.assertEqual([(h.row, h.distance) for h in first], [(0, 0.0), (2, 1.0)])
         self.assertEqual(second[0], vexfs.Hit(1, 1, 0.0))
         self.assertEqual((counters["distances"], counters["partial"]), (6, False))
-        [hits] = c.search([[0, 0]], k=5, tags_all=1)
+        [hits] = c.search([[0, 0]], k=5, tags_all=1, threads=3)
         self.assertEqual([h.row for h in hits], [0, 1])
+        if self.stand_in:
+            self.assertEqual(self.stand_in.threads, 3)
 
     def test_an_error_names_its_row_and_changes_nothing(self):
         c = self.container()

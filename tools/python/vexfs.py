@@ -216,11 +216,13 @@ class Container:
         ]
 
     def search(self, queries, k=10, index=AUTO, ef=0, nprobe=0, rerank=0, radius=None,
-               tags_all=None, tags_any=None, keys=None, row_bitmap=None, budget_ns=0, counters=None):
+               tags_all=None, tags_any=None, keys=None, row_bitmap=None, budget_ns=0, threads=0,
+               counters=None):
         """The nearest rows of each query: a list of lists of Hit, nearest first.
 
         `keys` are the only keys wanted; `row_bitmap` has bit i % 64 of word i // 64 set for
-        each row i wanted. A dict in `counters` takes what the search cost.
+        each row i wanted. `threads` are the processors to use. A dict in `counters` takes
+        what the search cost.
         """
         queries, nq = _floats(queries, self.dim)
         if not 1 <= nq * k <= MAX_RESULTS:
@@ -236,7 +238,7 @@ class Container:
         out = self._call(_IOC_SEARCH, _SEARCH, (
             flags, nq, k, index, ef, nprobe, rerank, _address(queries), 4 * self.dim, radius_bits,
             _address(hits), _address(counts), tags_all or 0, tags_any or 0, _address(row_bitmap),
-            64 * len(row_bitmap or ()), _address(keys), len(keys or ()), budget_ns, 0, 0, 0, 0, 0, 0))
+            64 * len(row_bitmap or ()), _address(keys), len(keys or ()), budget_ns, 0, 0, 0, 0, 0, threads))
         if counters is not None:
             names = ("distances", "hops", "rows_exact", "elapsed_ns")
             counters.update(zip(names, out[-6:-2]), partial=bool(out[-2] & _PARTIAL))

@@ -42,7 +42,7 @@ fn layouts() -> Vec<Layout> {
             size, flags, nq, k, index_kind, ef, nprobe, rerank, queries, query_stride, radius,
             hits, counts, tags_all, tags_any, row_bitmap, row_bitmap_rows, filter_keys,
             filter_key_count, time_budget_ns, distances, hops, rows_exact, elapsed_ns, outcome,
-            reserved,
+            threads,
         }
         vexfs_build_index {
             size, flags, index_kind, m, ef_construction, nlist, nsub, nbits, ntables, reserved,

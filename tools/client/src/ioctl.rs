@@ -237,6 +237,7 @@ impl Backend for KernelFile {
             query_stride: stride.and_then(|s| s.try_into().ok()).ok_or(Errno::INVAL)?,
             hits: output(out.hits),
             counts: output(out.counts),
+            threads: options.threads,
             ..FromZeros::new_zeroed()
         };
         if let Some(radius) = options.radius {

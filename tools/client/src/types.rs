@@ -310,6 +310,8 @@ pub struct SearchOptions<'a> {
     pub row_bitmap: Option<&'a [u64]>,
     /// Stop after about so long.
     pub time_budget: Option<Duration>,
+    /// Processors to use, as far as there are as many: 0 and 1 for the calling thread alone.
+    pub threads: u32,
 }
 
 impl SearchOptions<'_> {
@@ -327,6 +329,7 @@ impl SearchOptions<'_> {
             keys: None,
             row_bitmap: None,
             time_budget: None,
+            threads: 0,
         }
     }
 }

@@ -167,6 +167,9 @@ pub struct Search {
     /// Candidates of an index compared exactly (0: the index's default)
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub rerank: u32,
+    /// Processors to use, as far as there are as many
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: u32,
     /// Only hits at most this far
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub radius: Option<f32>,

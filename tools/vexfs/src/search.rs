@@ -152,6 +152,7 @@ pub fn search(args: &args::Search, volume: &dyn Volume, output: &mut Output<'_>)
         radius: args.radius,
         tags_all: args.tags_all,
         tags_any: args.tags_any,
+        threads: args.threads,
         ..SearchOptions::new(args.k)
     };
     let per_call = QUERIES_PER_CALL.min(container.queries_per_search(args.k));
