@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * The VexFS ioctl interface: six commands on an open file of a VexFS volume.
+ * The VexFS ioctl interface: six commands on an open file of a VexFS volume, which
+ * also go through io_uring.
  *
  * Rules for every structure:
  *  - it begins with @size, the caller's sizeof, and @flags. A smaller @size
@@ -419,5 +420,21 @@ struct vexfs_vector_stats {
 	_IOWR(VEXFS_IOCTL_MAGIC, 5, struct vexfs_vector_stats)
 #define VEXFS_IOCTL_GET_INDEX_STATS \
 	_IOWR(VEXFS_IOCTL_MAGIC, 6, struct vexfs_index_stats)
+
+/**
+ * struct vexfs_uring_cmd - a command by way of io_uring
+ * @argument: address of the command's structure
+ * @reserved: must be 0
+ *
+ * Each command above also goes as IORING_OP_URING_CMD on a regular file, with its number
+ * in cmd_op and this structure in cmd. ioprio, addr, len, uring_cmd_flags and file_index
+ * must be 0, else EINVAL. What the ioctl returns, 0 or a negated errno, is the
+ * completion's res. Commands of one submission run at the same time unless they are
+ * linked. The structure and all that it points to stay until the completion.
+ */
+struct vexfs_uring_cmd {
+	__u64 argument;
+	__u64 reserved;
+};
 
 #endif /* _UAPI_LINUX_VEXFS_H */

@@ -183,6 +183,7 @@ impl<T: FileSystem> Ops<T> {
         write_iter: Some(write_iter::<T>),
         unlocked_ioctl: Some(ioctl::<T>),
         compat_ioctl: bindings::compat_ptr_ioctl,
+        uring_cmd: Some(uring_cmd::<T>),
         mmap_prepare: Some(mmap_prepare::<T>),
         open: Some(open),
         fsync: Some(fsync::<T>),
@@ -266,6 +267,43 @@ unsafe extern "C" fn ioctl<T: FileSystem>(
     match T::ioctl(&file, command, argument) {
         Ok(value) => value as c_long,
         Err(e) => e.to_errno() as c_long,
+    }
+}
+
+/// `file_operations.uring_cmd` of regular files: an ioctl whose command is `cmd_op`, and whose
+/// argument is the first of the two words of the submission's own; the second is 0.
+///
+/// # Safety
+///
+/// `command` is a command on an open regular file of `T`, and stays for the call.
+unsafe extern "C" fn uring_cmd<T: FileSystem>(
+    command: *mut bindings::io_uring_cmd,
+    issue_flags: c_uint,
+) -> c_int {
+    if issue_flags as c_int & bindings::vexfs_uring_nonblock != 0 {
+        // Ioctls sleep. One of io_uring's own workers issues it again, from a copy of the submission
+        // and with the submitter's memory and credentials.
+        return EAGAIN.to_errno();
+    }
+    let (mut file, mut op, mut words) = (core::ptr::null_mut(), 0, [0u64; 2]);
+    // SAFETY: The command is valid for the call, and the places are ours.
+    let err =
+        unsafe { bindings::vexfs_uring_cmd_read(command, &mut file, &mut op, words.as_mut_ptr()) };
+    let [argument, reserved] = words;
+    if err != 0 {
+        return err;
+    }
+    if reserved != 0 {
+        return EINVAL.to_errno();
+    }
+    let Ok(argument) = usize::try_from(argument) else {
+        return EFAULT.to_errno();
+    };
+    // SAFETY: io_uring keeps the file open for as long as the command.
+    let file = unsafe { OpenFile::<T>::from_raw(file) };
+    match T::ioctl(&file, op, argument) {
+        Ok(value) => value as c_int,
+        Err(e) => e.to_errno(),
     }
 }
 

@@ -347,6 +347,21 @@ size_t vexfs_copy_from_iter(void *to, size_t bytes, struct iov_iter *iter)
 	return copy_from_iter(to, bytes, iter);
 }
 
+int vexfs_uring_cmd_read(struct io_uring_cmd *cmd, struct file **file, u32 *op, u64 words[2])
+{
+	const struct io_uring_sqe *sqe = cmd->sqe;
+
+	/* uring_cmd_flags, of which none is supported, is rw_flags. */
+	if (READ_ONCE(sqe->ioprio) || READ_ONCE(sqe->addr) || READ_ONCE(sqe->len) ||
+	    READ_ONCE(sqe->rw_flags) || READ_ONCE(sqe->file_index))
+		return -EINVAL;
+	*file = cmd->file;
+	*op = cmd->cmd_op;
+	words[0] = READ_ONCE(sqe->addr3);
+	words[1] = READ_ONCE(sqe->__pad2[0]);
+	return 0;
+}
+
 void vexfs_file_accessed(struct file *file)
 {
 	file_accessed(file);

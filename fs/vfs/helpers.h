@@ -9,6 +9,7 @@
 
 #include <linux/fs.h>
 #include <linux/fs_context.h>
+#include <linux/io_uring/cmd.h>
 #include <linux/iomap.h>
 #include <linux/jbd2.h>
 
@@ -90,6 +91,9 @@ static const unsigned int vexfs_iocb_nowait = (__force unsigned int)IOCB_NOWAIT;
 static const unsigned int vexfs_fmode_read = (__force unsigned int)FMODE_READ;
 static const unsigned int vexfs_fmode_write = (__force unsigned int)FMODE_WRITE;
 static const unsigned int vexfs_fop_flags = (__force unsigned int)(FOP_BUFFER_RASYNC | FOP_BUFFER_WASYNC);
+static const int vexfs_uring_nonblock = IO_URING_F_NONBLOCK;
+/* Reads the command's file and number and the words of its own; EINVAL if other fields are used. */
+int vexfs_uring_cmd_read(struct io_uring_cmd *cmd, struct file **file, u32 *op, u64 words[2]);
 void vexfs_file_accessed(struct file *file);
 bool vexfs_access_ok(const void __user *ptr, size_t len);
 

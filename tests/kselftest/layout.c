@@ -44,3 +44,5 @@ SIZE(vexfs_vector_stats, 160);
 AT(vexfs_vector_stats, rows, 32);
 AT(vexfs_vector_stats, search_ns, 120);
 AT(vexfs_vector_stats, index_count, 128);
+
+SIZE(vexfs_uring_cmd, 16);

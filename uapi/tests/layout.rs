@@ -56,6 +56,7 @@ fn layouts() -> Vec<Layout> {
             size, flags, index_kind, state, m, ef_construction, nodes, deleted, watermark,
             resident_bytes, digest, reserved,
         }
+        vexfs_uring_cmd { argument, reserved }
     }
 }
 
