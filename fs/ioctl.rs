@@ -31,6 +31,7 @@ pub(crate) fn dispatch(file: &OpenFile<'_, VexFs>, command: u32, argument: usize
         uapi::nr::BUILD_INDEX => build_index(file, argument),
         uapi::nr::GET_VECTOR_STATS => stats(file, argument),
         uapi::nr::GET_INDEX_STATS => index_stats(file, argument),
+        uapi::nr::CHECK_INDEX => check_index(file, argument),
         _ => Err(ENOTTY),
     }?;
     Ok(0)
@@ -444,6 +445,28 @@ fn build_index(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
         replace: b.flags == replace,
     };
     index::build(inode, &request)
+}
+
+fn check_index(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
+    let (mut c, size) = read::<uapi::vexfs_index_check>(argument, uapi::first_size::INDEX_CHECK)?;
+    if c.flags & !uapi::VEXFS_CHECK_REPAIR != 0 || c.reserved0 != 0 || c.reserved != [0; 2] {
+        return Err(EINVAL);
+    }
+    let repair = c.flags & uapi::VEXFS_CHECK_REPAIR != 0;
+    let inode = file.inode();
+    container::with(inode, |_| Ok(()))?;
+    if !file.is_readable() || (repair && !file.is_writable()) {
+        return Err(EBADF);
+    }
+    let kind = Kind::from_uapi(c.index_kind).ok_or(EINVAL)?;
+    let found = index::check(inode, kind, repair)?;
+    c.rows = found.rows;
+    c.faults = found.faults;
+    c.unreachable = found.unreachable;
+    c.wrong_codes = found.wrong_codes;
+    c.wrong_rows = found.wrong_rows;
+    c.bad_images = u64::from(found.bad_image);
+    write(argument, &c, size)
 }
 
 fn index_stats(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {

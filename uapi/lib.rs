@@ -66,6 +66,8 @@ pub mod nr {
     pub const GET_VECTOR_STATS: u32 = 5;
     /// Number of [`VEXFS_IOCTL_GET_INDEX_STATS`](super::VEXFS_IOCTL_GET_INDEX_STATS).
     pub const GET_INDEX_STATS: u32 = 6;
+    /// Number of [`VEXFS_IOCTL_CHECK_INDEX`](super::VEXFS_IOCTL_CHECK_INDEX).
+    pub const CHECK_INDEX: u32 = 7;
 }
 
 /// The magic byte of an ioctl command.
@@ -91,6 +93,9 @@ pub const VEXFS_IOCTL_GET_VECTOR_STATS: u32 = iowr::<vexfs_vector_stats>(nr::GET
 /// Tell what an index of a container is; takes a [`vexfs_index_stats`].
 pub const VEXFS_IOCTL_GET_INDEX_STATS: u32 = iowr::<vexfs_index_stats>(nr::GET_INDEX_STATS);
 
+/// See whether an index is what the rows make it; takes a [`vexfs_index_check`].
+pub const VEXFS_IOCTL_CHECK_INDEX: u32 = iowr::<vexfs_index_check>(nr::CHECK_INDEX);
+
 /// Sizes in bytes of the first version of each structure, the least that its
 /// `size` field may say. They stay what they are when a structure grows.
 pub mod first_size {
@@ -106,6 +111,8 @@ pub mod first_size {
     pub const VECTOR_STATS: usize = 160;
     /// Of [`vexfs_index_stats`](super::vexfs_index_stats).
     pub const INDEX_STATS: usize = 96;
+    /// Of [`vexfs_index_check`](super::vexfs_index_check).
+    pub const INDEX_CHECK: usize = 80;
 }
 
 // A structure never shrinks, and a hit is part of an array: it never changes.
@@ -115,4 +122,5 @@ const _: () = assert!(size_of::<vexfs_search>() >= first_size::SEARCH);
 const _: () = assert!(size_of::<vexfs_build_index>() >= first_size::BUILD_INDEX);
 const _: () = assert!(size_of::<vexfs_vector_stats>() >= first_size::VECTOR_STATS);
 const _: () = assert!(size_of::<vexfs_index_stats>() >= first_size::INDEX_STATS);
+const _: () = assert!(size_of::<vexfs_index_check>() >= first_size::INDEX_CHECK);
 const _: () = assert!(size_of::<vexfs_hit>() == 24);

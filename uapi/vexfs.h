@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * The VexFS ioctl interface: six commands on an open file of a VexFS volume, which
+ * The VexFS ioctl interface: seven commands on an open file of a VexFS volume, which
  * also go through io_uring.
  *
  * Rules for every structure:
@@ -340,6 +340,45 @@ struct vexfs_index_stats {
 	__u64 reserved[4];
 };
 
+/* Flags of a check. */
+#define VEXFS_CHECK_REPAIR	(1U << 0)	/* build the index anew if anything is wrong */
+
+/**
+ * struct vexfs_index_check - see whether an index is what the rows make it
+ * @size: sizeof(struct vexfs_index_check)
+ * @flags: VEXFS_CHECK_*
+ * @index_kind: VEXFS_INDEX_* of the index meant
+ * @reserved0: must be 0
+ * @rows: out, as all that follow: rows looked at
+ * @faults: rules of its structure that the index breaks
+ * @unreachable: rows that no walk through the index comes by
+ * @wrong_codes: rows whose code is not that of their vector
+ * @wrong_rows: live rows that the index lacks, and deleted ones that it has
+ * @bad_images: 1 if what is on disk is damaged or outdated, else 0
+ * @reserved: must be 0
+ *
+ * Reads all rows, and what is saved of the index. Searches and batches go on meanwhile.
+ * With VEXFS_CHECK_REPAIR the index is built anew after that, with the parameters it has,
+ * if anything was found; what was found is told all the same.
+ *
+ * Wants the file open for reading, with VEXFS_CHECK_REPAIR for writing too. Errors: EINVAL
+ * a bad field or no kind of index; ENOENT no such index; ENOTTY not a container; EBADF;
+ * ENOMEM; EINTR a fatal signal; with VEXFS_CHECK_REPAIR those of a build.
+ */
+struct vexfs_index_check {
+	__u32 size;
+	__u32 flags;
+	__u32 index_kind;
+	__u32 reserved0;
+	__u64 rows;
+	__u64 faults;
+	__u64 unreachable;
+	__u64 wrong_codes;
+	__u64 wrong_rows;
+	__u64 bad_images;
+	__u64 reserved[2];
+};
+
 /* Instruction sets, in @isa of the statistics. */
 #define VEXFS_ISA_SCALAR	0
 #define VEXFS_ISA_AVX2		1
@@ -420,6 +459,8 @@ struct vexfs_vector_stats {
 	_IOWR(VEXFS_IOCTL_MAGIC, 5, struct vexfs_vector_stats)
 #define VEXFS_IOCTL_GET_INDEX_STATS \
 	_IOWR(VEXFS_IOCTL_MAGIC, 6, struct vexfs_index_stats)
+#define VEXFS_IOCTL_CHECK_INDEX \
+	_IOWR(VEXFS_IOCTL_MAGIC, 7, struct vexfs_index_check)
 
 /**
  * struct vexfs_uring_cmd - a command by way of io_uring

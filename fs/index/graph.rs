@@ -2,11 +2,14 @@
 
 //! A graph index over the rows of a container: HNSW, see `vexfs_ann::hnsw`.
 
+use super::check::Findings;
 use super::codes::{Arithmetic, Codec, Vectors};
 use super::graph_memory::{Memory, Work};
 use super::image::Reader as Image;
 use super::search::Outcome;
-use super::{graph_image, graph_search, is_live, Counts, Parameters, Query, Structure};
+use super::{
+    graph_check, graph_image, graph_search, is_live, Counts, Parameters, Query, Structure,
+};
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
 use core::ops::Range;
@@ -22,6 +25,8 @@ use vexfs_vfs::{task, Inode};
 
 /// Rows taken in while `Node::rows` and the writer's lock are held: some milliseconds.
 const PIECE: u64 = 16;
+/// Rows whose codes are checked while these are held.
+const CHECKED: u64 = 64;
 /// Slots swept for each row that is deleted, once a 1/[`SWEEP_SHARE`] of the slots waits for it.
 const SWEEP_PER_ROW: u32 = 64;
 const SWEEP_SHARE: u32 = 32;
@@ -352,7 +357,13 @@ impl Structure for Graph {
     }
 
     fn save(&self, inode: &Inode<VexFs>, generation: u64, watermark: &AtomicU64) -> Result<u64> {
-        let _writer = self.writer.lock();
+        let mut writer = self.writer.lock();
+        if writer.deleted > 0 {
+            // What is on disk is sound as it is, so that a check outside can tell.
+            let Scratch { work, vectors } = &mut writer.scratch;
+            self.repair(work, &mut Arithmetic::new(inode, &self.codec, vectors)?)?;
+            writer.deleted = 0;
+        }
         graph_image::save(self, inode, generation, watermark.load(Ordering::Acquire))
     }
 
@@ -371,6 +382,26 @@ impl Structure for Graph {
                 }
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    fn check(&self, inode: &Inode<VexFs>, watermark: u64, findings: &mut Findings) -> Result {
+        let writer = self.writer.lock();
+        graph_check::links(self, findings)?;
+        core::mem::drop(writer);
+        let mut first = 0u64;
+        while first < watermark {
+            if task::fatal_signal_pending() {
+                return Err(EINTR);
+            }
+            task::cond_resched();
+            let rows = first..first.saturating_add(CHECKED).min(watermark);
+            first = rows.end;
+            inode.node().rows.read(|| {
+                let mut writer = self.writer.lock();
+                graph_check::codes(self, inode, &mut writer.scratch, rows, findings)
+            })?;
         }
         Ok(())
     }

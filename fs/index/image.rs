@@ -424,6 +424,20 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Reads and verifies everything.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::items`].
+    pub(super) fn verify(&mut self) -> Result {
+        let mut data = 0u64;
+        let end = self.header.data_blocks();
+        while data < end {
+            data = data.saturating_add(self.fill(data, end)? as u64);
+        }
+        Ok(())
+    }
+
     /// Reads data blocks from `data` on, before `end`, and verifies them. Returns how many.
     fn fill(&mut self, data: u64, end: u64) -> Result<usize> {
         if task::fatal_signal_pending() {

@@ -7,6 +7,7 @@
 //! search.rs                    searches: an index, and the rows that it does not have
 //! graph.rs graph_*.rs          HNSW: changes, searches, memory, images
 //! checkpoint.rs image.rs       indexes on disk
+//! check.rs                     scrubbing
 //! codes.rs                     rows become codes; arithmetic of a graph
 //! budget.rs                    how much memory indexes take
 //! ```
@@ -33,9 +34,11 @@ use vexfs_vfs::{task, Inode};
 
 mod budget;
 mod build;
+mod check;
 pub(crate) mod checkpoint;
 mod codes;
 mod graph;
+mod graph_check;
 mod graph_image;
 mod graph_memory;
 mod graph_search;
@@ -44,6 +47,7 @@ pub(crate) mod search;
 
 pub(crate) use budget::Budget;
 pub(crate) use build::{build, drop, Request};
+pub(crate) use check::{check, Findings};
 pub(crate) use libvexfs::format::index::Parameters;
 
 /// A kind of index.
@@ -143,6 +147,10 @@ pub(crate) trait Structure: Send + Sync {
     /// Removes those of `rows` that are here but deleted, and takes in those that are not here but live.
     /// `Node::rows` is held shared. As [`Structure::extend`].
     fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result;
+
+    /// Checks everything that can be wrong, about the rows below `watermark`. Changes wait for short times. As
+    /// [`Structure::extend`], and `EINTR`.
+    fn check(&self, inode: &Inode<VexFs>, watermark: u64, findings: &mut Findings) -> Result;
 
     /// Decides how to search for `s.k` rows among `candidates`, those below `watermark`. `None` if
     /// comparing all candidates is less work, or k is too great. `EINVAL` for parameters out of range.

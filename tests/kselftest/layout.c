@@ -40,6 +40,10 @@ AT(vexfs_index_stats, nodes, 24);
 AT(vexfs_index_stats, digest, 56);
 AT(vexfs_index_stats, reserved, 64);
 
+SIZE(vexfs_index_check, 80);
+AT(vexfs_index_check, rows, 16);
+AT(vexfs_index_check, reserved, 64);
+
 SIZE(vexfs_vector_stats, 160);
 AT(vexfs_vector_stats, rows, 32);
 AT(vexfs_vector_stats, search_ns, 120);

@@ -18,6 +18,19 @@ static unsigned int state_of(int fd)
 	return index_stats(fd, &st) ? 0 : st.state;
 }
 
+/* Checks the index; what is wrong with it, as one number, or -errno. */
+static long long findings(int fd, unsigned int flags, struct vexfs_index_check *check)
+{
+	memset(check, 0, sizeof(*check));
+	check->size = sizeof(*check);
+	check->flags = flags;
+	check->index_kind = VEXFS_INDEX_HNSW;
+	if (ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, check))
+		return -errno;
+	return check->faults + check->unreachable + check->wrong_codes + check->wrong_rows +
+	       check->bad_images;
+}
+
 static void close_all(void)
 {
 	for (int fd = 3; fd < 30; fd++)
@@ -196,6 +209,76 @@ static unsigned long free_blocks(void)
 
 	sync();
 	return statfs(".", &fs) ? 0 : fs.f_bfree;
+}
+
+SCRATCH_CASE(a_check_finds_what_is_wrong_and_repairs_it)
+{
+	float *rows = new_clustered(1, 0, N), zeros[DIM] = { 0 };
+	struct vexfs_search s = { .ef = 100 };
+	struct vexfs_index_check check;
+	char block[4096];
+	uint64_t keys[300];
+	int fd, dev;
+	off_t at;
+
+	NEED_VEXFS();
+	fd = container("f", DIM, VEXFS_METRIC_L2);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-ENOENT, findings(fd, 0, &check));
+	OK(insert(fd, rows, NULL, N));
+	OK(build(fd, 0, 0, 0));
+	EXPECT_EQ(0, findings(fd, 0, &check));
+	EXPECT_EQ(N, check.rows);
+	for (int i = 0; i < 300; i++)
+		keys[i] = i * 3;
+	OK(delete_keys(fd, keys, 300));
+	OK(insert(fd, rows, NULL, 100));
+	EXPECT_EQ(0, findings(fd, 0, &check));
+	EXPECT_EQ(N + 100, check.rows);
+	fd = again(NULL, 0);
+	EXPECT_EQ(0, findings(fd, 0, &check));
+	EXPECT_EQ(N + 100, check.rows);
+
+	/* A vector that changes behind the back of VexFS. */
+	close_all();
+	OK(chdir("/"));
+	OK(umount(getenv("VEXFS_SCRATCH_DIR")));
+	dev = open(getenv("VEXFS_SCRATCH_DEV"), O_RDWR);
+	ASSERT_LE(0, dev);
+	for (at = 0; pread(dev, block, sizeof(block), at) == sizeof(block); at += sizeof(block))
+		if (!memcmp(block, rows, sizeof(zeros)))
+			break;
+	/* Row 1: row 0 is deleted. */
+	ASSERT_EQ(sizeof(zeros), pwrite(dev, zeros, sizeof(zeros), at + sizeof(zeros)));
+	OK(fsync(dev));
+	close(dev);
+	OK(scratch_mount(0));
+	OK(chdir(getenv("VEXFS_SCRATCH_DIR")));
+	fd = open("f", O_RDWR);
+	EXPECT_EQ(1, findings(fd, 0, &check));
+	EXPECT_EQ(1, check.wrong_codes);
+	EXPECT_EQ(-EBADF, findings(open("f", O_RDONLY), VEXFS_CHECK_REPAIR, &check));
+	EXPECT_EQ(1, findings(fd, VEXFS_CHECK_REPAIR, &check));
+	EXPECT_EQ(0, findings(fd, VEXFS_CHECK_REPAIR, &check));
+
+	/* An outdated image. */
+	fd = again(NULL, 0);
+	ASSERT_EQ(DIM * 4, pwrite(fd, zeros, DIM * 4, 5 * DIM * 4));
+	EXPECT_EQ(1, findings(fd, 0, &check));
+	EXPECT_EQ(1, check.bad_images);
+	EXPECT_EQ(VEXFS_INDEX_UNUSABLE, state_of(fd));
+	EXPECT_EQ(1, findings(fd, VEXFS_CHECK_REPAIR, &check));
+	EXPECT_EQ(0, findings(fd, 0, &check));
+	EXPECT_RECALL(960, fd, rows + 10 * DIM, &s);
+
+	check = (struct vexfs_index_check) { .size = sizeof(check), .flags = 2, .index_kind = 2 };
+	EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &check)));
+	check = (struct vexfs_index_check) { .size = sizeof(check), .index_kind = VEXFS_INDEX_EXACT };
+	EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &check)));
+	check = (struct vexfs_index_check) { .size = sizeof(check), .index_kind = 2, .reserved0 = 1 };
+	EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &check)));
+	check = (struct vexfs_index_check) { .size = 8, .index_kind = 2 };
+	EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &check)));
 }
 
 SCRATCH_CASE(images_give_their_space_back)

@@ -56,11 +56,15 @@ fn layouts() -> Vec<Layout> {
             size, flags, index_kind, state, m, ef_construction, nodes, deleted, watermark,
             resident_bytes, digest, reserved,
         }
+        vexfs_index_check {
+            size, flags, index_kind, reserved0, rows, faults, unreachable, wrong_codes, wrong_rows,
+            bad_images, reserved,
+        }
         vexfs_uring_cmd { argument, reserved }
     }
 }
 
-const COMMANDS: [(&str, u32); 6] = [
+const COMMANDS: [(&str, u32); 7] = [
     ("VEXFS_IOCTL_CREATE_VECTOR", uapi::VEXFS_IOCTL_CREATE_VECTOR),
     (
         "VEXFS_IOCTL_BATCH_OPERATIONS",
@@ -79,6 +83,7 @@ const COMMANDS: [(&str, u32); 6] = [
         "VEXFS_IOCTL_GET_INDEX_STATS",
         uapi::VEXFS_IOCTL_GET_INDEX_STATS,
     ),
+    ("VEXFS_IOCTL_CHECK_INDEX", uapi::VEXFS_IOCTL_CHECK_INDEX),
 ];
 
 const GENERATED: &str = include_str!(concat!(env!("VEXFS_GEN"), "/uapi_generated.rs"));

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Scrubbing: whether an index in memory is what its container's rows make it, and its image is whole.
+
+use super::image::Reader as Image;
+use super::{build, checkpoint, Kind, Request};
+use crate::container;
+use crate::VexFs;
+use kernel::prelude::*;
+use vexfs_vfs::Inode;
+
+/// What a check found.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Findings {
+    /// Rows looked at.
+    pub(crate) rows: u64,
+    /// Rules of its structure that the index breaks.
+    pub(crate) faults: u64,
+    /// Rows that no search of the index can come by.
+    pub(crate) unreachable: u64,
+    /// Rows whose code is not that of their vector.
+    pub(crate) wrong_codes: u64,
+    /// Live rows that are not in the index, and deleted rows that are.
+    pub(crate) wrong_rows: u64,
+    /// The image is damaged, outdated, or can't be read.
+    pub(crate) bad_image: bool,
+}
+
+impl Findings {
+    fn any(&self) -> bool {
+        let counted = [
+            self.faults,
+            self.unreachable,
+            self.wrong_codes,
+            self.wrong_rows,
+        ];
+        self.bad_image || counted.iter().any(|n| *n > 0)
+    }
+}
+
+/// Checks the index of a kind; with `repair`, builds it anew if anything is wrong with it. Not with the
+/// inode locked: searches go on meanwhile, and batches wait for short times.
+///
+/// # Errors
+///
+/// `ENOENT` if there is none; `EINTR`, `ENOMEM`, and what reading says; those of a build.
+pub(crate) fn check(inode: &Inode<VexFs>, kind: Kind, repair: bool) -> Result<Findings> {
+    checkpoint::load(inode, kind.number())?;
+    let (index, record) = container::with(inode, |c| {
+        let slot = c.indexes.slot(kind);
+        Ok((slot.ready.clone(), slot.record))
+    })?;
+    if index.is_none() && record.is_none() {
+        return Err(ENOENT);
+    }
+    let mut findings = Findings::default();
+    if let Some(index) = &index {
+        let watermark = index.watermark();
+        index.structure.check(inode, watermark, &mut findings)?;
+    }
+    match check_image(inode, kind) {
+        Err(e) if e == EINTR || e == ENOMEM => return Err(e),
+        checked => findings.bad_image = index.is_none() || checked.is_err(),
+    }
+    if repair && findings.any() {
+        let structure = index.map(|index| index.structure.parameters());
+        let recorded = record.map(|record| record.parameters);
+        let request = Request {
+            kind,
+            parameters: structure.or(recorded).unwrap_or_default(),
+            replace: true,
+        };
+        build(inode, &request)?;
+    }
+    Ok(findings)
+}
+
+/// Reads the image of an index, if it has one, and verifies it.
+fn check_image(inode: &Inode<VexFs>, kind: Kind) -> Result {
+    let _images = inode.node().images.lock();
+    let (area, record) = container::with(inode, |c| Ok((c.area, c.indexes.slot(kind).record)))?;
+    match record.filter(|record| record.image_ino != 0) {
+        Some(record) => Image::new(inode.sb(), record.image_ino, kind.number(), &area)?.verify(),
+        None => Ok(()),
+    }
+}
