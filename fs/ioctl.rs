@@ -3,6 +3,7 @@
 //! The ioctl interface: decodes `uapi/vexfs.h`, checks every bound, calls the rest.
 
 use crate::container;
+use crate::element;
 use crate::index::{self, Kind, Parameters};
 use crate::rows::{self, BatchError, Vectors};
 use crate::search;
@@ -115,21 +116,16 @@ fn create(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     }
     let element = u8::try_from(c.element_type)?;
     let metric = u8::try_from(c.metric)?;
-    let known_element = vector_area::element_bits(element).is_some();
     let align_ok = c.alignment == 0
         || (c.alignment.is_power_of_two() && (4..=vector_area::MAX_ALIGN).contains(&c.alignment));
     if c.flags != 0
         || c.reserved != 0
         || c.dim == 0
         || c.dim > uapi::VEXFS_MAX_DIM
-        || !known_element
-        || !vector_area::is_metric(metric)
+        || !vector_area::is_metric(metric, element)
         || !align_ok
     {
         return Err(EINVAL);
-    }
-    if element != vector_area::ELEMENT_FLOAT32 {
-        return Err(EOPNOTSUPP);
     }
     let align = c.alignment.max(4);
     let stride = vector_area::stride(c.dim, element, align).ok_or(EINVAL)?;
@@ -212,7 +208,7 @@ fn run_batch(
         return Err(E2BIG.into());
     }
     let area = container::with(inode, |c| Ok(c.area))?;
-    let bytes = rows::row_bytes(&area);
+    let bytes = element::row_bytes(&area)?;
     let user_stride = if b.vector_stride == 0 {
         bytes
     } else {

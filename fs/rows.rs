@@ -7,6 +7,7 @@
 //! number together in memory. `container::push_durable` makes that last step durable.
 
 use crate::container::{self, Container, HIDDEN_CREDITS};
+use crate::element::{self, RowCheck};
 use crate::file::{drop_tail, reserve};
 use crate::index;
 use crate::node::{self, Change};
@@ -16,11 +17,10 @@ use kernel::uaccess::{UserSlice, UserSliceReader};
 use libvexfs::format::row::RowMeta;
 use libvexfs::format::VectorArea;
 use libvexfs::{rows, tree};
-use vexfs_simd_ffi::{first_non_finite, Elem};
 use vexfs_uapi::VEXFS_KEY_NONE;
 use vexfs_vfs::file::{OpenFile, Source};
 use vexfs_vfs::page_cache::Pinned;
-use vexfs_vfs::{fpu, sort, task, Inode};
+use vexfs_vfs::{sort, task, Inode};
 
 /// Bytes moved at once between user memory and the page cache: fits the L2 cache.
 const CHUNK: usize = 64 * 1024;
@@ -65,24 +65,6 @@ fn about(error: Error, row: usize) -> BatchError {
 }
 
 type BatchResult<T> = core::result::Result<T, BatchError>;
-
-/// Bytes of a vector, without the padding to the stride.
-pub(crate) fn row_bytes(area: &VectorArea) -> usize {
-    area.dim as usize * 4
-}
-
-/// Finds the first NaN or infinity among the elements of `bytes`.
-pub(crate) fn find_non_finite(inode: &Inode<VexFs>, bytes: &[u8]) -> Result<Option<usize>> {
-    let simd = &inode.volume().simd;
-    let mut before = 0;
-    for piece in bytes.chunks(simd.check_bytes()) {
-        if let Some(at) = fpu::section(|t| first_non_finite(t, simd.isa, Elem::F32, piece))? {
-            return Ok(Some(before + at));
-        }
-        before += piece.len() / 4;
-    }
-    Ok(None)
-}
 
 /// The index of the first element of `keys` that occurred before.
 fn first_repeated(keys: &[u64]) -> Result<Option<usize>> {
@@ -190,7 +172,8 @@ fn write_vectors(
     count: u64,
 ) -> BatchResult<()> {
     let inode = file.inode();
-    let (bytes, stride) = (row_bytes(area), area.stride as usize);
+    let (bytes, stride) = (element::row_bytes(area)?, area.stride as usize);
+    let check = RowCheck::new(inode, area, stride)?;
     let per_chunk = (CHUNK / stride).max(1);
     // Rows that are packed as the file has them go straight to the page cache.
     let direct = vectors.stride == stride && bytes == stride;
@@ -214,48 +197,21 @@ fn write_vectors(
             .address
             .wrapping_add(done.wrapping_mul(vectors.stride));
         let position = start.saturating_add((done as u64).saturating_mul(u64::from(area.stride)));
-        let non_finite = if direct {
+        let bad = if direct {
             file.write_user_at(position, address, n * stride)?;
-            find_non_finite_in_file(inode, &mut pinned, position, n * stride)?
+            check.first_bad_in_file(&mut pinned, position, n * stride)?
         } else {
             let chunk = buffer.get_mut(..n * stride).ok_or(EINVAL)?;
             read_rows(address, vectors.stride, bytes, stride, chunk)?;
             file.write_at(position, chunk)?;
-            find_non_finite(inode, chunk)?
+            check.first_bad(chunk, 0)?
         };
-        if let Some(element) = non_finite {
-            return Err(about(EINVAL, done + element * 4 / stride));
+        if let Some(row) = bad {
+            return Err(about(EINVAL, done + row));
         }
         done += n;
     }
     Ok(())
-}
-
-/// Finds the first NaN or infinity among elements that were just written to the page cache.
-/// They are behind the last row, where nobody else writes while the inode is locked.
-fn find_non_finite_in_file(
-    inode: &Inode<VexFs>,
-    pinned: &mut Pinned,
-    position: u64,
-    len: usize,
-) -> Result<Option<usize>> {
-    let end = position.saturating_add(len as u64);
-    let mut at = position;
-    while at < end {
-        let pinned_end = pinned.fill(inode, at, end)?;
-        while at < pinned_end {
-            let bytes = pinned.bytes_at(at);
-            if bytes.is_empty() {
-                return Err(EIO);
-            }
-            if let Some(element) = find_non_finite(inode, bytes)? {
-                let before = usize::try_from(at.saturating_sub(position))? / 4;
-                return Ok(Some(before.saturating_add(element)));
-            }
-            at = at.saturating_add(bytes.len() as u64);
-        }
-    }
-    Ok(None)
 }
 
 /// Reads rows of `bytes` bytes from user memory, `from_stride` apart, into `chunk`, where
@@ -544,7 +500,7 @@ pub(crate) fn read_to_user(
     user_stride: usize,
 ) -> Result {
     let area = container::with(inode, |c| Ok(c.area))?;
-    let bytes = row_bytes(&area);
+    let bytes = element::row_bytes(&area)?;
     let mut row_buffer = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
     let mut pinned = Pinned::new()?;
     for (index, row) in wanted.iter().enumerate() {
@@ -569,7 +525,7 @@ pub(crate) fn read_to_user(
 ///
 /// # Errors
 ///
-/// `EINVAL` for a part of a row, a gap behind the last row, a NaN or an infinity; then
+/// `EINVAL` for a part of a row, a gap behind the last row, or a row that [`RowCheck`] finds; then
 /// nothing is written.
 pub(crate) fn write(
     file: &OpenFile<'_, VexFs>,
@@ -591,13 +547,13 @@ pub(crate) fn write(
     }
     let mut bytes = KVVec::from_elem(0u8, usize::try_from(len)?, GFP_KERNEL)?;
     source.read(&mut bytes)?;
-    let data = row_bytes(&area);
+    let data = element::row_bytes(&area)?;
     for row in bytes.chunks_mut(area.stride as usize) {
-        let (vector, padding) = row.split_at_mut_checked(data).ok_or(EINVAL)?;
-        if find_non_finite(inode, vector)?.is_some() {
-            return Err(EINVAL);
-        }
-        padding.fill(0);
+        row.get_mut(data..).ok_or(EINVAL)?.fill(0);
+    }
+    let check = RowCheck::new(inode, &area, area.stride as usize)?;
+    if check.first_bad(&bytes, 0)?.is_some() {
+        return Err(EINVAL);
     }
     file.modified()?;
     let over = usize::try_from(len.min(end.saturating_sub(position)))?;

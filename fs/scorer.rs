@@ -8,12 +8,12 @@
 //! only for rows that enter a heap.
 
 use crate::container;
-use crate::search::metric;
+use crate::element;
 use crate::VexFs;
 use kernel::prelude::*;
 use libvexfs::format::VectorArea;
 use vexfs_ann::topk::{Hit, TopK};
-use vexfs_simd_ffi::{score_many_list, score_many_rows, BadShape, Elem, FpuToken, Isa, Metric};
+use vexfs_simd_ffi::{score_many_list, score_many_rows, BadShape, FpuToken, Isa};
 use vexfs_vfs::page_cache::Pinned;
 use vexfs_vfs::work::Stop;
 use vexfs_vfs::{fpu, task, Inode};
@@ -31,8 +31,6 @@ const LISTED: usize = 64;
 const RUN: usize = 16;
 /// Bytes for copies of rows that lie across pages.
 const COPIES: usize = TILE_BYTES;
-/// The element type of containers.
-const ELEM: Elem = Elem::F32;
 
 /// The rows that may be hits.
 pub(crate) struct Candidates {
@@ -152,9 +150,11 @@ enum Place<'a> {
 /// `EINTR` for a fatal signal, `EIO` and the like if rows can't be read.
 pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
     let stride = u64::from(scan.area.stride);
-    let bytes = crate::rows::row_bytes(scan.area);
+    let bytes = element::row_bytes(scan.area)?;
     let simd = &scan.inode.volume().simd;
-    let limit = simd.section_rows(ELEM, bytes).min(SECTION_ROWS);
+    let limit = simd
+        .section_rows(element::elem(scan.area)?, bytes)
+        .min(SECTION_ROWS);
     let tile = (TILE_BYTES / bytes).clamp(1, limit);
     // A single query has no use for the rows once it has seen them.
     let run_limit = if heaps.len() > 1 { tile } else { limit };
@@ -278,10 +278,10 @@ fn score(
     distances: &mut [u32],
 ) -> Result {
     let simd = &scan.inode.volume().simd;
-    let metric = metric(scan.area)?;
-    let bytes = crate::rows::row_bytes(scan.area);
+    let elem = element::elem(scan.area)?;
+    let bytes = element::row_bytes(scan.area)?;
     let group = simd
-        .section_queries(ELEM, bytes, batch.rows)
+        .section_queries(elem, bytes, batch.rows)
         .min(distances.len() / batch.rows.max(1));
     if group == 0 {
         return Err(EINVAL);
@@ -291,7 +291,7 @@ fn score(
         let distances = distances
             .get_mut(..heaps.len().saturating_mul(batch.rows))
             .ok_or(EINVAL)?;
-        fpu::section(|t| score_tile(t, simd.isa, metric, scan.area, batch, queries, distances))?
+        fpu::section(|t| score_tile(t, simd.isa, scan.area, batch, queries, distances))?
             .map_err(|_| EINVAL)?;
         for (distances, heap) in distances.chunks(batch.rows).zip(heaps) {
             offer(scan, batch, distances, heap)?;
@@ -305,16 +305,17 @@ fn score(
 fn score_tile(
     t: &FpuToken<'_>,
     isa: Isa,
-    metric: Metric,
     area: &VectorArea,
     batch: &Batch<'_>,
     queries: &[u8],
     distances: &mut [u32],
 ) -> core::result::Result<(), BadShape> {
+    let elem = element::elem(area).map_err(|_| BadShape)?;
+    let metric = element::metric(area).map_err(|_| BadShape)?;
     let (stride, dim) = (area.stride as usize, area.dim as usize);
     let (pinned, copies) = match &batch.place {
         Place::Run(rows) => {
-            return score_many_rows(t, isa, ELEM, metric, queries, rows, stride, dim, distances);
+            return score_many_rows(t, isa, elem, metric, queries, rows, stride, dim, distances);
         }
         Place::Scattered(pinned, copies) => (pinned, copies),
     };
@@ -332,7 +333,7 @@ fn score_tile(
         at = at.saturating_add(stride as u64);
     }
     let list = list.get(..batch.rows).ok_or(BadShape)?;
-    score_many_list(t, isa, ELEM, metric, queries, list, dim, distances)
+    score_many_list(t, isa, elem, metric, queries, list, dim, distances)
 }
 
 fn offer(scan: &Scan<'_>, batch: &Batch<'_>, distances: &[u32], heap: &mut TopK<'_>) -> Result {

@@ -3,10 +3,10 @@
 //! Searches: decodes the request, takes a snapshot of what is visible, scans.
 
 use crate::container;
+use crate::element::{self, RowCheck};
 use crate::index;
 use crate::index::search::{Outcome, Walk};
 use crate::ioctl::{self, user_address};
-use crate::rows;
 use crate::scorer::{Candidates, Scan};
 use crate::spread;
 use crate::VexFs;
@@ -66,7 +66,7 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     };
 
     let (nq, k) = (s.nq as usize, s.k as usize);
-    let bytes = rows::row_bytes(&area);
+    let bytes = element::row_bytes(&area)?;
     let query_stride = match s.query_stride {
         0 => bytes,
         stride => stride as usize,
@@ -88,7 +88,7 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     let mut first = 0;
     while first < nq {
         let n = group.min(nq - first);
-        read_queries(inode, &s, first, n, query_stride, bytes, &mut queries)?;
+        read_queries(inode, &area, &s, first, n, query_stride, &mut queries)?;
         let mut heaps = KVec::with_capacity(n, GFP_KERNEL)?;
         for memory in hits.chunks_mut(k).take(n) {
             heaps
@@ -251,13 +251,14 @@ fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search) -> Result<Candidates
 
 fn read_queries(
     inode: &Inode<VexFs>,
+    area: &VectorArea,
     s: &uapi::vexfs_search,
     first: usize,
     n: usize,
     stride: usize,
-    bytes: usize,
     out: &mut [u8],
 ) -> Result {
+    let bytes = element::row_bytes(area)?;
     let base = usize::try_from(s.queries).map_err(|_| EFAULT)?;
     for (index, query) in out.chunks_mut(bytes).take(n).enumerate() {
         let at = base.wrapping_add((first + index).wrapping_mul(stride));
@@ -266,7 +267,7 @@ fn read_queries(
             .read_slice(query)?;
     }
     let read = out.get(..n.saturating_mul(bytes)).ok_or(EINVAL)?;
-    match rows::find_non_finite(inode, read)? {
+    match RowCheck::new(inode, area, bytes)?.first_bad(read, 0)? {
         Some(_) => Err(EINVAL),
         None => Ok(()),
     }
@@ -314,16 +315,4 @@ fn write_hits(s: &uapi::vexfs_search, first: usize, bound: u32, heaps: KVec<TopK
         }
     }
     Ok(())
-}
-
-/// The metric as the distance kernels know it.
-pub(crate) fn metric(area: &VectorArea) -> Result<vexfs_simd_ffi::Metric> {
-    use libvexfs::format::vector_area as v;
-    use vexfs_simd_ffi::Metric;
-    match area.metric {
-        v::METRIC_L2SQ => Ok(Metric::L2Sq),
-        v::METRIC_COSINE => Ok(Metric::Cosine),
-        v::METRIC_INNER_PRODUCT => Ok(Metric::InnerProduct),
-        _ => Err(EFSCORRUPTED),
-    }
 }

@@ -6,6 +6,7 @@
 //! The caller holds `Node::rows` for all of them. A fatal signal for it, and the time budget, end the
 //! work of all through `Scan`.
 
+use crate::element;
 use crate::index::search::{Outcome, Walk};
 use crate::scorer::{self, Scan};
 use kernel::prelude::*;
@@ -80,7 +81,7 @@ pub(crate) fn walk(
     threads: u32,
     totals: &mut Outcome,
 ) -> Result {
-    let bytes = crate::rows::row_bytes(scan.area);
+    let bytes = element::row_bytes(scan.area)?;
     if threads == 1 || heaps.len() == 1 {
         return walk.search(scan, heaps, totals);
     }

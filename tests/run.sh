@@ -127,7 +127,7 @@ kselftests() {
 posix_job() {
 	trap 'kill $vm 2>/dev/null; exit 130' INT TERM
 	want kselftest && kselftests kselftest "$out/kselftest.log" "$bin" -- $(programs posix)
-	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector) vector_search:simd=scalar
+	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector) {vector_search,vector_types}:simd=scalar
 	want arm64 && kselftests arm64 "$out/arm64.log" "$arm64_bin" --arch arm64 --env VEXFS_TEST_ISA=neondot -- \
 		$(programs posix) $(programs vector) vector_search:simd=neon vector_search:simd=scalar
 	return 0

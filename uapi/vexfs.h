@@ -25,18 +25,31 @@
 
 #define VEXFS_SUPER_MAGIC	0x56584653	/* statfs(2) f_type: "VXFS" */
 
-/* Element types. */
-#define VEXFS_ELEMENT_F32	1
-#define VEXFS_ELEMENT_F16	2
-#define VEXFS_ELEMENT_BF16	3
-#define VEXFS_ELEMENT_I8	4
-#define VEXFS_ELEMENT_U8	5
-#define VEXFS_ELEMENT_BINARY	6
+/*
+ * Element types. Vectors travel in them: those of a batch, of queries, and of
+ * write(2) and mmap(2). Little-endian; element i of BINARY is bit i % 8 of byte
+ * i / 8, bit 0 the least significant, and bits behind the last element are 0.
+ */
+#define VEXFS_ELEMENT_F32	1	/* IEEE-754 binary32 */
+#define VEXFS_ELEMENT_F16	2	/* IEEE-754 binary16 */
+#define VEXFS_ELEMENT_BF16	3	/* bfloat16, the upper half of a binary32 */
+#define VEXFS_ELEMENT_I8	4	/* signed byte */
+#define VEXFS_ELEMENT_U8	5	/* unsigned byte */
+#define VEXFS_ELEMENT_BINARY	6	/* bit, a number 0 or 1 to the metrics */
 
-/* Metrics. Smaller distances are nearer. */
+/*
+ * Metrics. Smaller distances are nearer. Distances are of the stored numbers
+ * themselves, without scale or offset, and binary32 for every element type. Of
+ * integers and bits they are computed exactly and rounded once.
+ *
+ * HAMMING is for BINARY only, the others are for all element types. Of bits, L2
+ * is the same number as HAMMING, DOT counts the bits set in both and negates that,
+ * and COSINE is 1 - shared / sqrt(bits of one * bits of the other).
+ */
 #define VEXFS_METRIC_L2		1	/* squared Euclidean distance */
 #define VEXFS_METRIC_COSINE	2	/* 1 - cos; a zero vector is at 1 from all */
 #define VEXFS_METRIC_DOT	3	/* the negated inner product */
+#define VEXFS_METRIC_HAMMING	4	/* number of bits that differ */
 
 /* Bounds. */
 #define VEXFS_MAX_DIM		65536
@@ -57,8 +70,8 @@
  * @size: sizeof(struct vexfs_create_vector)
  * @flags: must be 0
  * @dim: elements of a row, 1 to VEXFS_MAX_DIM
- * @element_type: VEXFS_ELEMENT_*; other than F32: EOPNOTSUPP for now
- * @metric: VEXFS_METRIC_*
+ * @element_type: VEXFS_ELEMENT_*
+ * @metric: VEXFS_METRIC_*, one that the element type has
  * @alignment: 0, or a power of two from 4 to 4096 to which a row's start is
  *	aligned; the stride is the row's bytes rounded up to it
  * @model_tag: the caller's mark of the embedding model, kept as it is
@@ -68,8 +81,7 @@
  *
  * Called on a regular file open for writing. Errors: EEXIST already a container
  * or not empty; EINVAL a bad field; EBADF not open for writing; EACCES a writable
- * shared mapping exists; EOPNOTSUPP not a regular file or an element type that is
- * not available yet.
+ * shared mapping exists; EOPNOTSUPP not a regular file.
  */
 struct vexfs_create_vector {
 	__u32 size;
@@ -121,8 +133,8 @@ struct vexfs_create_vector {
  * A batch is atomic: after an error or a crash it has changed nothing. INSERT,
  * UPSERT and DELETE want the file open for writing, GET for reading. GET of
  * missing rows zeroes their part of @vectors and @tags and counts the others in @done.
- * Errors: EINVAL a bad field, a NaN or infinity (@error_row), a repeated key of
- * an UPSERT or DELETE, the reserved key; EEXIST a key in use or repeated by INSERT;
+ * Errors: EINVAL a bad field, a NaN, an infinity or a set bit behind the last of
+ * BINARY (@error_row), a repeated key of an UPSERT or DELETE, the reserved key; EEXIST a key in use or repeated by INSERT;
  * ENOENT a key or row that DELETE does not find; E2BIG too many rows or
  * bytes; EFAULT; ENOTTY not a container; EBADF; ENOSPC; EDQUOT; EINTR; EROFS.
  */
@@ -214,8 +226,8 @@ struct vexfs_hit {
  * that many; an index may miss some of the nearest. Where comparing all rows that
  * pass the filter is less work than the index, that is what happens.
  *
- * Wants the file open for reading. Errors: EINVAL a bad field, or a query with a
- * NaN or infinity; E2BIG nq, k or their product too large; ENOENT no such index;
+ * Wants the file open for reading. Errors: EINVAL a bad field, or a query that could
+ * not be a row, as one with a NaN; E2BIG nq, k or their product too large; ENOENT no such index;
  * ENOTTY not a container; EFAULT; EBADF; ENOMEM; EINTR a fatal signal.
  */
 struct vexfs_search {
@@ -274,12 +286,13 @@ struct vexfs_search {
  * changed; the first search of a later mount loads it and takes in what it does not know
  * yet. An index that can't be saved, for lack of space, is in memory only; the log says so.
  * Build it over many rows, not none: codes are made around their mean.
+ * BINARY rows are their own codes.
  *
  * Wants the file open for writing. Errors: EINVAL a bad field, or one that the kind
  * does not have; EEXIST there is an index of the kind; ENOENT there is none to drop;
  * EBUSY one is being built; ECANCELED it was dropped while being built; EOPNOTSUPP
- * the kind is not there yet, or rows are too long for it (HNSW: above 7,808 elements at
- * m 16); ENOTTY not a container; EBADF; ENOMEM; EINTR a fatal signal. After an error
+ * the kind is not there yet, or rows are too long for it (HNSW: above 7,808 elements,
+ * or 31,584 of BINARY, at m 16); ENOTTY not a container; EBADF; ENOMEM; EINTR a fatal signal. After an error
  * all is as before.
  */
 struct vexfs_build_index {

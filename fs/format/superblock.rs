@@ -211,8 +211,7 @@ impl Superblock {
         let known = defaults == (0, 0, 0)
             || (defaults.0 > 0
                 && defaults.0 <= vector_area::MAX_DIM
-                && vector_area::element_bits(sb.vector_element).is_some()
-                && vector_area::is_metric(sb.vector_metric));
+                && vector_area::is_metric(sb.vector_metric, sb.vector_element));
         if !known {
             return Err(corrupt("superblock: vector defaults are not valid"));
         }

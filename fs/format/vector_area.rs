@@ -23,15 +23,17 @@ pub const ELEMENT_BFLOAT16: u8 = 3;
 pub const ELEMENT_INT8: u8 = 4;
 /// Element type: unsigned byte.
 pub const ELEMENT_UINT8: u8 = 5;
-/// Element type: bit.
+/// Element type: bit, eight to a byte, the lowest first.
 pub const ELEMENT_BIT: u8 = 6;
 
-/// Metric: squared Euclidean distance.
+/// Metric: squared Euclidean distance. Of bits this is the number of bits that differ.
 pub const METRIC_L2SQ: u8 = 1;
 /// Metric: one minus the cosine of the angle.
 pub const METRIC_COSINE: u8 = 2;
 /// Metric: negated inner product.
 pub const METRIC_INNER_PRODUCT: u8 = 3;
+/// Metric: number of bits that differ, of bits only.
+pub const METRIC_HAMMING: u8 = 4;
 
 /// Bits in an element, nothing for an unknown type.
 pub fn element_bits(element: u8) -> Option<u64> {
@@ -44,9 +46,13 @@ pub fn element_bits(element: u8) -> Option<u64> {
     }
 }
 
-/// True for a known metric.
-pub fn is_metric(metric: u8) -> bool {
-    matches!(metric, METRIC_L2SQ | METRIC_COSINE | METRIC_INNER_PRODUCT)
+/// True for a known metric of a known element type.
+pub fn is_metric(metric: u8, element: u8) -> bool {
+    match metric {
+        METRIC_L2SQ | METRIC_COSINE | METRIC_INNER_PRODUCT => element_bits(element).is_some(),
+        METRIC_HAMMING => element == ELEMENT_BIT,
+        _ => false,
+    }
 }
 
 /// Bytes from one row to the next, for rows of `dim` elements aligned to `align` bytes;
@@ -177,11 +183,11 @@ impl VectorArea {
     ///
     /// The rule that is broken.
     pub fn check(&self) -> Result<(), &'static str> {
-        if !is_metric(self.metric) {
-            return Err("vector area: unknown metric");
-        }
         if element_bits(self.element).is_none() {
             return Err("vector area: unknown element type");
+        }
+        if !is_metric(self.metric, self.element) {
+            return Err("vector area: unknown metric, or not one of the element type");
         }
         if stride(self.dim, self.element, self.align) != Some(self.stride) {
             return Err("vector area: stride does not fit dimension and alignment");

@@ -3,8 +3,7 @@
 //! Codes of rows: how the rows of a container become codes of graph nodes, and the arithmetic of an
 //! operation on a graph, in FPU sections of bounded time.
 
-use crate::rows;
-use crate::search;
+use crate::element;
 use crate::simd::Simd;
 use crate::VexFs;
 use core::sync::atomic::AtomicU32;
@@ -12,14 +11,12 @@ use kernel::prelude::*;
 use libvexfs::format::VectorArea;
 use vexfs_ann::hnsw::{Numeric, BATCH};
 use vexfs_simd_ffi::{
-    accumulate_f32, centroids_f32, normalise_f32, prefetch, score_rows, Elem, GraphCode, GraphKind,
-    Metric,
+    accumulate_f32, centroids_f32, convert, normalise_f32, prefetch, score_rows, Elem, GraphCode,
+    GraphKind, Metric,
 };
 use vexfs_vfs::page_cache::Pinned;
 use vexfs_vfs::{fpu, task, Inode};
 
-/// The element type of containers.
-const ELEM: Elem = Elem::F32;
 /// Decides the random rotation of codes. The same for all, so that equal rows give equal indexes.
 pub(super) const SEED: u64 = 1;
 /// Rows whose mean becomes the centre of codes.
@@ -31,10 +28,11 @@ const EXACT_BYTES: usize = 128 * 1024;
 /// How the rows of one container become codes.
 pub(crate) struct Codec {
     code: GraphCode,
+    elem: Elem,
     metric: Metric,
     dim: usize,
     stride: u64,
-    /// The mean of a sample of rows, of their element type, or nothing.
+    /// The mean of a sample of rows, of [`Elem::F32`], or nothing.
     centre: KVVec<u8>,
     simd: Simd,
     /// Codes that one section may compare.
@@ -42,8 +40,8 @@ pub(crate) struct Codec {
 }
 
 impl Codec {
-    /// Codes of 4 bits per element for the rows of `inode`, around the mean of a sample of those rows
-    /// among the first `rows` that `takes` says yes to. Reads them.
+    /// Codes for the rows of `inode`: bits are their own code, other elements get 4 bits each, around the
+    /// mean of a sample of those rows among the first `rows` that `takes` says yes to. Reads them.
     ///
     /// # Errors
     ///
@@ -55,13 +53,13 @@ impl Codec {
         takes: impl Fn(u64) -> bool,
     ) -> Result<Self> {
         let mut codec = Codec::around(inode, area, KVVec::new())?;
-        if rows > 0 {
+        if rows > 0 && codec.code.kind() == GraphKind::Rabitq4 {
             codec.centre = codec.mean(inode, rows, takes)?;
         }
         Ok(codec)
     }
 
-    /// The same codes around a centre that was computed before: the bytes of a row, or none.
+    /// The same codes around a centre that was computed before.
     ///
     /// # Errors
     ///
@@ -71,23 +69,36 @@ impl Codec {
         area: &VectorArea,
         centre: KVVec<u8>,
     ) -> Result<Self> {
-        let metric = search::metric(area)?;
+        let (elem, metric) = (element::elem(area)?, element::metric(area)?);
         let dim = area.dim as usize;
-        let code = GraphCode::new(GraphKind::Rabitq4, ELEM, metric, dim).map_err(|_| EOPNOTSUPP)?;
+        // Codes of 4 bits are an eighth of a row of 32 bits each, and compared at about the speed of such a row.
+        let (kind, like) = match elem {
+            Elem::Binary => (GraphKind::Raw(elem), elem),
+            _ => (GraphKind::Rabitq4, Elem::F32),
+        };
+        let code = GraphCode::new(kind, elem, metric, dim).map_err(|_| EOPNOTSUPP)?;
         let simd = inode.volume().simd;
         Ok(Codec {
             code,
+            elem,
             metric,
             dim,
             stride: u64::from(area.stride),
             centre,
             simd,
-            // A code is an eighth of its row, and compared at about the speed of a row of that length.
-            at_once: simd.section_rows(ELEM, rows::row_bytes(area)).min(BATCH),
+            at_once: simd.section_rows(like, like.row_bytes(dim)).min(BATCH),
         })
     }
 
-    /// What codes are around: the bytes of a row, or none.
+    /// Bytes that a centre has if there is one: numbers of [`Elem::F32`]. Bits have none.
+    pub(super) fn centre_bytes(area: &VectorArea) -> Result<usize> {
+        Ok(match element::elem(area)? {
+            Elem::Binary => 0,
+            _ => Elem::F32.row_bytes(area.dim as usize),
+        })
+    }
+
+    /// What codes are around, or nothing.
     pub(super) fn centre(&self) -> &[u8] {
         &self.centre
     }
@@ -114,9 +125,10 @@ impl Codec {
         rows: u64,
         takes: impl Fn(u64) -> bool,
     ) -> Result<KVVec<u8>> {
-        let bytes = self.row_bytes();
-        let isa = self.simd.isa;
-        let mut row = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
+        let (elem, isa) = (self.elem, self.simd.isa);
+        let bytes = Elem::F32.row_bytes(self.dim);
+        let mut row = KVVec::from_elem(0u8, self.row_bytes(), GFP_KERNEL)?;
+        let mut wide = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
         let mut sums = KVVec::from_elem(0u64, self.dim, GFP_KERNEL)?;
         let mut count = [0u64];
         let mut pinned = Pinned::new()?;
@@ -133,11 +145,18 @@ impl Codec {
                 .rows
                 .read(|| pinned.read(inode, start, end, &mut row))?;
             fpu::section(|t| {
+                if elem == Elem::F32 {
+                    for (to, from) in wide.iter_mut().zip(row.iter()) {
+                        *to = *from;
+                    }
+                } else {
+                    convert(t, isa, elem, Elem::F32, &row, &mut wide)?;
+                }
                 if self.metric == Metric::Cosine {
                     // A row of zeros stays one.
-                    let _ = normalise_f32(t, isa, &mut row);
+                    let _ = normalise_f32(t, isa, &mut wide);
                 }
-                accumulate_f32(t, isa, &row, bytes, self.dim, &[0], &mut sums, &mut count)
+                accumulate_f32(t, isa, &wide, bytes, self.dim, &[0], &mut sums, &mut count)
             })?
             .map_err(|_| EINVAL)?;
         }
@@ -282,7 +301,7 @@ impl Numeric for Arithmetic<'_> {
         let bytes = codec.row_bytes();
         let Vectors { row, gathered, .. } = &mut *self.vectors;
         let at_once = (gathered.len() / bytes.max(1)).max(1);
-        let section = codec.simd.section_rows(ELEM, bytes);
+        let section = codec.simd.section_rows(codec.elem, bytes);
         for (rows, out) in rows.chunks(at_once).zip(out.chunks_mut(at_once)) {
             for (number, to) in rows.iter().zip(gathered.chunks_mut(bytes)) {
                 let start = number.saturating_mul(codec.stride);
@@ -295,7 +314,8 @@ impl Numeric for Arithmetic<'_> {
                 let rows = rows.get(..out.len().saturating_mul(bytes)).ok_or(EINVAL)?;
                 fpu::section(|t| {
                     let isa = codec.simd.isa;
-                    score_rows(t, isa, ELEM, codec.metric, row, rows, bytes, codec.dim, out)
+                    let (elem, metric, dim) = (codec.elem, codec.metric, codec.dim);
+                    score_rows(t, isa, elem, metric, row, rows, bytes, dim, out)
                 })?
                 .map_err(|_| EINVAL)?;
             }

@@ -2,10 +2,11 @@
 
 //! A graph on disk: its nodes and upper blocks as they are in memory, and what its codes are around.
 
+use super::codes::{self, Codec};
 use super::graph::{self, Graph};
 use super::graph_memory::Memory;
 use super::image::{self, load_words, Reader as Image, Writer};
-use super::{codes, Structure};
+use super::Structure;
 use crate::container;
 use crate::VexFs;
 use core::sync::atomic::AtomicU32;
@@ -91,7 +92,7 @@ fn section(tag: u32, item_bytes: usize, items: u64) -> Section {
 /// What the codes of an image are around.
 pub(super) fn read_centre(image: &mut Image<'_>, area: &VectorArea) -> Result<KVVec<u8>> {
     let [.., bytes, level_seed, code_seed] = state(image, [CENTRE_BYTES, LEVEL_SEED, CODE_SEED]);
-    let row = crate::rows::row_bytes(area);
+    let row = Codec::centre_bytes(area)?;
     let fits = bytes == 0 || bytes == row as u64;
     if !fits || (level_seed, code_seed) != (graph::SEED, codes::SEED) {
         return Err(image.corrupt("has codes of another kind"));

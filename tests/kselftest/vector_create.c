@@ -134,13 +134,6 @@ CASE(create_refuses_bad_fields)
 	EXPECT_EQ(EINVAL, creating(CREATE(.reserved = 1)));
 }
 
-CASE(other_element_types_are_not_available_yet)
-{
-	for (int type = VEXFS_ELEMENT_F16; type <= VEXFS_ELEMENT_BINARY; type++) {
-		EXPECT_EQ(EOPNOTSUPP, creating(CREATE(.element_type = type)));
-	}
-}
-
 CASE(create_wants_an_empty_plain_file_opened_for_writing)
 {
 	struct vexfs_create_vector arg = CREATE();

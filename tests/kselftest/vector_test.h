@@ -184,6 +184,7 @@ static inline double oracle(const float *a, const float *b, unsigned int dim,
 		l2 += (x - y) * (x - y);
 	}
 	switch (metric) {
+	case VEXFS_METRIC_HAMMING:	/* Of bits: a difference is 0 or 1, and so is its square. */
 	case VEXFS_METRIC_L2:
 		*scale = l2;
 		return l2;

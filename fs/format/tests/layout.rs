@@ -204,6 +204,29 @@ fn records_come_back_as_they_were_and_wrong_ones_are_refused() {
 }
 
 #[test]
+fn every_element_type_has_its_metrics_and_no_other() {
+    use vector_area::*;
+    for element in 0..=u8::MAX {
+        for metric in 0..=u8::MAX {
+            let common = (ELEMENT_FLOAT32..=ELEMENT_BIT).contains(&element)
+                && (METRIC_L2SQ..=METRIC_INNER_PRODUCT).contains(&metric);
+            let of_bits = element == ELEMENT_BIT && metric == METRIC_HAMMING;
+            let known = common || of_bits;
+            assert_eq!(is_metric(metric, element), known, "{element} {metric}");
+            let area = VectorArea {
+                dim: 12,
+                element,
+                metric,
+                stride: stride(12, element, 4).unwrap_or(48),
+                align: 4,
+                ..VectorArea::default()
+            };
+            assert_eq!(area.check().is_ok(), known, "{element} {metric}");
+        }
+    }
+}
+
+#[test]
 fn strides_are_rounded_up_to_the_alignment() {
     let stride = vector_area::stride;
     assert_eq!(stride(384, vector_area::ELEMENT_FLOAT32, 64), Some(1536));

@@ -102,6 +102,7 @@ const METRICS: &[(&str, u8)] = &[
     ("cosine", vector::METRIC_COSINE),
     ("inner_product", vector::METRIC_INNER_PRODUCT),
     ("dot", vector::METRIC_INNER_PRODUCT),
+    ("hamming", vector::METRIC_HAMMING),
 ];
 
 fn parse_vectors(text: &str) -> Result<Vectors, String> {
@@ -118,11 +119,15 @@ fn parse_vectors(text: &str) -> Result<Vectors, String> {
     };
     let dim = dim.parse().ok();
     let dim = dim.filter(|dim| (1..=vector::MAX_DIM).contains(dim));
-    Ok(Vectors {
+    let vectors = Vectors {
         dim: dim.ok_or(format!("the dimension is 1 to {}", vector::MAX_DIM))?,
         element: value_of(ELEMENTS, element)?,
         metric: value_of(METRICS, metric)?,
-    })
+    };
+    if !vector::is_metric(vectors.metric, vectors.element) {
+        return Err(format!("{element} elements have no metric {metric}"));
+    }
+    Ok(vectors)
 }
 
 fn parse_uuid(text: &str) -> Result<Uuid, String> {

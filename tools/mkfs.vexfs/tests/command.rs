@@ -84,6 +84,17 @@ fn a_file_becomes_a_sound_volume() {
 }
 
 #[test]
+fn vectors_of_bits_can_be_the_default() {
+    let scratch = Scratch::new();
+    let path = scratch.file("disk", 64 << 20);
+    let name = path.to_str().unwrap();
+    let output = mkfs(&["-q", "--vectors", "1024,binary,hamming", name]);
+    assert_made(&output, &path);
+    let sb = superblock_of(&path);
+    assert_eq!((sb.vector_element, sb.vector_metric), (6, 4));
+}
+
+#[test]
 fn every_size_that_is_accepted_makes_a_sound_volume() {
     let scratch = Scratch::new();
     for mebibytes in [8, 9, 13, 64, 125, 126, 127, 130, 131, 252, 400, 1000] {
@@ -255,6 +266,7 @@ fn bad_options_get_an_explanation() {
         vec!["--vectors", "65537,f32,l2sq", name],
         vec!["--vectors", "8,f64,l2sq", name],
         vec!["--vectors", "8,f32,manhattan", name],
+        vec!["--vectors", "8,f32,hamming", name],
         vec!["--unknown", name],
         vec![name, "12X"],
         vec![name, "99999999999999T"],

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Graph indexes over containers of every element type: recall beside an exact
+ * oracle, also after rows were inserted, overwritten and deleted, and remounts.
+ */
+#include "vector_types.h"
+
+VECTOR_FIXTURE(box)
+SCRATCH_FIXTURE(scratch)
+
+#define CLUSTERS 30
+#define K 10
+#define NQ 30
+
+static unsigned int rows_of_a_test(void)
+{
+	return quick() ? 1200 : 8000;
+}
+
+/* Row @row of a mixture of clusters, in the range of the type; a bit in six differs from its cluster's. */
+static void make_clustered(const struct rows *r, uint64_t at, uint64_t stream, uint64_t row)
+{
+	uint64_t state = stream * 0x1234567 + row;
+	unsigned int cluster = rnd(&state) % CLUSTERS;
+
+	for (unsigned int i = 0; i < r->dim; i++) {
+		float centre = element(99, cluster, i), own = element(stream, row, i);
+		float x = r->t->bits == 1 && own > 0.66f ? -centre : 0.7f * centre + 0.3f * own;
+
+		set_bits(r->t, row_of(r, at), i, nearest(r->t, x));
+	}
+}
+
+static struct rows clustered(const struct type *t, uint64_t stream, uint64_t n, unsigned int dim)
+{
+	struct rows r = typed_rows(t, stream, n, dim, 0);
+
+	for (uint64_t row = 0; row < n; row++)
+		make_clustered(&r, row, stream, row);
+	read_numbers(&r, n);
+	return r;
+}
+
+static int build(int fd, struct vexfs_build_index arg)
+{
+	arg.size = sizeof(arg);
+	arg.index_kind = VEXFS_INDEX_HNSW;
+	return ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg);
+}
+
+/*
+ * Hits of the index as near as the k-th of an oracle, of 1000: of bits and bytes
+ * many rows are equally far. 0 if an answer is not one at all: a row that is no
+ * more, a distance that is not its own, too few or out of order.
+ */
+static unsigned int recall(int fd, const struct model *m, const struct rows *queries, struct vexfs_search *s)
+{
+	struct vexfs_hit hits[NQ * K];
+	double *all = malloc(m->n * sizeof(*all)), scale;
+	unsigned int good = 0;
+
+	s->nq = NQ;
+	s->k = K;
+	s->index_kind = VEXFS_INDEX_HNSW;
+	s->queries = PTR(queries->bytes);
+	s->hits = PTR(hits);
+	if (search(fd, s))
+		return 0;
+	for (unsigned int q = 0; q < NQ; q++) {
+		uint64_t n = 0;
+
+		for (uint64_t row = 0; row < m->n; row++)
+			if (!m->dead[row])
+				all[n++] = oracle(numbers_of(queries, q), m->rows + row * m->dim, m->dim,
+						  m->metric, &scale);
+		qsort(all, n, sizeof(*all), by_value);
+		for (unsigned int i = 0; i < K; i++) {
+			struct vexfs_hit *h = &hits[q * K + i];
+			double want, tol;
+
+			if (h->row >= m->n || m->dead[h->row])
+				return 0;
+			want = oracle(numbers_of(queries, q), m->rows + h->row * m->dim, m->dim,
+				      m->metric, &scale);
+			tol = tolerance(m->dim, scale);
+			if (fabs(bits_to_float(h->distance) - want) > tol)
+				return 0;
+			if (i && bits_to_float(h[-1].distance) > bits_to_float(h->distance))
+				return 0;
+			for (unsigned int j = 0; j < i; j++)
+				if (hits[q * K + j].row == h->row)
+					return 0;
+			good += want <= all[K - 1] + 2 * tol;
+		}
+	}
+	free(all);
+	return 1000 * good / (NQ * K);
+}
+
+#define EXPECT_RECALL(least, when) do {					\
+	unsigned int recall_ = recall(fd, &m, &queries, &s);		\
+	TH_LOG("%s %s %s: recall@10 %u of 1000, %llu distances", t->name,	\
+	       metric_names[metric], when, recall_, (unsigned long long)s.distances); \
+	EXPECT_LE(least, recall_);					\
+	/* By the graph, not by comparing everything. */		\
+	EXPECT_LT(0, s.hops);						\
+	EXPECT_EQ(0, s.rows_exact);					\
+	EXPECT_GT(NQ * m.n * 3 / 4, s.distances);			\
+} while (0)
+
+static void one(struct __test_metadata *_metadata, const struct type *t, unsigned int metric)
+{
+	unsigned int n = rows_of_a_test(), built = n * 2 / 3, dim = t->bits == 1 ? 250 : 48;
+	struct rows rows = clustered(t, 1, n + 50, dim), queries = clustered(t, 2, NQ, dim);
+	bool *dead = calloc(n + 50, sizeof(*dead));
+	uint64_t *gone = malloc(n * sizeof(*gone));
+	struct model m = { dim, metric, built, rows.numbers, NULL, dead };
+	struct vexfs_create_vector arg = { 0 };
+	struct vexfs_index_stats st = { .size = sizeof(st), .index_kind = VEXFS_INDEX_HNSW };
+	struct vexfs_search s = { .ef = 48 };
+	struct vexfs_batch b = {
+		.op = VEXFS_OP_DELETE, .flags = VEXFS_BATCH_BY_ROW, .rows = PTR(gone),
+	};
+	char name[64];
+	int fd;
+
+	snprintf(name, sizeof(name), "%s.%u", t->name, metric);
+	fd = typed_container(name, t, dim, metric, &arg);
+	ASSERT_LE(0, fd);
+	OK(insert_rows(fd, &rows, 0, built, NULL));
+	OK(build(fd, (struct vexfs_build_index){ 0 }));
+	EXPECT_RECALL(900, "built");
+	/* Inserts join the graph, */
+	OK(insert_rows(fd, &rows, built, n - built, NULL));
+	m.n = n;
+	EXPECT_RECALL(900, "and inserted");
+	/* rows that are gone leave it, */
+	for (unsigned int row = 3; row < n; row += 5) {
+		gone[b.count++] = row;
+		dead[row] = true;
+	}
+	OK(batch(fd, &b));
+	/* and those overwritten get the codes of what they are now. */
+	for (unsigned int row = 100; row < 120; row++)
+		make_clustered(&rows, row, 7, row);
+	read_numbers(&rows, n);
+	for (unsigned int row = 100; row < 120; row++) {
+		unsigned char padded[4096] = { 0 };
+
+		memcpy(padded, row_of(&rows, row), rows.stride);
+		ASSERT_EQ(arg.stride, pwrite(fd, padded, arg.stride, (off_t)row * arg.stride));
+	}
+	EXPECT_RECALL(900, "and changed");
+	OK(ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &st));
+	EXPECT_EQ(n - b.count, st.nodes);
+	EXPECT_EQ(n, st.watermark);
+	close(fd);
+	free_rows(&rows);
+	free_rows(&queries);
+	free(dead);
+	free(gone);
+}
+
+#define INDEX_CASE(which, name)						\
+CASE(name##_rows_are_found_by_a_graph)					\
+{									\
+	const struct type *t = &types[which];				\
+									\
+	for (unsigned int metric = VEXFS_METRIC_L2; metric <= last_metric(t); metric++) \
+		one(_metadata, t, metric);				\
+}
+INDEX_CASE(0, f32)
+INDEX_CASE(1, f16)
+INDEX_CASE(2, bf16)
+INDEX_CASE(3, i8)
+INDEX_CASE(4, u8)
+INDEX_CASE(5, binary)
+
+static uint64_t digest_of(int fd, unsigned int *state)
+{
+	struct vexfs_index_stats st = {
+		.size = sizeof(st), .index_kind = VEXFS_INDEX_HNSW, .flags = VEXFS_INDEX_STATS_DIGEST,
+	};
+
+	if (ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &st))
+		return 0;
+	*state = st.state;
+	return st.digest;
+}
+
+SCRATCH_CASE(graphs_of_every_type_are_the_same_after_a_remount)
+{
+	enum { N = 1000, DIM = 50 };
+	uint64_t digests[TYPES];
+	unsigned int state = 0;
+
+	NEED_VEXFS();
+	for (int which = 0; which < TYPES; which++) {
+		const struct type *t = &types[which];
+		struct rows rows = clustered(t, 1, N, DIM);
+		struct vexfs_create_vector arg = { 0 };
+		int fd = typed_container(t->name, t, DIM, VEXFS_METRIC_COSINE, &arg);
+
+		ASSERT_LE(0, fd);
+		OK(insert_rows(fd, &rows, 0, N, NULL));
+		OK(build(fd, (struct vexfs_build_index){ 0 }));
+		digests[which] = digest_of(fd, &state);
+		EXPECT_NE(0, digests[which]);
+		close(fd);
+		free_rows(&rows);
+	}
+	OK(scratch_cycle());
+	for (int which = 0; which < TYPES; which++) {
+		const struct type *t = &types[which];
+		struct rows rows = clustered(t, 1, N, DIM), queries = clustered(t, 2, NQ, DIM);
+		bool dead[N] = { false };
+		struct model m = { DIM, VEXFS_METRIC_COSINE, N, rows.numbers, NULL, dead };
+		struct vexfs_search s = { .ef = 48 };
+		int fd = open(t->name, O_RDWR);
+		unsigned int found = recall(fd, &m, &queries, &s);
+
+		/* Loaded by the search: built again it would not be there at once. */
+		EXPECT_LE(900, found) TH_LOG("%s: recall@10 %u of 1000", t->name, found);
+		EXPECT_LT(0, s.hops);
+		EXPECT_EQ(0, s.rows_exact);
+		EXPECT_EQ(digests[which], digest_of(fd, &state)) TH_LOG("%s", t->name);
+		EXPECT_EQ(VEXFS_INDEX_READY, state);
+		close(fd);
+		free_rows(&rows);
+		free_rows(&queries);
+	}
+}
+
+/* As long as rows may be for an index, and one element longer. */
+CASE(rows_too_long_for_an_index_are_told)
+{
+	for (int which = 0; which < TYPES; which++) {
+		const struct type *t = &types[which];
+		unsigned int most = t->bits == 1 ? 31584 : 7808;
+
+		for (unsigned int dim = most; dim <= most + 1; dim++) {
+			struct rows rows = clustered(t, 1, 40, dim);
+			struct vexfs_create_vector arg = { 0 };
+			bool dead[40] = { false };
+			int fd = typed_container("f", t, dim, VEXFS_METRIC_L2, &arg);
+
+			ASSERT_LE(0, fd);
+			OK(insert_rows(fd, &rows, 0, 40, NULL));
+			EXPECT_EQ(dim == most ? 0 : EOPNOTSUPP, ERR(build(fd, (struct vexfs_build_index){ 0 })))
+				TH_LOG("%s, %u elements", t->name, dim);
+			if (dim == most) {
+				struct model m = { dim, VEXFS_METRIC_L2, 40, rows.numbers, NULL, dead };
+				struct vexfs_search s = { .index_kind = VEXFS_INDEX_HNSW, .ef = 40, .rerank = 40 };
+
+				EXPECT_TYPED_SEARCH(fd, &m, &rows, 5, 40, &s);
+			}
+			close(fd);
+			OK(unlink("f"));
+			free_rows(&rows);
+		}
+	}
+}
+
+TEST_HARNESS_MAIN
