@@ -7,6 +7,7 @@ use crate::ioctl::KernelFile;
 use crate::types::{
     BuildOptions, Counters, CreateOptions, IndexKind, Inserted, Rows, SearchOptions, Select,
 };
+use crate::vectors::Vectors;
 use crate::Container;
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
@@ -16,8 +17,8 @@ use vexfs_uapi::{vexfs_hit, vexfs_index_stats, vexfs_vector_stats};
 /// Where a get puts what it finds: an entry for each row asked for.
 #[derive(Debug)]
 pub struct GetBuffers<'a> {
-    /// `n x dim`.
-    pub vectors: &'a mut [f32],
+    /// `n` rows.
+    pub vectors: &'a mut [u8],
     /// The row numbers of a get by key, the keys of a get by row.
     pub other: &'a mut [u64],
     /// Tag masks.
@@ -30,7 +31,7 @@ pub struct SearchRequest<'a> {
     /// Elements of a query.
     pub dim: usize,
     /// `nq x dim`.
-    pub queries: &'a [f32],
+    pub queries: Vectors<'a>,
     /// How to search.
     pub options: &'a SearchOptions<'a>,
 }
@@ -61,10 +62,10 @@ pub trait Backend: std::fmt::Debug + Send {
         select: Select<'_>,
         skip_missing: bool,
     ) -> std::result::Result<u64, Failure>;
-    /// Reads rows; returns how many were found.
+    /// Reads rows of `row_bytes` bytes; returns how many were found.
     fn get(
         &self,
-        dim: usize,
+        row_bytes: usize,
         select: Select<'_>,
         out: &mut GetBuffers<'_>,
     ) -> std::result::Result<u64, Failure>;

@@ -183,15 +183,13 @@ fn advice(operation: Operation, errno: Errno) -> Option<&'static str> {
         (Create, Errno::EXIST) => {
             "it is a container already or is not empty; remove it or choose another name"
         }
-        (Create, Errno::OPNOTSUPP) => {
-            "this kernel module has f32 elements on regular files only; use --type f32"
-        }
+        (Create, Errno::OPNOTSUPP) => "only regular files can be containers; name one",
         (Create, Errno::INVAL) => {
-            "the dimension must be 1 to 65536 and the alignment a power of two from 4 to 4096"
+            "the dimension must be 1 to 65536, the alignment a power of two from 4 to 4096, and hamming is for binary elements only"
         }
         (Create, Errno::ACCESS) => "it is mapped writable by a program; end that program first",
         (Insert | Upsert, Errno::INVAL) => {
-            "a vector holds a NaN or infinity, or a key is repeated or reserved; repair that row"
+            "a vector holds a NaN, an infinity or a bit behind its last element, or a key is repeated or reserved; repair that row"
         }
         (Insert, Errno::EXIST) => {
             "the key is in use or repeated; use upsert to replace rows, or other keys"
@@ -203,7 +201,7 @@ fn advice(operation: Operation, errno: Errno) -> Option<&'static str> {
         }
         (Search, Errno::TOOBIG) => "too many hits are asked for; use a smaller k or fewer queries",
         (Search, Errno::INVAL) => {
-            "a query holds a NaN or infinity, or an option is out of range; check k, at most 16384"
+            "a query holds a NaN, an infinity or a bit behind its last element, or an option is out of range; check k, at most 16384"
         }
         (Search, Errno::NOENT) => {
             "it has no index of that kind; leave out --index or search with --exact"

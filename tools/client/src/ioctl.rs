@@ -11,6 +11,7 @@
 use crate::backend::{Backend, GetBuffers, SearchBuffers, SearchRequest};
 use crate::error::Failure;
 use crate::types::{BuildOptions, CreateOptions, IndexKind, Inserted, Rows, Select};
+use crate::vectors::Vectors;
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -47,6 +48,11 @@ fn input<T>(slice: Option<&[T]>) -> u64 {
 /// The address of a slice the kernel writes.
 fn output<T>(slice: &mut [T]) -> u64 {
     slice.as_mut_ptr().expose_provenance() as u64
+}
+
+/// Bytes of one of these rows.
+fn row_bytes(vectors: &Vectors<'_>, dim: usize) -> usize {
+    vectors.element_type().row_bytes(dim)
 }
 
 /// Fails with EINVAL if a slice is not as long as the call will tell the kernel.
@@ -122,27 +128,27 @@ impl Backend for KernelFile {
     }
 
     fn insert(&mut self, dim: usize, rows: &Rows<'_>, upsert: bool) -> Result<Inserted, Failure> {
-        let count = rows.vectors.len().checked_div(dim).unwrap_or(0);
-        require(count.checked_mul(dim) == Some(rows.vectors.len()))?;
+        let (bytes, stride) = (rows.vectors.as_bytes(), row_bytes(&rows.vectors, dim));
+        let count = bytes.len().checked_div(stride).unwrap_or(0);
+        require(count.checked_mul(stride) == Some(bytes.len()))?;
         require(rows.keys.is_none_or(|keys| keys.len() == count))?;
         require(rows.tags.is_none_or(|tags| tags.len() == count))?;
-        let stride = dim.checked_mul(size_of::<f32>());
         let mut batch = vexfs_batch {
             op: if upsert {
                 VEXFS_OP_UPSERT
             } else {
                 VEXFS_OP_INSERT
             },
-            vector_stride: stride.and_then(|s| s.try_into().ok()).ok_or(Errno::INVAL)?,
+            vector_stride: stride.try_into().map_err(|_| Errno::INVAL)?,
             count: count as u64,
-            vectors: input(Some(rows.vectors)),
+            vectors: input(Some(bytes)),
             keys: input(rows.keys),
             tags: input(rows.tags),
             ..FromZeros::new_zeroed()
         };
         // SAFETY: The kernel reads `count` vectors that start `vector_stride` bytes apart
         // and, because the stride must not be less than a vector, are that long at most:
-        // `count * dim` f32, the length of `vectors`. It reads `count` keys and tags, the
+        // the length of `bytes`, whatever the container's elements are. It reads `count` keys and tags, the
         // lengths of those slices; all are borrowed for this call. `rows` is 0.
         unsafe { self.batch(&mut batch)? };
         Ok(Inserted {
@@ -175,17 +181,16 @@ impl Backend for KernelFile {
 
     fn get(
         &self,
-        dim: usize,
+        row_bytes: usize,
         select: Select<'_>,
         out: &mut GetBuffers<'_>,
     ) -> Result<u64, Failure> {
         let count = select.len();
-        require(count.checked_mul(dim) == Some(out.vectors.len()))?;
+        require(count.checked_mul(row_bytes) == Some(out.vectors.len()))?;
         require(out.other.len() == count && out.tags.len() == count)?;
-        let stride = dim.checked_mul(size_of::<f32>());
         let mut batch = vexfs_batch {
             op: VEXFS_OP_GET,
-            vector_stride: stride.and_then(|s| s.try_into().ok()).ok_or(Errno::INVAL)?,
+            vector_stride: row_bytes.try_into().map_err(|_| Errno::INVAL)?,
             count: count as u64,
             vectors: output(out.vectors),
             tags: output(out.tags),
@@ -203,7 +208,7 @@ impl Backend for KernelFile {
             }
         }
         // SAFETY: The kernel writes `count` vectors that start `vector_stride` bytes apart
-        // and are not longer than it: `count * dim` f32, the length of `vectors`. It writes
+        // and are not longer than it: the length of `vectors`. It writes
         // `count` tags and `count` numbers to `other` and reads `count` of the selection,
         // as long as those slices are. The three outputs are borrowed exclusively.
         unsafe { self.batch(&mut batch)? };
@@ -216,15 +221,14 @@ impl Backend for KernelFile {
         out: &mut SearchBuffers<'_>,
     ) -> Result<crate::types::Counters, Failure> {
         let options = request.options;
-        let nq = request
-            .queries
-            .len()
-            .checked_div(request.dim)
-            .ok_or(Errno::INVAL)?;
-        require(nq.checked_mul(request.dim) == Some(request.queries.len()))?;
+        let (bytes, stride) = (
+            request.queries.as_bytes(),
+            row_bytes(&request.queries, request.dim),
+        );
+        let nq = bytes.len().checked_div(stride).ok_or(Errno::INVAL)?;
+        require(nq.checked_mul(stride) == Some(bytes.len()))?;
         require(nq.checked_mul(options.k as usize) == Some(out.hits.len()))?;
         require(out.counts.len() == nq)?;
-        let stride = request.dim.checked_mul(size_of::<f32>());
         let mut search = vexfs_search {
             size: size_field::<vexfs_search>(),
             nq: nq.try_into().map_err(|_| Errno::TOOBIG)?,
@@ -233,8 +237,8 @@ impl Backend for KernelFile {
             ef: options.ef,
             nprobe: options.nprobe,
             rerank: options.rerank,
-            queries: input(Some(request.queries)),
-            query_stride: stride.and_then(|s| s.try_into().ok()).ok_or(Errno::INVAL)?,
+            queries: input(Some(bytes)),
+            query_stride: stride.try_into().map_err(|_| Errno::INVAL)?,
             hits: output(out.hits),
             counts: output(out.counts),
             threads: options.threads,
@@ -267,7 +271,7 @@ impl Backend for KernelFile {
             search.time_budget_ns = budget.as_nanos().clamp(1, u64::MAX.into()) as u64;
         }
         // SAFETY: The kernel reads `nq` queries that start `query_stride` bytes apart and
-        // are not longer than it: the length of `queries`. It reads the words of the bitmap
+        // are not longer than it: the length of `bytes`. It reads the words of the bitmap
         // and the filter keys that their slices have, and writes `nq * k` hits and `nq`
         // counts, the lengths of those exclusively borrowed slices, checked above.
         unsafe { self.call::<VEXFS_IOCTL_SIMILARITY_SEARCH, _>(&mut search)? };

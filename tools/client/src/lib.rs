@@ -13,9 +13,12 @@
 //! # }
 //! ```
 //!
-//! Files: `types` has the words of the interface, `error` the sentences, `backend`
-//! the door to the kernel or to memory, `ioctl` the calls, `memory` the container
-//! in memory for tests.
+//! Vectors go in and come out as the type that the container has: slices of `f32`, `f16`, `bf16`
+//! and `i8` as they are, bytes as [`Vectors::U8`] or [`Vectors::Binary`].
+//!
+//! Files: `types` has the words of the interface, `vectors` what goes in and comes out, `error`
+//! the sentences, `backend` the door to the kernel or to memory, `ioctl` the calls, `memory` the
+//! container in memory for tests.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -26,15 +29,18 @@ mod ioctl;
 #[cfg(feature = "memory")]
 pub mod memory;
 mod types;
+mod vectors;
 
 pub use backend::{Access, Backend, GetBuffers, Mounted, SearchBuffers, SearchRequest, Volume};
 pub use error::{Error, Failure, Operation, Result};
+pub use half::{bf16, f16};
 pub use rustix::io::Errno;
 pub use types::{
     BuildOptions, Counters, CreateOptions, ElementType, Fetched, FetchedRow, Hit, IndexKind,
     IndexState, IndexStats, Inserted, Isa, Metric, Rows, SearchOptions, SearchResult, Select,
     Stats,
 };
+pub use vectors::{VectorBuf, Vectors};
 /// The interface as the kernel has it: bounds, reserved values, raw structures.
 pub use vexfs_uapi as uapi;
 
@@ -51,6 +57,7 @@ pub struct Container {
     backend: Box<dyn Backend>,
     path: PathBuf,
     dim: usize,
+    element_type: ElementType,
     metric: Option<Metric>,
 }
 
@@ -66,28 +73,29 @@ impl Container {
     /// Opens a container.
     ///
     /// Errors: the file is not there, not on a VexFS volume, or not a container, or
-    /// its elements are not f32.
+    /// its elements are of a type that this crate does not know.
     pub fn open(path: impl AsRef<Path>, access: Access) -> Result<Self> {
         Mounted.open(path.as_ref(), access)
     }
 
     /// A container over any backend, such as the kernel's file or memory.
     ///
-    /// Errors: those of reading its statistics; its elements are not f32.
+    /// Errors: those of reading its statistics; elements of a type that this crate does not know.
     pub fn from_backend(backend: Box<dyn Backend>, path: &Path) -> Result<Self> {
         let mut container = Self {
             backend,
             path: path.into(),
             dim: 0,
+            element_type: ElementType::F32,
             metric: None,
         };
         let stats = container.stats()?;
-        if stats.element_type != Some(ElementType::F32) {
-            return Err(Error::Argument(format!(
-                "{} does not hold f32 elements; use a newer vexfs tool for it",
+        container.element_type = stats.element_type.ok_or_else(|| {
+            Error::Argument(format!(
+                "{} holds elements of an unknown type; use a newer vexfs tool for it",
                 path.display()
-            )));
-        }
+            ))
+        })?;
         container.dim = stats.dim as usize;
         container.metric = stats.metric;
         Ok(container)
@@ -96,6 +104,16 @@ impl Container {
     /// Elements of a row.
     pub fn dim(&self) -> usize {
         self.dim
+    }
+
+    /// Type of the elements.
+    pub fn element_type(&self) -> ElementType {
+        self.element_type
+    }
+
+    /// Bytes of a row, without what aligns it.
+    pub fn row_bytes(&self) -> usize {
+        self.element_type.row_bytes(self.dim)
     }
 
     /// Its metric, `None` if this crate does not know it.
@@ -110,8 +128,8 @@ impl Container {
 
     /// Rows that one batch may have at most.
     pub fn rows_per_batch(&self) -> usize {
-        let row_bytes = self.dim.saturating_mul(size_of::<f32>()).max(1);
-        (uapi::VEXFS_MAX_BATCH_BYTES as usize / row_bytes).min(uapi::VEXFS_MAX_BATCH_ROWS as usize)
+        (uapi::VEXFS_MAX_BATCH_BYTES as usize / self.row_bytes().max(1))
+            .min(uapi::VEXFS_MAX_BATCH_ROWS as usize)
     }
 
     /// Queries that one search for `k` hits may have at most.
@@ -124,20 +142,27 @@ impl Container {
         move |failure| Error::refused(operation, &self.path, failure)
     }
 
-    /// Number of vectors in `elements`, or an error that names the shapes.
-    fn count(&self, what: &str, elements: usize) -> Result<usize> {
-        if self.dim == 0 || elements == 0 || !elements.is_multiple_of(self.dim) {
+    /// Number of `vectors`, or an error that names types or shapes.
+    fn count(&self, what: &str, vectors: &Vectors<'_>) -> Result<usize> {
+        let (given, path) = (vectors.element_type(), self.path.display());
+        if given != self.element_type {
             return Err(Error::Argument(format!(
-                "{what} of {elements} elements are not rows of {} ({}); pass whole rows, at least one",
-                self.dim,
-                self.path.display()
+                "{what} are of {given} where {path} holds {}; convert them",
+                self.element_type
             )));
         }
-        Ok(elements / self.dim)
+        match vectors.rows(self.dim) {
+            None | Some(0) => Err(Error::Argument(format!(
+                "{what} of {} bytes are not rows of {} x {given} ({path}); pass whole rows, at least one",
+                vectors.as_bytes().len(),
+                self.dim,
+            ))),
+            Some(rows) => Ok(rows),
+        }
     }
 
     fn write(&mut self, rows: &Rows<'_>, upsert: bool) -> Result<Inserted> {
-        let count = self.count("vectors", rows.vectors.len())?;
+        let count = self.count("vectors", &rows.vectors)?;
         for (what, given) in [("keys", rows.keys), ("tags", rows.tags)] {
             if let Some(given) = given.filter(|g| g.len() != count) {
                 return Err(Error::Argument(format!(
@@ -157,8 +182,8 @@ impl Container {
 
     /// Adds rows, all or none.
     ///
-    /// Errors: shapes that do not fit; a NaN, an infinity, or a key in use, with the
-    /// row in [`Error::row`]; a full volume.
+    /// Errors: types or shapes that do not fit; a NaN, an infinity, a bit behind the last
+    /// element, or a key in use, with the row in [`Error::row`]; a full volume.
     pub fn insert(&mut self, rows: &Rows<'_>) -> Result<Inserted> {
         self.write(rows, false)
     }
@@ -191,20 +216,20 @@ impl Container {
         let count = select.len();
         let mut fetched = Fetched {
             dim: self.dim,
-            vectors: vec![0.0; count.saturating_mul(self.dim)],
+            vectors: VectorBuf::zeroed(self.element_type, self.dim, count),
             tags: vec![0; count],
             ..Fetched::default()
         };
         let mut other = vec![u64::MAX; count];
         if count > 0 {
             let mut out = GetBuffers {
-                vectors: &mut fetched.vectors,
+                vectors: fetched.vectors.as_mut_bytes(),
                 other: &mut other,
                 tags: &mut fetched.tags,
             };
             fetched.found = self
                 .backend
-                .get(self.dim, select, &mut out)
+                .get(self.row_bytes(), select, &mut out)
                 .map_err(self.refused(Operation::Get))?;
         }
         match select {
@@ -216,10 +241,15 @@ impl Container {
 
     /// The nearest rows of each query; `queries` is `nq x dim`.
     ///
-    /// Errors: shapes that do not fit; a query with a NaN or infinity; no index of
-    /// the kind; more hits than one search may have.
-    pub fn search(&self, queries: &[f32], options: &SearchOptions<'_>) -> Result<SearchResult> {
-        let nq = self.count("queries", queries.len())?;
+    /// Errors: types or shapes that do not fit; a query that could not be a row, as with a NaN;
+    /// no index of the kind; more hits than one search may have.
+    pub fn search<'a>(
+        &self,
+        queries: impl Into<Vectors<'a>>,
+        options: &SearchOptions<'_>,
+    ) -> Result<SearchResult> {
+        let queries = queries.into();
+        let nq = self.count("queries", &queries)?;
         if nq > self.queries_per_search(options.k) {
             return Err(Error::refused(
                 Operation::Search,

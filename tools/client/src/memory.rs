@@ -6,7 +6,7 @@
 use crate::backend::{Access, Backend, GetBuffers, SearchBuffers, SearchRequest, Volume};
 use crate::error::{Error, Failure, Operation, Result};
 use crate::types::{
-    BuildOptions, Counters, CreateOptions, ElementType, IndexKind, Inserted, Metric, Rows, Select,
+    BuildOptions, Counters, CreateOptions, IndexKind, Inserted, Metric, Rows, Select,
 };
 use crate::Container;
 use rustix::io::Errno;
@@ -20,7 +20,8 @@ use zerocopy::FromZeros;
 struct StoredRow {
     key: u64,
     tags: u64,
-    vector: Vec<f32>,
+    bytes: Vec<u8>,
+    numbers: Vec<f32>,
 }
 
 #[derive(Debug)]
@@ -64,7 +65,8 @@ pub fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
     let pairs = || a.iter().zip(b).map(|(x, y)| (f64::from(*x), f64::from(*y)));
     let dot = pairs().map(|(x, y)| x * y).sum::<f64>();
     match metric {
-        Metric::L2 => pairs().map(|(x, y)| (x - y) * (x - y)).sum(),
+        // Of bits the two are the same.
+        Metric::L2 | Metric::Hamming => pairs().map(|(x, y)| (x - y) * (x - y)).sum(),
         Metric::Dot => -dot,
         Metric::Cosine => {
             let squares: f64 =
@@ -76,6 +78,12 @@ pub fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
             }
         }
     }
+}
+
+/// Bytes from one row to the next.
+fn stride(options: &CreateOptions) -> u32 {
+    let bytes = options.element_type.row_bytes(options.dim as usize) as u32;
+    bytes.next_multiple_of(options.alignment.max(4))
 }
 
 impl MemoryFile {
@@ -116,12 +124,10 @@ impl Backend for MemoryFile {
         if stored.is_some() {
             return Err(Errno::EXIST.into());
         }
-        if options.element_type != ElementType::F32 {
-            return Err(Errno::OPNOTSUPP.into());
-        }
         let align = options.alignment;
         let aligned = align == 0 || (align.is_power_of_two() && (4..=4096).contains(&align));
-        if !(1..=VEXFS_MAX_DIM).contains(&options.dim) || !aligned {
+        let has_metric = options.element_type.has(options.metric);
+        if !(1..=VEXFS_MAX_DIM).contains(&options.dim) || !aligned || !has_metric {
             return Err(Errno::INVAL.into());
         }
         *stored = Some(Stored {
@@ -130,7 +136,7 @@ impl Backend for MemoryFile {
             by_key: HashMap::new(),
             generation: 0,
         });
-        Ok((options.dim * 4).next_multiple_of(align.max(4)))
+        Ok(stride(options))
     }
 
     fn insert(
@@ -141,14 +147,17 @@ impl Backend for MemoryFile {
     ) -> std::result::Result<Inserted, Failure> {
         self.with(Access::Write, |stored| {
             let first = stored.rows.len();
-            let vectors: Vec<_> = rows.vectors.chunks_exact(dim).collect();
+            let count = rows.vectors.rows(dim).unwrap_or(0);
+            let vectors: Vec<_> = (0..count)
+                .filter_map(|i| rows.vectors.row(dim, i))
+                .collect();
             if vectors.is_empty() || vectors.len() > VEXFS_MAX_BATCH_ROWS as usize {
                 return Err(Errno::TOOBIG.into());
             }
             let key = |i: usize| rows.keys.map_or((first + i) as u64, |k| k[i]);
             let mut seen = HashSet::new();
             for (i, vector) in vectors.iter().enumerate() {
-                if !vector.iter().all(|x| x.is_finite()) || key(i) == VEXFS_KEY_NONE {
+                if !vector.are_valid(dim) || key(i) == VEXFS_KEY_NONE {
                     return Err(at_row(Errno::INVAL, i));
                 }
                 if !seen.insert(key(i)) {
@@ -167,7 +176,8 @@ impl Backend for MemoryFile {
                 stored.rows.push(Some(StoredRow {
                     key: key(i),
                     tags: rows.tags.map_or(0, |t| t[i]),
-                    vector: vector.to_vec(),
+                    bytes: vector.as_bytes().to_vec(),
+                    numbers: vector.to_f32(dim),
                 }));
             }
             stored.generation += 1;
@@ -201,19 +211,19 @@ impl Backend for MemoryFile {
 
     fn get(
         &self,
-        dim: usize,
+        row_bytes: usize,
         select: Select<'_>,
         out: &mut GetBuffers<'_>,
     ) -> std::result::Result<u64, Failure> {
         self.with(Access::Read, |stored| {
             let mut found = 0;
-            for (i, vector) in out.vectors.chunks_exact_mut(dim).enumerate() {
+            for (i, vector) in out.vectors.chunks_exact_mut(row_bytes).enumerate() {
                 let place = stored.find(select, i);
                 let row = place.and_then(|row| stored.rows[row].as_ref());
-                vector.fill(0.0);
+                vector.fill(0);
                 (out.other[i], out.tags[i]) = (u64::MAX, 0);
                 if let (Some(place), Some(row)) = (place, row) {
-                    vector.copy_from_slice(&row.vector);
+                    vector.copy_from_slice(&row.bytes);
                     out.tags[i] = row.tags;
                     out.other[i] = match select {
                         Select::Keys(_) => place as u64,
@@ -233,7 +243,7 @@ impl Backend for MemoryFile {
     ) -> std::result::Result<Counters, Failure> {
         let options = request.options;
         let k = options.k as usize;
-        if options.k == 0 || !request.queries.iter().all(|x| x.is_finite()) {
+        if options.k == 0 || !request.queries.are_valid(request.dim) {
             return Err(Errno::INVAL.into());
         }
         if !matches!(options.index, IndexKind::Auto | IndexKind::Exact) {
@@ -250,13 +260,14 @@ impl Backend for MemoryFile {
                             .is_some_and(|word| word >> (row % 64) & 1 == 1)
                     })
             };
-            for (q, query) in request.queries.chunks_exact(request.dim).enumerate() {
+            let queries = request.queries.to_f32(request.dim);
+            for (q, query) in queries.chunks_exact(request.dim).enumerate() {
                 let mut hits = Vec::new();
                 for (row, stored_row) in stored.rows.iter().enumerate() {
                     let Some(r) = stored_row.as_ref().filter(|r| allowed(row, r)) else {
                         continue;
                     };
-                    let d = distance(stored.options.metric, query, &r.vector) as f32;
+                    let d = distance(stored.options.metric, query, &r.numbers) as f32;
                     counters.distances += 1;
                     if options.radius.is_none_or(|radius| d <= radius) {
                         hits.push((d, r.key, row as u64));
@@ -323,7 +334,7 @@ impl Backend for MemoryFile {
                 dim: options.dim,
                 element_type: options.element_type.raw(),
                 metric: options.metric.raw(),
-                stride: (options.dim * 4).next_multiple_of(options.alignment.max(4)),
+                stride: stride(options),
                 alignment: options.alignment.max(4),
                 rows: stored.rows.len() as u64,
                 live: stored.by_key.len() as u64,

@@ -2,6 +2,7 @@
 //! The words of the interface as Rust types: element types, metrics, index kinds,
 //! and what goes into and comes out of each operation.
 
+use crate::vectors::{VectorBuf, Vectors};
 use std::time::Duration;
 use vexfs_uapi as uapi;
 use vexfs_uapi::{VEXFS_KEY_NONE, VEXFS_ROW_NONE};
@@ -65,8 +66,25 @@ wire_enum! {
         I8 = VEXFS_ELEMENT_I8, "i8";
         /// Unsigned bytes.
         U8 = VEXFS_ELEMENT_U8, "u8";
-        /// Bits.
+        /// Bits, which are the numbers 0 and 1.
         Binary = VEXFS_ELEMENT_BINARY, "binary";
+    }
+}
+
+impl ElementType {
+    /// Bytes of a row of `dim` elements.
+    pub const fn row_bytes(self, dim: usize) -> usize {
+        match self {
+            ElementType::F32 => dim.saturating_mul(4),
+            ElementType::F16 | ElementType::Bf16 => dim.saturating_mul(2),
+            ElementType::I8 | ElementType::U8 => dim,
+            ElementType::Binary => dim.div_ceil(8),
+        }
+    }
+
+    /// Whether containers of this type can have the metric.
+    pub fn has(self, metric: Metric) -> bool {
+        metric != Metric::Hamming || self == ElementType::Binary
     }
 }
 
@@ -79,6 +97,8 @@ wire_enum! {
         Cosine = VEXFS_METRIC_COSINE, "cosine";
         /// The negated inner product.
         Dot = VEXFS_METRIC_DOT, "dot";
+        /// The number of bits that differ, of bits only. Their squared distance is the same.
+        Hamming = VEXFS_METRIC_HAMMING, "hamming";
     }
 }
 
@@ -167,7 +187,7 @@ impl CreateOptions {
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
     /// The vectors, `n x dim`, row after row.
-    pub vectors: &'a [f32],
+    pub vectors: Vectors<'a>,
     /// `n` keys. Without them the key of an inserted row is its number.
     pub keys: Option<&'a [u64]>,
     /// `n` tag masks. Without them a row has no tags.
@@ -176,9 +196,9 @@ pub struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// Rows without keys and tags.
-    pub fn new(vectors: &'a [f32]) -> Self {
+    pub fn new(vectors: impl Into<Vectors<'a>>) -> Self {
         Self {
-            vectors,
+            vectors: vectors.into(),
             keys: None,
             tags: None,
         }
@@ -239,7 +259,7 @@ pub struct Fetched {
     /// Elements of a row.
     pub dim: usize,
     /// `n x dim`; a missing row is zeros.
-    pub vectors: Vec<f32>,
+    pub vectors: VectorBuf,
     /// Keys; `VEXFS_KEY_NONE` for a row that was asked for by number and is missing.
     pub keys: Vec<u64>,
     /// Row numbers; `VEXFS_ROW_NONE` for a key that is missing.
@@ -260,7 +280,7 @@ pub struct FetchedRow<'a> {
     /// Its tag mask.
     pub tags: u64,
     /// Its elements.
-    pub vector: &'a [f32],
+    pub vector: Vectors<'a>,
 }
 
 impl Fetched {
@@ -270,12 +290,11 @@ impl Fetched {
         if key == VEXFS_KEY_NONE || row == VEXFS_ROW_NONE {
             return None;
         }
-        let start = i.checked_mul(self.dim)?;
         Some(FetchedRow {
             key,
             row,
             tags: *self.tags.get(i)?,
-            vector: self.vectors.get(start..start.checked_add(self.dim)?)?,
+            vector: self.vectors.as_vectors().row(self.dim, i)?,
         })
     }
 

@@ -6,8 +6,8 @@
 use std::path::Path;
 use vexfs_client::memory::MemoryVolume;
 use vexfs_client::{
-    Access, BuildOptions, Container, CreateOptions, Errno, Error, IndexKind, Metric, Rows,
-    SearchOptions, Select, Volume,
+    bf16, f16, Access, BuildOptions, Container, CreateOptions, ElementType, Errno, Error,
+    IndexKind, Metric, Rows, SearchOptions, Select, Vectors, Volume,
 };
 
 fn container() -> Container {
@@ -54,7 +54,7 @@ fn rows_are_found_by_key_and_by_number() {
     let row = got.row(0).unwrap();
     assert_eq!(
         (row.key, row.row, row.tags, row.vector),
-        (80, 1, 2, &[3.0, 4.0][..])
+        (80, 1, 2, Vectors::F32(&[3.0, 4.0]))
     );
     assert!(got.row(1).is_none() && got.row(2).is_none());
     let got = c.get(Select::Rows(&[0, 9])).unwrap();
@@ -75,7 +75,7 @@ fn an_upsert_replaces_and_a_second_insert_names_its_row() {
     c.upsert(&Rows::new(&[2.0, 2.0]).with_keys(&[5])).unwrap();
     assert_eq!(c.stats().unwrap().live, 1);
     let got = c.get(Select::Keys(&[5])).unwrap();
-    assert_eq!(got.row(0).unwrap().vector, &[2.0, 2.0]);
+    assert_eq!(got.row(0).unwrap().vector, Vectors::F32(&[2.0, 2.0]));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn shapes_that_do_not_fit_are_refused_before_the_kernel_sees_them() {
     let mut c = container();
     for error in [
         c.insert(&Rows::new(&[1.0, 2.0, 3.0])).unwrap_err(),
-        c.insert(&Rows::new(&[])).unwrap_err(),
+        c.insert(&Rows::new(&[0.0; 0])).unwrap_err(),
         c.insert(&Rows::new(&[1.0, 2.0]).with_keys(&[1, 2]))
             .unwrap_err(),
         c.insert(&Rows::new(&[1.0, 2.0]).with_tags(&[]))
@@ -147,4 +147,73 @@ fn exact_search_needs_no_index_and_others_say_what_is_missing() {
         error.to_string().contains("it has no index of that kind"),
         "{error}"
     );
+}
+
+#[test]
+fn every_element_type_goes_in_and_comes_out_as_itself() {
+    let halves = [f16::from_f32(1.0), f16::from_f32(-0.5), f16::ZERO, f16::ONE];
+    let brains = [
+        bf16::from_f32(3.0),
+        bf16::ZERO,
+        bf16::ONE,
+        bf16::from_f32(-8.0),
+    ];
+    let rows = [
+        Vectors::F32(&[1.0, -0.5, 0.25, 7.0]),
+        Vectors::F16(&halves),
+        Vectors::Bf16(&brains),
+        Vectors::I8(&[-128, 127, 0, 1]),
+        Vectors::U8(&[255, 0, 3, 4]),
+        Vectors::Binary(&[0b01, 0b10]),
+    ];
+    let volume = MemoryVolume::new();
+    for vectors in rows {
+        let element_type = vectors.element_type();
+        let options = CreateOptions {
+            element_type,
+            ..CreateOptions::new(2, Metric::L2)
+        };
+        let mut c = volume
+            .create(Path::new(element_type.name()), &options)
+            .unwrap();
+        assert_eq!(c.element_type(), element_type);
+        assert_eq!(c.insert(&Rows::new(vectors)).unwrap().count, 2);
+        let got = c.get(Select::Rows(&[1, 0])).unwrap();
+        assert_eq!(Some(got.row(0).unwrap().vector), vectors.row(2, 1));
+        let found = c.search(vectors, &SearchOptions::new(1)).unwrap();
+        assert_eq!(
+            found.hits(1).map(|h| (h.row, h.distance)).next(),
+            Some((1, 0.0))
+        );
+        // Another type is not converted behind the caller's back.
+        let other = match element_type {
+            ElementType::F32 => Vectors::I8(&[1, 2]),
+            _ => Vectors::F32(&[1.0, 2.0]),
+        };
+        let error = c.insert(&Rows::new(other)).unwrap_err();
+        assert!(error.to_string().contains("convert them"), "{error}");
+        c.search(other, &SearchOptions::new(1)).unwrap_err();
+    }
+}
+
+#[test]
+fn rows_that_no_container_takes_are_named() {
+    let mut options = CreateOptions::new(9, Metric::Hamming);
+    let volume = MemoryVolume::new();
+    let error = volume.create(Path::new("/f"), &options).unwrap_err();
+    assert!(
+        error.to_string().contains("binary elements only"),
+        "{error}"
+    );
+    options.element_type = ElementType::Binary;
+    let mut c = volume.create(Path::new("/b"), &options).unwrap();
+    let stray = Vectors::Binary(&[0, 1, 0, 0b10]);
+    let error = c.insert(&Rows::new(stray)).unwrap_err();
+    assert_eq!((error.errno(), error.row()), (Some(Errno::INVAL), Some(1)));
+    c.search(stray, &SearchOptions::new(1)).unwrap_err();
+    let rows = Vectors::Binary(&[0, 0, 0xff, 1]);
+    c.insert(&Rows::new(rows)).unwrap();
+    let found = c.search(rows, &SearchOptions::new(2)).unwrap();
+    let distances: Vec<_> = found.hits(0).map(|h| h.distance).collect();
+    assert_eq!(distances, [0.0, 9.0]);
 }

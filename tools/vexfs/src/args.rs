@@ -26,7 +26,7 @@ pub enum Command {
     Import(Import),
     /// Add the vectors of a file, or replace those that have the key
     Upsert(Upsert),
-    /// Write the live rows to a .npy or .fvecs file
+    /// Write the live rows to a .npy, .fvecs or .bvecs file
     Export(Export),
     /// Find the nearest rows of queries, or of a row of the container
     Search(Search),
@@ -49,10 +49,10 @@ pub struct Create {
     /// Elements of a row
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub dim: u32,
-    /// Type of the elements: f32
+    /// Type of the elements: f32, f16, bf16, i8, u8 or binary
     #[arg(long = "type", value_name = "TYPE", default_value = "f32")]
     pub element_type: ElementType,
-    /// Distance: l2, cosine or dot
+    /// Distance: l2, cosine, dot, or hamming (of binary)
     #[arg(long)]
     pub metric: Metric,
     /// Align each row's start to so many bytes, a power of two from 4 to 4096
@@ -76,7 +76,7 @@ pub struct Create {
 pub struct From {
     /// The container
     pub file: PathBuf,
-    /// The vectors: .npy (2-d, float or 8-bit), .fvecs or .bvecs
+    /// The vectors: .npy (2-d; floats, bytes, packed bits, or bf16 as uint16), .fvecs or .bvecs
     pub source: PathBuf,
     /// Tag masks, one integer for each row of the source
     #[arg(long, value_name = "FILE.npy")]
@@ -103,12 +103,15 @@ pub struct Import {
     /// Keys, one integer for each row of the source; otherwise a row's number is its key
     #[arg(long, value_name = "FILE.npy")]
     pub keys: Option<PathBuf>,
-    /// Create the container first; its dimension is the source's
+    /// Create the container first; its dimension is the source's, eight for each byte of bits
     #[arg(long, requires = "metric")]
     pub create: bool,
-    /// With --create, the distance: l2, cosine or dot
+    /// With --create, the distance: l2, cosine, dot, or hamming (of binary)
     #[arg(long, requires = "create")]
     pub metric: Option<Metric>,
+    /// With --create, the type of the elements: f32 (default), f16, bf16, i8, u8 or binary
+    #[arg(long = "type", value_name = "TYPE", requires = "create")]
+    pub element_type: Option<ElementType>,
 }
 
 /// Add the vectors of a file, or replace those that have the key.
@@ -127,7 +130,7 @@ pub struct Upsert {
 pub struct Export {
     /// The container
     pub file: PathBuf,
-    /// Where to: .npy (float32) or .fvecs
+    /// Where to: .npy, .fvecs (float32) or .bvecs (of u8)
     pub dest: PathBuf,
     /// Write the keys of the rows, too
     #[arg(long, value_name = "OUT.npy")]

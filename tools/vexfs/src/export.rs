@@ -18,6 +18,7 @@ struct Report {
     keys: Option<String>,
     rows: u64,
     dim: usize,
+    element_type: &'static str,
 }
 
 /// Writes the live rows, in the order of their numbers.
@@ -29,19 +30,19 @@ pub fn export(args: &args::Export, volume: &dyn Volume, output: &mut Output<'_>)
         ));
     }
     let container = volume.open(&args.file, Access::Read)?;
-    let mut vectors = VectorSink::create(&args.dest, container.dim())?;
+    let mut vectors = VectorSink::create(&args.dest, container.element_type(), container.dim())?;
     let mut keys = args.keys.as_deref().map(KeySink::create).transpose()?;
     // Rows inserted from now on are not part of it.
     let end = container.stats()?.rows;
-    let batch = (BATCH_BYTES / (container.dim() * size_of::<f32>()))
-        .clamp(1, container.rows_per_batch()) as u64;
+    let batch =
+        (BATCH_BYTES / container.row_bytes().max(1)).clamp(1, container.rows_per_batch()) as u64;
     let bar = output.progress(end, "rows");
     let (mut next, mut live) = (0, 0);
     while next < end {
         let numbers: Vec<u64> = (next..end.min(next + batch)).collect();
         let fetched = container.get(Select::Rows(&numbers))?;
         for row in fetched.iter() {
-            vectors.push(row.vector)?;
+            vectors.push(&row.vector)?;
             if let Some(keys) = &mut keys {
                 keys.push(row.key)?;
             }
@@ -59,12 +60,13 @@ pub fn export(args: &args::Export, volume: &dyn Volume, output: &mut Output<'_>)
         keys: args.keys.as_ref().map(|k| k.display().to_string()),
         rows: live,
         dim: container.dim(),
+        element_type: container.element_type().name(),
     };
     output.print(&report, |to| {
         writeln!(
             to,
-            "{}: {} rows of {} x f32 to {}",
-            report.file, report.rows, report.dim, report.dest
+            "{}: {} rows of {} x {} to {}",
+            report.file, report.rows, report.dim, report.element_type, report.dest
         )
     })
 }

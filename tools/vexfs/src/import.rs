@@ -10,7 +10,9 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use vexfs_client::{Access, Container, CreateOptions, Errno, Rows, Volume};
+use vexfs_client::{
+    Access, Container, CreateOptions, ElementType, Errno, Rows, VectorBuf, Vectors, Volume,
+};
 
 /// Vector bytes of a batch unless the user says otherwise: enough that a batch's fixed
 /// cost vanishes, little enough that a progress bar moves.
@@ -34,6 +36,7 @@ struct Report {
     source: String,
     rows: u64,
     dim: usize,
+    element_type: &'static str,
     first_row: Option<u64>,
     batches: u64,
     bytes: u64,
@@ -82,7 +85,11 @@ pub fn import(args: &args::Import, volume: &dyn Volume, output: &mut Output<'_>)
         let container = volume.open(&from.file, Access::Write)?;
         return fill(from, container, source, columns, Mode::Insert, output);
     };
-    let options = CreateOptions::new(source.dim() as u32, metric);
+    let element_type = args.element_type.unwrap_or(ElementType::F32);
+    let options = CreateOptions {
+        element_type,
+        ..CreateOptions::new(source.dim_of(element_type)? as u32, metric)
+    };
     let container = volume.create(&from.file, &options)?;
     let filled = fill(from, container, source, columns, Mode::Create, output);
     if filled.is_err() {
@@ -121,23 +128,18 @@ fn fill(
     mode: Mode,
     output: &mut Output<'_>,
 ) -> Result<()> {
-    let (dim, total) = (source.dim(), source.rows() - source.position());
-    if dim != container.dim() {
-        return Err(sentence!(
-            "{} has vectors of {dim} elements and {} wants {}; use vectors of the same model",
-            source.name(),
-            from.file.display(),
-            container.dim()
-        ));
-    }
+    let (dim, element_type) = (container.dim(), container.element_type());
+    source.check_shape(element_type, dim, &from.file)?;
+    let total = source.rows() - source.position();
     let batch = match from.batch {
         Some(rows) => rows as usize,
-        None => BATCH_BYTES / (dim * size_of::<f32>()),
+        None => BATCH_BYTES / container.row_bytes().max(1),
     };
     let batch = batch.clamp(1, container.rows_per_batch());
     let bar = output.progress(total, "rows");
     let start = Instant::now();
-    let (mut first_row, mut batches, mut vectors) = (None, 0, Vec::new());
+    let (mut first_row, mut batches) = (None, 0);
+    let mut vectors = VectorBuf::zeroed(element_type, dim, 0);
     let mut inserting = Duration::ZERO;
     loop {
         let at = source.position();
@@ -157,7 +159,7 @@ fn fill(
         let keys = read(&mut columns.keys).map_err(interrupted)?;
         let tags = read(&mut columns.tags).map_err(interrupted)?;
         let rows = Rows {
-            vectors: &vectors,
+            vectors: vectors.as_vectors(),
             keys: keys.as_deref(),
             tags: tags.as_deref(),
         };
@@ -166,7 +168,8 @@ fn fill(
             Mode::Upsert => container.upsert(&rows),
             Mode::Insert | Mode::Create => container.insert(&rows),
         };
-        let done = done.map_err(|e| interrupted(explain(&e, source.name(), at, &vectors, dim)))?;
+        let done =
+            done.map_err(|e| interrupted(explain(&e, source.name(), at, &rows.vectors, dim)))?;
         inserting += before.elapsed();
         first_row.get_or_insert(done.first_row);
         batches += 1;
@@ -183,9 +186,10 @@ fn fill(
         source: source.name().into(),
         rows: total,
         dim,
+        element_type: element_type.name(),
         first_row,
         batches,
-        bytes: total * (dim * size_of::<f32>()) as u64,
+        bytes: total * container.row_bytes() as u64,
         seconds,
         rows_per_second: per_second(total, seconds),
         insert_seconds,
@@ -195,8 +199,8 @@ fn fill(
     output.print(&r, |to| {
         writeln!(
             to,
-            "{}: {} rows of {} x f32 on the disk after {:.3} s, {:.3} s of it inserting ({:.0} rows/s)",
-            r.file, r.rows, r.dim, r.seconds, r.insert_seconds, r.inserts_per_second
+            "{}: {} rows of {} x {} on the disk after {:.3} s, {:.3} s of it inserting ({:.0} rows/s)",
+            r.file, r.rows, r.dim, r.element_type, r.seconds, r.insert_seconds, r.inserts_per_second
         )
     })
 }
@@ -206,17 +210,20 @@ fn explain(
     error: &vexfs_client::Error,
     source: &str,
     at: u64,
-    vectors: &[f32],
+    vectors: &Vectors<'_>,
     dim: usize,
 ) -> Error {
     let Some(row) = error.row() else {
         return sentence!("{error}");
     };
-    let vector = vectors.chunks_exact(dim).nth(row as usize);
-    let finite = vector.is_none_or(|v| v.iter().all(|x| x.is_finite()));
+    let vector = vectors.row(dim, row as usize);
+    let valid = vector.is_none_or(|v| v.are_valid(dim));
     let row = at + row;
     match error.errno() {
-        Some(Errno::INVAL) if !finite => {
+        Some(Errno::INVAL) if !valid && matches!(vectors, Vectors::Binary(_)) => sentence!(
+            "row {row} of {source} has a bit set behind the {dim} of the container; pack bits with bitorder='little'"
+        ),
+        Some(Errno::INVAL) if !valid => {
             sentence!("row {row} of {source} holds a NaN or infinity; repair or leave out that row")
         }
         Some(Errno::INVAL) => sentence!(

@@ -51,7 +51,8 @@ fn exact(metric: Metric, a: &[f32], b: &[f32]) -> Exact {
     }
     let lengths = (aa * bb).sqrt();
     match metric {
-        Metric::L2 => Exact {
+        // Of bits the two are the same.
+        Metric::L2 | Metric::Hamming => Exact {
             distance: l2,
             scale: l2,
         },
@@ -98,7 +99,10 @@ impl Recall {
         let fetched = container.get(Select::Rows(&rows))?;
         let distances: HashMap<u64, Exact> = fetched
             .iter()
-            .map(|row| (row.row, exact(metric, query, row.vector)))
+            .map(|row| {
+                let vector = row.vector.to_f32(container.dim());
+                (row.row, exact(metric, query, &vector))
+            })
             .collect();
         let of = |row: u64| {
             distances.get(&row).copied().ok_or_else(|| {

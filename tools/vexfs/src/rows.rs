@@ -5,7 +5,7 @@ use crate::args;
 use crate::error::{sentence, Result};
 use crate::output::Output;
 use serde::Serialize;
-use vexfs_client::{Access, Select, Volume};
+use vexfs_client::{Access, ElementType, Select, Vectors, Volume};
 
 impl args::Which {
     /// What was chosen. clap lets only one of the two through.
@@ -17,18 +17,37 @@ impl args::Which {
     }
 }
 
+/// The elements of a row, printed as what they are.
 #[derive(Debug, Serialize)]
-struct RowReport<'a> {
-    row: u64,
-    key: u64,
-    tags: u64,
-    vector: &'a [f32],
+#[serde(untagged)]
+enum Numbers {
+    Floats(Vec<f32>),
+    Integers(Vec<i16>),
+}
+
+impl Numbers {
+    fn of(vector: &Vectors<'_>, dim: usize) -> Self {
+        let numbers = vector.to_f32(dim);
+        match vector.element_type() {
+            ElementType::F32 | ElementType::F16 | ElementType::Bf16 => Numbers::Floats(numbers),
+            // Bytes and bits fit.
+            _ => Numbers::Integers(numbers.into_iter().map(|x| x as i16).collect()),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
-struct GetReport<'a> {
+struct RowReport {
+    row: u64,
+    key: u64,
+    tags: u64,
+    vector: Numbers,
+}
+
+#[derive(Debug, Serialize)]
+struct GetReport {
     file: String,
-    rows: Vec<RowReport<'a>>,
+    rows: Vec<RowReport>,
 }
 
 /// Prints rows. Those that are there are printed even if others are missing.
@@ -44,14 +63,17 @@ pub fn get(args: &args::Get, volume: &dyn Volume, output: &mut Output<'_>) -> Re
                 row: r.row,
                 key: r.key,
                 tags: r.tags,
-                vector: r.vector,
+                vector: Numbers::of(&r.vector, container.dim()),
             })
             .collect(),
     };
     output.print(&report, |to| {
         for r in &report.rows {
             write!(to, "row {} key {} tags {:#x}:", r.row, r.key, r.tags)?;
-            r.vector.iter().try_for_each(|x| write!(to, " {x}"))?;
+            match &r.vector {
+                Numbers::Floats(all) => all.iter().try_for_each(|x| write!(to, " {x}"))?,
+                Numbers::Integers(all) => all.iter().try_for_each(|x| write!(to, " {x}"))?,
+            }
             writeln!(to)?;
         }
         Ok(())

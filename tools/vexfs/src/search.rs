@@ -10,7 +10,9 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::BufReader;
 use std::time::{Duration, Instant};
-use vexfs_client::{Access, Container, Counters, Hit, IndexKind, SearchOptions, Select, Volume};
+use vexfs_client::{
+    Access, Container, Counters, Hit, IndexKind, SearchOptions, Select, VectorBuf, Vectors, Volume,
+};
 
 /// Queries of one call of the kernel: many, because a call costs, but not so many that
 /// a progress bar stands still.
@@ -51,7 +53,7 @@ struct Report {
 /// Where the queries come from.
 enum Queries {
     File(Box<Source<BufReader<File>>>, u64),
-    Row(Vec<f32>),
+    Row(VectorBuf),
     Done,
 }
 
@@ -61,15 +63,7 @@ impl Queries {
             return Self::of_container(args, container);
         };
         let source = Source::open(path)?;
-        if source.dim() != container.dim() {
-            return Err(sentence!(
-                "{} has queries of {} elements and {} has rows of {}; use queries of the same model",
-                source.name(),
-                source.dim(),
-                args.file.display(),
-                container.dim()
-            ));
-        }
+        source.check_shape(container.element_type(), container.dim(), &args.file)?;
         let count = args.limit.unwrap_or(u64::MAX).min(source.rows());
         Ok(Queries::File(Box::new(source), count))
     }
@@ -83,7 +77,7 @@ impl Queries {
             _ => return Ok(Queries::Done),
         };
         match container.get(select)?.row(0) {
-            Some(row) => Ok(Queries::Row(row.vector.to_vec())),
+            Some(row) => Ok(Queries::Row(row.vector.to_buf())),
             None => Err(sentence!(
                 "{} has no {what} {number}; name one that it has",
                 args.file.display()
@@ -101,7 +95,7 @@ impl Queries {
     }
 
     /// Replaces `out` by the next ones, at most `max`; returns how many.
-    fn read(&mut self, max: usize, out: &mut Vec<f32>) -> Result<usize> {
+    fn read(&mut self, max: usize, out: &mut VectorBuf) -> Result<usize> {
         match self {
             Queries::File(source, count) => {
                 let left = count.saturating_sub(source.position());
@@ -159,7 +153,9 @@ pub fn search(args: &args::Search, volume: &dyn Volume, output: &mut Output<'_>)
     let bar = output.progress(total, "queries");
     let mut results: Vec<QueryReport> = Vec::new();
     let (mut counters, mut recall) = (Counters::default(), Recall::default());
-    let (mut spent, mut vectors) = (Duration::ZERO, Vec::new());
+    let dim = container.dim();
+    let mut vectors = VectorBuf::zeroed(container.element_type(), dim, 0);
+    let mut spent = Duration::ZERO;
     loop {
         let count = queries.read(per_call, &mut vectors)?;
         if count == 0 {
@@ -168,18 +164,20 @@ pub fn search(args: &args::Search, volume: &dyn Volume, output: &mut Output<'_>)
         let start = Instant::now();
         let found = container
             .search(&vectors, &options)
-            .map_err(|e| explain(e, &vectors, container.dim(), results.len()))?;
+            .map_err(|e| explain(e, &vectors.as_vectors(), dim, results.len()))?;
         spent += start.elapsed();
         counters += found.counters;
         let truth = match &mut truth {
             Some(t) => Some((t.columns(), t.read(count)?)),
             None => None,
         };
-        for (q, query) in vectors.chunks_exact(container.dim()).enumerate() {
+        for q in 0..count {
             let hits: Vec<Hit> = found.hits(q).collect();
             if let Some((columns, truth)) = &truth {
                 let truth = truth.chunks_exact(*columns).nth(q).unwrap_or_default();
-                recall.add(&container, query, &hits, truth, args.k as usize)?;
+                let query = vectors.as_vectors().row(dim, q);
+                let query = query.map_or_else(Vec::new, |query| query.to_f32(dim));
+                recall.add(&container, &query, &hits, truth, args.k as usize)?;
             }
             results.push(QueryReport {
                 query: results.len() as u64,
@@ -225,12 +223,16 @@ pub fn search(args: &args::Search, volume: &dyn Volume, output: &mut Output<'_>)
 }
 
 /// Says which query of the file an error is about, where that can be seen.
-fn explain(error: vexfs_client::Error, vectors: &[f32], dim: usize, before: usize) -> Error {
-    let bad = |query: &[f32]| !query.iter().all(|x| x.is_finite());
-    match vectors.chunks_exact(dim).position(bad) {
+fn explain(error: vexfs_client::Error, vectors: &Vectors<'_>, dim: usize, before: usize) -> Error {
+    let mut rows = (0..).map_while(|q| vectors.row(dim, q));
+    match rows.position(|query| !query.are_valid(dim)) {
         Some(q) => sentence!(
-            "query {} holds a NaN or infinity; repair or leave out that query",
-            before + q
+            "query {} holds {}; repair or leave out that query",
+            before + q,
+            match vectors {
+                Vectors::Binary(_) => "a bit behind its last element",
+                _ => "a NaN or infinity",
+            }
         ),
         None => error.into(),
     }

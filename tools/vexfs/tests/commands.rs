@@ -293,7 +293,7 @@ fn bad_queries_and_files_are_named() {
     assert!(error.contains("query 1 holds a NaN or infinity"), "{error}");
     b.f32s("three.npy", 3, &[0.0; 3]);
     let error = b.run("search @c --queries @three.npy").unwrap_err();
-    assert!(error.contains("queries of 3 elements"), "{error}");
+    assert!(error.contains("vectors of 3 elements"), "{error}");
     let error = b.run("search @c --row 0 --index hnsw").unwrap_err();
     assert!(error.contains("no index of that kind"), "{error}");
     let error = b.run("search @nothing --row 0").unwrap_err();
@@ -342,4 +342,107 @@ fn the_shipped_questions_have_recall_one_on_the_shipped_passages() {
     ));
     assert_eq!(report["recall"]["recall"], 1.0);
     assert!(report["recall"]["max_distance_error"].as_f64().unwrap() < 1e-7);
+}
+
+#[test]
+fn containers_of_every_type_are_filled_searched_and_exported() {
+    let b = Bench::new();
+    b.f32s("f.npy", 2, &[0.0, 1.0, 3.0, 4.0, 127.0, 2.0]);
+    for element_type in ["f16", "bf16", "i8", "u8"] {
+        let c = format!("@{element_type}");
+        let done = b.json(&format!(
+            "import {c} @f.npy --create --metric l2 --type {element_type}"
+        ));
+        assert_eq!(done["element_type"], element_type);
+        assert_eq!(b.json(&format!("stats {c}"))["element_type"], element_type);
+        let got = b.json(&format!("get {c} --row 2"));
+        assert_eq!(got["rows"][0]["vector"][0].as_f64(), Some(127.0));
+        let whole = got["rows"][0]["vector"][0].is_u64();
+        assert_eq!(
+            whole,
+            element_type.ends_with('8'),
+            "integers are printed as such"
+        );
+        let found = b.json(&format!("search {c} --queries @f.npy -k 1"));
+        assert_eq!(rows_of(&found, 1), [1]);
+        assert_eq!(found["results"][1]["hits"][0]["distance"], 0.0);
+        // An exported file has the type of the container, and goes back as it is.
+        b.json(&format!("export {c} @out.npy"));
+        b.json(&format!(
+            "import {c}.copy @out.npy --create --metric dot --type {element_type}"
+        ));
+        let found = b.json(&format!("search {c}.copy --row 2 -k 1"));
+        assert_eq!(
+            found["results"][0]["hits"][0]["distance"],
+            -127.0 * 127.0 - 4.0
+        );
+    }
+    b.npy("bits.npy", "|u1", "(3, 2)", [0xff, 0, 0x0f, 0, 0, 1]);
+    b.json("import @b @bits.npy --create --metric hamming --type binary");
+    assert_eq!(b.json("stats @b")["dim"], 16);
+    let found = b.json("search @b --queries @bits.npy -k 3");
+    assert_eq!(rows_of(&found, 0), [0, 1, 2]);
+    assert_eq!(found["results"][0]["hits"][2]["distance"], 9.0);
+    assert_eq!(b.json("get @b --row 2")["rows"][0]["vector"][8], 1);
+    b.json("export @b @out.npy");
+    b.json("create @nine --dim 9 --metric hamming --type binary");
+    b.json("import @nine @out.npy");
+    b.npy(
+        "truth.npy",
+        "<i4",
+        "(3, 1)",
+        [0i32, 1, 2].iter().flat_map(|v| v.to_le_bytes()),
+    );
+    let report = b.json("search @nine --queries @bits.npy -k 1 --ground-truth @truth.npy");
+    assert_eq!(report["recall"]["recall"], 1.0);
+    assert_eq!(report["recall"]["max_distance_error"], 0.0);
+}
+
+#[test]
+fn what_a_type_cannot_hold_is_said_in_a_sentence() {
+    let b = Bench::new();
+    b.f32s("f.npy", 2, &[0.0, 1.0, 0.5, 4.0]);
+    b.f32s("large.npy", 1, &[1.0, 1e5]);
+    b.npy("bits.npy", "|u1", "(2, 2)", [0, 0, 0, 2]);
+    for (args, words) in [
+        (
+            "import @c @f.npy --create --metric l2 --type i8",
+            "row 1 of",
+        ),
+        (
+            "import @c @f.npy --create --metric l2 --type u8",
+            "0.5, which is no uint8",
+        ),
+        (
+            "import @c @large.npy --create --metric l2 --type f16",
+            "beyond f16",
+        ),
+        (
+            "import @c @f.npy --create --metric hamming --type binary",
+            "packbits",
+        ),
+        (
+            "import @c @f.npy --create --metric hamming",
+            "binary elements only",
+        ),
+        (
+            "create @c --dim 8 --metric hamming --type u8",
+            "binary elements only",
+        ),
+        ("create @c --dim 8 --metric l2 --type f64", "usage"),
+    ] {
+        let error = b.run(args).unwrap_err();
+        assert!(error.contains(words), "{args}: {error}");
+        assert!(!b.volume.contains(b.path("c")), "{args}");
+    }
+    b.json("create @nine --dim 9 --metric cosine --type binary");
+    let error = b.run("import @nine @bits.npy").unwrap_err();
+    assert!(
+        error.contains("row 1 of") && error.contains("behind the 9"),
+        "{error}"
+    );
+    let error = b.run("search @nine --queries @bits.npy").unwrap_err();
+    assert!(error.contains("query 1 holds a bit behind"), "{error}");
+    let error = b.run("export @nine @out.fvecs").unwrap_err();
+    assert!(error.contains("export to .npy"), "{error}");
 }

@@ -5,24 +5,40 @@
 use proptest::prelude::*;
 use std::io::Cursor;
 use vexfs_cli::formats::{integers::Integers, npy, source::Source, Format};
+use vexfs_client::{ElementType, VectorBuf};
 
 const FORMATS: [Format; 3] = [Format::Npy, Format::Fvecs, Format::Bvecs];
 
 /// Reads all of `bytes` as vectors; the values and their dimension.
 fn vectors(format: Format, bytes: &[u8]) -> Result<(usize, Vec<f32>), String> {
+    for element_type in ElementType::ALL {
+        // Whatever it is read as.
+        if let Err(error) = vectors_of(format, bytes, *element_type) {
+            assert!(is_sentence(&error), "{format:?} {element_type}: {error}");
+        }
+    }
+    vectors_of(format, bytes, ElementType::F32)
+}
+
+fn vectors_of(
+    format: Format,
+    bytes: &[u8],
+    element_type: ElementType,
+) -> Result<(usize, Vec<f32>), String> {
     let open = Source::new("x", format, Cursor::new(bytes), bytes.len() as u64);
     let mut source = open.map_err(|e| e.to_string())?;
-    let (mut all, mut some) = (Vec::new(), Vec::new());
+    let dim = source.dim_of(element_type).map_err(|e| e.to_string())?;
+    let (mut all, mut some) = (Vec::new(), VectorBuf::zeroed(element_type, dim, 0));
     loop {
         let rows = source.read(7, &mut some).map_err(|e| e.to_string())?;
-        assert_eq!(some.len(), rows * source.dim());
+        assert_eq!(some.as_vectors().rows(dim), Some(rows));
         if rows == 0 {
             break;
         }
-        all.extend_from_slice(&some);
+        all.extend(some.as_vectors().to_f32(dim));
     }
-    assert_eq!(all.len() as u64, source.rows() * source.dim() as u64);
-    Ok((source.dim(), all))
+    assert_eq!(all.len() as u64, source.rows() * dim as u64);
+    Ok((dim, all))
 }
 
 /// Reads all of `bytes` as integers; how many.
@@ -152,7 +168,9 @@ fn header_like() -> impl Strategy<Value = Vec<u8>> {
 
 /// A header that is right in its parts, with any shape and length of data.
 fn almost_valid() -> impl Strategy<Value = Vec<u8>> {
-    let descr = prop::sample::select(vec!["<f2", "<f4", ">f4", "<f8", "|i1", "|u1", "<i4", "<u8"]);
+    let descr = prop::sample::select(vec![
+        "<f2", "<f4", ">f4", "<f8", "|i1", "|u1", "<u2", "<i4", "<u8",
+    ]);
     let size = prop_oneof![0u64..6, any::<u64>()];
     let parts = (
         descr,

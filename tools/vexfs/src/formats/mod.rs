@@ -2,10 +2,11 @@
 //! Files of vectors: `.npy`, `.fvecs` and `.bvecs`, read row by row and written row
 //! by row, so that a file may be larger than memory.
 //!
-//! `npy` has that format's header, `source` reads vectors, `integers` reads keys, tags
-//! and ground truth, `sink` writes.
+//! `npy` has that format's header, `source` reads vectors, `narrow` makes them what a container
+//! takes, `integers` reads keys, tags and ground truth, `sink` writes.
 
 pub mod integers;
+mod narrow;
 pub mod npy;
 pub mod sink;
 pub mod source;

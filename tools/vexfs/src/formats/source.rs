@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Vectors from a file, as f32 and exactly: a value that f32 cannot hold is an
-//! error, never rounded.
+//! Vectors from a file, as elements of a container.
 
+use super::narrow::{self, narrow};
 use super::npy::{self, Dtype};
 use super::{check_length, open_regular, Format};
 use crate::error::{sentence, Error, Result};
@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use vexfs_client::uapi::VEXFS_MAX_DIM;
+use vexfs_client::{ElementType, VectorBuf};
 
 /// How a row lies in the file.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,7 @@ pub struct Source<R> {
     next: u64,
     data_start: u64,
     bytes: Vec<u8>,
+    numbers: Vec<f32>,
 }
 
 impl Source<BufReader<File>> {
@@ -67,6 +69,7 @@ impl<R: Read + Seek> Source<R> {
             next: 0,
             data_start,
             bytes: Vec::new(),
+            numbers: Vec::new(),
         })
     }
 
@@ -78,16 +81,6 @@ impl<R: Read + Seek> Source<R> {
                 header.shape.len()
             ));
         };
-        let known = matches!(
-            header.dtype,
-            Dtype::Float(_) | Dtype::Int(1) | Dtype::Uint(1)
-        );
-        if !known {
-            return Err(sentence!(
-                "{name} has integers of {} bytes, which f32 cannot hold exactly; save x.astype('float32')",
-                header.dtype.bytes()
-            ));
-        }
         let dim = check_dim(name, dim)?;
         let have = length.saturating_sub(header.data_start);
         check_length(name, rows, dim * header.dtype.bytes(), have)?;
@@ -127,9 +120,42 @@ impl<R: Read + Seek> Source<R> {
         Ok((layout, dim, length / row_bytes as u64, 0))
     }
 
-    /// Elements of a row.
-    pub fn dim(&self) -> usize {
-        self.dim
+    /// Elements of a row as a container of `element_type` counts them: of bits, there are eight in a
+    /// byte of the file.
+    ///
+    /// Errors: elements that cannot be of that type.
+    pub fn dim_of(&self, element_type: ElementType) -> Result<usize> {
+        narrow::check(self.layout.dtype, element_type)
+            .map_err(|what| Error::Sentence(format!("{} {what}", self.name)))?;
+        Ok(match element_type {
+            ElementType::Binary => check_dim(&self.name, self.dim as u64 * 8)?,
+            _ => self.dim,
+        })
+    }
+
+    /// Compares what a row of the file is with what a container takes.
+    ///
+    /// Errors: elements that cannot be of `element_type`, or another number of them than `dim`.
+    pub fn check_shape(
+        &self,
+        element_type: ElementType,
+        dim: usize,
+        container: &Path,
+    ) -> Result<()> {
+        let have = self.dim_of(element_type)?;
+        // The last byte of bits need not be used up.
+        let want = match element_type {
+            ElementType::Binary => dim.next_multiple_of(8),
+            _ => dim,
+        };
+        if have != want {
+            return Err(sentence!(
+                "{} has vectors of {have} elements and {} wants {dim}; use vectors of the same model",
+                self.name,
+                container.display()
+            ));
+        }
+        Ok(())
     }
 
     /// Rows of the file.
@@ -163,11 +189,12 @@ impl<R: Read + Seek> Source<R> {
         Ok(())
     }
 
-    /// Replaces `out` by up to `max_rows` rows; returns how many, 0 at the end.
+    /// Replaces `out` by up to `max_rows` rows of its type; returns how many, 0 at the end.
     ///
-    /// Errors: those of the system; a value that f32 cannot hold; a row of
-    /// another dimension.
-    pub fn read(&mut self, max_rows: usize, out: &mut Vec<f32>) -> Result<usize> {
+    /// Errors: those of the system; a value that neither f32 nor the type can hold; a row of another
+    /// dimension; a type that [`Self::dim_of`] refuses.
+    pub fn read(&mut self, max_rows: usize, out: &mut VectorBuf) -> Result<usize> {
+        self.dim_of(out.as_vectors().element_type())?;
         out.clear();
         let left = usize::try_from(self.rows - self.next).unwrap_or(usize::MAX);
         let rows = max_rows.min(left);
@@ -182,8 +209,8 @@ impl<R: Read + Seek> Source<R> {
         })?;
         for (i, row) in self.bytes.chunks_exact(row_bytes).enumerate() {
             let (prefix, elements) = row.split_at(self.layout.prefix);
-            let converted =
-                check_prefix(prefix, self.dim).and_then(|()| convert(&self.layout, elements, out));
+            let converted = check_prefix(prefix, self.dim)
+                .and_then(|()| convert(&self.layout, elements, &mut self.numbers, out));
             converted.map_err(|what| {
                 let row = self.next + i as u64;
                 Error::Sentence(format!("row {row} of {} {what}", self.name))
@@ -215,8 +242,23 @@ fn check_prefix(prefix: &[u8], dim: usize) -> std::result::Result<(), String> {
     }
 }
 
-/// Appends one row's elements to `out`.
-fn convert(layout: &Layout, bytes: &[u8], out: &mut Vec<f32>) -> std::result::Result<(), String> {
+/// Appends one row's elements to `out`, by way of `numbers` if they are not of its type already.
+fn convert(
+    layout: &Layout,
+    bytes: &[u8],
+    numbers: &mut Vec<f32>,
+    out: &mut VectorBuf,
+) -> std::result::Result<(), String> {
+    if narrow::as_they_are(layout.dtype, layout.big_endian, bytes, out) {
+        return Ok(());
+    }
+    numbers.clear();
+    widen(layout, bytes, numbers)?;
+    narrow(numbers, out)
+}
+
+/// Appends one row's elements to `out`, exactly.
+fn widen(layout: &Layout, bytes: &[u8], out: &mut Vec<f32>) -> std::result::Result<(), String> {
     /// The elements of `N` bytes each, least significant byte first.
     fn elements<const N: usize>(bytes: &[u8], big: bool) -> impl Iterator<Item = [u8; N]> + '_ {
         bytes.chunks_exact(N).map(move |chunk| {
@@ -256,6 +298,7 @@ fn convert(layout: &Layout, bytes: &[u8], out: &mut Vec<f32>) -> std::result::Re
 mod tests {
     use super::*;
     use std::io::Cursor;
+    use vexfs_client::Vectors;
 
     fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
         let mut bytes = npy::header_bytes(descr, shape).to_vec();
@@ -269,11 +312,11 @@ mod tests {
 
     fn all(format: Format, bytes: &[u8]) -> Result<(usize, Vec<f32>)> {
         let mut source = open(format, bytes)?;
-        let (mut values, mut some) = (Vec::new(), Vec::new());
+        let (mut values, mut some) = (Vec::new(), VectorBuf::default());
         while source.read(2, &mut some)? > 0 {
-            values.extend_from_slice(&some);
+            values.extend(some.as_vectors().to_f32(source.dim));
         }
-        Ok((source.dim(), values))
+        Ok((source.dim, values))
     }
 
     fn sentence_of<T: std::fmt::Debug>(result: Result<T>) -> String {
@@ -315,11 +358,64 @@ mod tests {
         let data = f64::MAX.to_le_bytes();
         let error = sentence_of(all(Format::Npy, &npy("<f8", "(1, 1)", &data)));
         assert!(error.contains("cannot hold"), "{error}");
-        let error = sentence_of(open(Format::Npy, &npy("<i4", "(1, 1)", &[0; 4])));
+        let error = sentence_of(all(Format::Npy, &npy("<i4", "(1, 1)", &[0; 4])));
         assert!(error.contains("astype"), "{error}");
         let data = f64::NAN.to_le_bytes();
         let values = all(Format::Npy, &npy("<f8", "(1, 1)", &data)).unwrap().1;
         assert!(values[0].is_nan());
+    }
+
+    #[test]
+    fn elements_of_the_same_type_stay_as_they_are() {
+        let halves = [0x3c01u16, 0xbc00];
+        let little: Vec<u8> = halves.iter().flat_map(|h| h.to_le_bytes()).collect();
+        let big: Vec<u8> = halves.iter().flat_map(|h| h.to_be_bytes()).collect();
+        let cases = [
+            ("<f2", &little, ElementType::F16),
+            (">f2", &big, ElementType::F16),
+            ("<u2", &little, ElementType::Bf16),
+            (">u2", &big, ElementType::Bf16),
+        ];
+        for (descr, data, element_type) in cases {
+            let mut out = VectorBuf::zeroed(element_type, 2, 0);
+            let file = npy(descr, "(1, 2)", data);
+            let mut source = open(Format::Npy, &file).unwrap();
+            assert_eq!(source.read(9, &mut out).unwrap(), 1, "{descr}");
+            let want = halves.map(f16::from_bits);
+            let want = Vectors::from(&want).as_bytes();
+            assert_eq!(out.as_mut_bytes(), want, "{descr}");
+        }
+        let file = npy("|u1", "(2, 2)", &[0xff, 1, 0x80, 0]);
+        let mut source = open(Format::Npy, &file).unwrap();
+        assert_eq!(source.dim_of(ElementType::Binary).unwrap(), 16);
+        let path = Path::new("c");
+        source.check_shape(ElementType::Binary, 9, path).unwrap();
+        source
+            .check_shape(ElementType::Binary, 8, path)
+            .unwrap_err();
+        let mut out = VectorBuf::zeroed(ElementType::Binary, 16, 0);
+        source.read(9, &mut out).unwrap();
+        assert_eq!(out, VectorBuf::Binary(vec![0xff, 1, 0x80, 0]));
+    }
+
+    #[test]
+    fn a_number_that_the_container_cannot_hold_is_refused_with_its_row() {
+        let numbers = [1.0f32, 70000.0];
+        let data: Vec<u8> = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let file = npy("<f4", "(2, 1)", &data);
+        for (element_type, what) in [
+            (
+                ElementType::F16,
+                "row 1 of x holds 70000, which is beyond f16",
+            ),
+            (ElementType::U8, "row 1 of x holds 70000, which is no uint8"),
+            (ElementType::Binary, "x has no packed bits"),
+        ] {
+            let mut out = VectorBuf::zeroed(element_type, 1, 0);
+            let mut source = open(Format::Npy, &file).unwrap();
+            let error = sentence_of(source.read(9, &mut out));
+            assert!(error.contains(what), "{error}");
+        }
     }
 
     #[test]
@@ -366,10 +462,10 @@ mod tests {
     fn reading_can_begin_at_a_later_row() {
         let file = npy("|u1", "(4, 1)", &[1, 2, 3, 4]);
         let mut source = open(Format::Npy, &file).unwrap();
-        let mut out = Vec::new();
+        let mut out = VectorBuf::default();
         source.seek_row(2).unwrap();
         assert_eq!(source.read(9, &mut out).unwrap(), 2);
-        assert_eq!(out, [3.0, 4.0]);
+        assert_eq!(out, VectorBuf::F32(vec![3.0, 4.0]));
         source.seek_row(99).unwrap();
         assert_eq!(source.read(9, &mut out).unwrap(), 0);
     }
