@@ -96,8 +96,9 @@ class Model(unittest.TestCase):
         want = [w for w in want if radius is None or w[0] <= radius]
         self.assertEqual([(hit.distance, hit.key) for hit in hits], want[:k])
 
-    def test_a_container_behaves_as_a_dict(self):
-        c = vexfs.create(self.path, dim=DIM, metric=vexfs.L2, alignment=64, model_tag=5)
+    def behaves_as_a_dict(self, element_type):
+        c = vexfs.create(self.path, dim=DIM, metric=vexfs.L2, alignment=64, model_tag=5,
+                         element_type=element_type)
         operations = [self.insert, self.upsert, self.delete, self.get, self.search]
         for step in range(STEPS):
             operation = self.random.choice(operations)
@@ -108,6 +109,15 @@ class Model(unittest.TestCase):
                 c.close()
                 c = vexfs.open(self.path, writable=True)
         c.close()
+
+    def test_a_container_of_f32_behaves_as_a_dict(self):
+        self.behaves_as_a_dict(vexfs.F32)
+
+    def test_a_container_of_f16_behaves_as_a_dict(self):
+        self.behaves_as_a_dict(vexfs.F16)
+
+    def test_a_container_of_i8_behaves_as_a_dict(self):
+        self.behaves_as_a_dict(vexfs.I8)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class Layout(unittest.TestCase):
         defined = dict(re.findall(r"#define VEXFS_(\w+)\s+\(?(\w+(?: << \d+)?)", HEADER.read_text()))
         mine = {
             "METRIC_L2": vexfs.L2, "METRIC_COSINE": vexfs.COSINE, "METRIC_DOT": vexfs.DOT,
+            "METRIC_HAMMING": vexfs.HAMMING, "ELEMENT_F16": vexfs.F16, "ELEMENT_BF16": vexfs.BF16,
+            "ELEMENT_I8": vexfs.I8, "ELEMENT_U8": vexfs.U8, "ELEMENT_BINARY": vexfs.BINARY,
             "INDEX_AUTO": vexfs.AUTO, "INDEX_EXACT": vexfs.EXACT, "INDEX_HNSW": vexfs.HNSW,
             "INDEX_IVF": vexfs.IVF, "INDEX_PQ": vexfs.PQ, "INDEX_LSH": vexfs.LSH,
             "ELEMENT_F32": vexfs.F32, "MAX_RESULTS": vexfs.MAX_RESULTS,
@@ -75,16 +77,33 @@ class Layout(unittest.TestCase):
 
 
 class StandIn:
-    """Answers ioctls from memory: enough to see that the client's structures are right."""
+    """Answers ioctls from memory: enough to see that the client's structures are right.
 
-    def __init__(self, dim):
-        self.dim = dim
+    There is one container, the one created last."""
+
+    def __init__(self):
+        self.shape = None
         self.rows = []
         self.threads = None
 
+    def numbers(self, data):
+        """The elements of rows: plain code beside the client's, as a kernel has it."""
+        element_type, dim, _ = self.shape
+        if element_type == 6:
+            each = (dim + 7) // 8
+            return [float(data[r + i // 8] >> i % 8 & 1) for r in range(0, len(data), each) for i in range(dim)]
+        if element_type == 3:
+            data = b"".join(bytes(2) + data[i:i + 2] for i in range(0, len(data), 2))
+        return list(struct.unpack("=" + str(len(data) // {1: 4, 2: 2, 3: 4, 4: 1, 5: 1}[element_type]) +
+                                  {1: "f", 2: "e", 3: "f", 4: "b", 5: "B"}[element_type], data))
+
+    def row_bytes(self):
+        element_type, dim, _ = self.shape
+        return (dim * {1: 32, 2: 16, 3: 16, 4: 8, 5: 8, 6: 1}[element_type] + 7) // 8
+
     @staticmethod
     def read(address, count, code):
-        kind = {"Q": ctypes.c_uint64, "f": ctypes.c_float}[code]
+        kind = {"Q": ctypes.c_uint64, "B": ctypes.c_ubyte}[code]
         return list((kind * count).from_address(address)) if address else None
 
     @staticmethod
@@ -108,15 +127,18 @@ class StandIn:
         raise OSError(errno.ENOTTY, "")
 
     def create_vector(self, v):
-        v["stride"] = 4 * v["dim"]
+        self.shape, self.rows = (v["element_type"], v["dim"], v["metric"]), []
+        v["stride"] = -(-self.row_bytes() // 4) * 4
 
     def vector_stats(self, v):
-        v.update(dim=self.dim, element_type=1, metric=1, live=len(self.rows), rows=len(self.rows))
+        element_type, dim, metric = self.shape
+        v.update(dim=dim, element_type=element_type, metric=metric, live=len(self.rows), rows=len(self.rows))
 
     def batch(self, v):
         assert v["reserved"] == 0
         if v["op"] == 1:
-            flat = self.read(v["vectors"], v["count"] * self.dim, "f")
+            assert v["vector_stride"] == self.row_bytes()
+            flat = bytes(self.read(v["vectors"], v["count"] * self.row_bytes(), "B"))
             keys = self.read(v["keys"], v["count"], "Q")
             tags = self.read(v["tags"], v["count"], "Q") or [0] * v["count"]
             for i in range(v["count"]):
@@ -126,7 +148,7 @@ class StandIn:
             v["first_row"] = len(self.rows)
             for i in range(v["count"]):
                 key = keys[i] if keys else len(self.rows)
-                self.rows.append((key, tags[i], flat[i * self.dim:(i + 1) * self.dim]))
+                self.rows.append((key, tags[i], flat[i * self.row_bytes():(i + 1) * self.row_bytes()]))
             v["done"] = v["count"]
         elif v["op"] == 4:
             by_row = v["flags"] & 1
@@ -138,15 +160,17 @@ class StandIn:
                 if at:
                     _, tags, vector = self.rows[at[0]]
                     self.write(v["tags"] + 8 * i, struct.pack("=Q", tags))
-                    self.write(v["vectors"] + i * v["vector_stride"], array.array("f", vector).tobytes())
+                    self.write(v["vectors"] + i * v["vector_stride"], vector)
                     v["done"] += 1
 
     def search(self, v):
-        flat = self.read(v["queries"], v["nq"] * self.dim, "f")
+        assert v["query_stride"] == self.row_bytes()
+        flat = self.numbers(bytes(self.read(v["queries"], v["nq"] * self.row_bytes(), "B")))
+        dim = self.shape[1]
         for q in range(v["nq"]):
-            query = flat[q * self.dim:(q + 1) * self.dim]
+            query = flat[q * dim:(q + 1) * dim]
             scored = sorted(
-                (sum((a - b) ** 2 for a, b in zip(query, vector)), key, row)
+                (sum((a - b) ** 2 for a, b in zip(query, self.numbers(vector))), key, row)
                 for row, (key, tags, vector) in enumerate(self.rows)
                 if not v["flags"] & 2 or tags & v["tags_all"] == v["tags_all"])
             for i, (distance, key, row) in enumerate(scored[:v["k"]]):
@@ -161,7 +185,7 @@ class Client(unittest.TestCase):
         where = os.environ.get("VEXFS_TEST_DIR")
         self.stand_in = None
         if not where:
-            self.stand_in = StandIn(2)
+            self.stand_in = StandIn()
             patch = mock.patch("fcntl.ioctl", self.stand_in)
             patch.start()
             self.addCleanup(patch.stop)
@@ -209,6 +233,56 @@ class Client(unittest.TestCase):
             c.insert([[1, 1], [2, 2]], keys=[6, 5])
         self.assertEqual((caught.exception.errno, caught.exception.row), (errno.EEXIST, 1))
         self.assertEqual(len(c), 1)
+
+    def test_every_element_type_goes_in_and_comes_out(self):
+        # Numbers, and the code of an array of them.
+        cases = {
+            vexfs.F32: ([1.5, -0.25], "f"), vexfs.F16: ([1.5, 65504.0], None),
+            vexfs.BF16: ([1.5, -2.0**100], None), vexfs.I8: ([-128, 127], "b"), vexfs.U8: ([0, 255], "B"),
+        }
+        for element_type, (numbers, code) in cases.items():
+            with self.subTest(element_type=element_type):
+                path = f"{self.path}.{element_type}"
+                with vexfs.create(path, dim=2, metric=vexfs.L2, element_type=element_type) as c:
+                    self.assertEqual(c.element_type, element_type)
+                    c.insert([numbers, [0, 1]])
+                    first, _ = c.get(rows=[0, 1])
+                    self.assertEqual(list(first.vector), numbers)
+                    if code:
+                        self.assertEqual(first.vector, array.array(code, numbers))
+                        c.insert(array.array(code, numbers))
+                        self.assertEqual(len(c), 3)
+                    [hits] = c.search([[0, 1]], k=1)
+                    self.assertEqual((hits[0].row, hits[0].distance), (1, 0.0))
+                    self.assertRaises(TypeError, c.insert, array.array("d", [1, 2]))
+
+    def test_numbers_are_rounded_to_nearest_or_refused(self):
+        rounded = {
+            vexfs.F16: [(1 + 2**-11, 1.0), (1 + 3 * 2**-11, 1 + 2**-9), (2**-25, 0.0)],
+            vexfs.BF16: [(1 + 2**-8, 1.0), (1 + 3 * 2**-8, 1 + 2**-6), (-1 - 2**-7, -1 - 2**-7)],
+        }
+        for element_type, pairs in rounded.items():
+            path = f"{self.path}.{element_type}"
+            with vexfs.create(path, dim=1, metric=vexfs.L2, element_type=element_type) as c:
+                c.insert([[number] for number, _ in pairs])
+                got = [row.vector[0] for row in c.get(rows=range(len(pairs)))]
+                self.assertEqual(got, [want for _, want in pairs])
+                self.assertRaises(OverflowError, c.insert, [[3.4e38]])
+        with vexfs.create(f"{self.path}.i", dim=1, metric=vexfs.L2, element_type=vexfs.I8) as c:
+            self.assertRaises(OverflowError, c.insert, [[128]])
+            self.assertRaises(TypeError, c.insert, [[0.5]])
+            self.assertEqual(len(c), 0)
+
+    def test_bits_go_in_as_numbers_or_packed(self):
+        with vexfs.create(self.path, dim=9, metric=vexfs.HAMMING, element_type=vexfs.BINARY) as c:
+            c.insert([[1, 0, 0, 0, 0, 0, 0, 1, 1], b"\xff\x00"])
+            c.insert(b"\x00\x01\x0f\x00")
+            self.assertEqual([row.vector for row in c.get(rows=range(4))],
+                             [b"\x81\x01", b"\xff\x00", b"\x00\x01", b"\x0f\x00"])
+            [hits] = c.search(b"\x80\x01", k=4)
+            self.assertEqual([(h.row, h.distance) for h in hits], [(0, 1), (2, 1), (3, 6), (1, 8)])
+            for bad in (b"\x00", [b"\x00"], [[1, 0]], [[2] + [0] * 8]):
+                self.assertRaises(ValueError, c.insert, bad)
 
     def test_shapes_are_checked_first(self):
         c = self.container()

@@ -8,9 +8,19 @@
         [hits] = notes.search([[0, 1, 0]], k=1)
         assert hits[0].key == 20
 
-Vectors go in as rows of numbers, or as any object with the buffer protocol that
-holds float32 elements, such as an array.array("f") or a numpy array. They come
-out as array.array("f"). To read a whole container without a copy, map its file:
+Vectors go in as rows of numbers, or as any object with the buffer protocol that holds
+elements of the container's type, such as an array.array or a numpy array:
+
+    type     buffer of               numbers           a row of `get`
+    F32      float32                 rounded           array.array("f")
+    F16      float16                 rounded           array.array("f")
+    BF16     uint16, their bits      rounded           array.array("f")
+    I8, U8   int8, uint8             integers only     array.array("b"), ("B")
+    BINARY   uint8, packed bits      0 and 1           bytes, packed
+
+A number beyond the range of the type is an OverflowError. Bits are packed as
+numpy.packbits(rows, axis=1, bitorder="little") does it: every row begins with a byte. To read
+a whole container without a copy, map its file:
 
     numpy.memmap("/mnt/notes.vec", "<f4", "r").reshape(-1, dim)    # stride == 4 * dim
 
@@ -25,11 +35,12 @@ import os
 import struct
 import sys
 
-__all__ = ["Container", "Error", "Hit", "Row", "create", "open", "L2", "COSINE", "DOT"]
+__all__ = ["Container", "Error", "Hit", "Row", "create", "open", "L2", "COSINE", "DOT", "HAMMING",
+           "F32", "F16", "BF16", "I8", "U8", "BINARY"]
 
-L2, COSINE, DOT = 1, 2, 3
+L2, COSINE, DOT, HAMMING = range(1, 5)
 AUTO, EXACT, HNSW, IVF, PQ, LSH = range(6)
-F32 = 1
+F32, F16, BF16, I8, U8, BINARY = range(1, 7)
 KEY_NONE = ROW_NONE = 2**64 - 1
 MAX_RESULTS = 16777216
 
@@ -90,26 +101,76 @@ def _address(buffer):
     return 0 if buffer is None else buffer.buffer_info()[0]
 
 
-def _floats(rows, dim):
-    """Rows as a flat array of float32 and their number."""
-    flat = array.array("f")
+# The format of a buffer of each element type, and bits of an element.
+_FORMATS = {F32: "f", F16: "e", BF16: "H", I8: "b", U8: "B", BINARY: "B"}
+_NAMES = {F32: "float32", F16: "float16", BF16: "uint16, the bits of bfloat16", I8: "int8",
+          U8: "uint8", BINARY: "uint8, packed bits"}
+_BITS = {F32: 32, F16: 16, BF16: 16, I8: 8, U8: 8, BINARY: 1}
+
+
+def _bfloat16(number):
+    """The bits of the nearest bfloat16, ties to even."""
+    bits, = struct.unpack("=I", struct.pack("=f", number))
+    if number != number:
+        return bits >> 16 | 1
+    rounded = bits + 0x7FFF + (bits >> 16 & 1) >> 16
+    if rounded & 0x7FFF == 0x7F80 and abs(number) != float("inf"):
+        raise OverflowError(f"{number} is beyond bfloat16")
+    return rounded
+
+
+def _row(row, dim, element_type):
+    """The bytes of a row of numbers."""
+    if element_type == BINARY and isinstance(row, (bytes, bytearray, memoryview)):
+        row = bytes(row)
+        if len(row) != (dim + 7) // 8:
+            raise ValueError(f"a row has {len(row)} bytes of bits where {(dim + 7) // 8} are wanted")
+        return row
+    row = list(row)
+    if len(row) != dim:
+        raise ValueError(f"a row has {len(row)} elements where {dim} are wanted")
+    if element_type == BINARY:
+        if any(bit not in (0, 1) for bit in row):
+            raise ValueError("a bit is neither 0 nor 1")
+        packed = sum(int(bit) << i for i, bit in enumerate(row))
+        return packed.to_bytes((dim + 7) // 8, "little")
+    if element_type == BF16:
+        return array.array("H", map(_bfloat16, row)).tobytes()
+    if element_type == F16:
+        return struct.pack(f"={dim}e", *row)
+    return array.array(_FORMATS[element_type], row).tobytes()
+
+
+def _packed(rows, dim, element_type):
+    """Rows as an array of bytes, and their number."""
+    packed, row_bytes = array.array("B"), (dim * _BITS[element_type] + 7) // 8
     try:
         view = memoryview(rows)
     except TypeError:
         for row in rows:
-            row = array.array("f", row)
-            if len(row) != dim:
-                raise ValueError(f"a row has {len(row)} elements where {dim} are wanted") from None
-            flat.extend(row)
+            packed.frombytes(_row(row, dim, element_type))
     else:
-        if view.format not in ("f", "<f" if sys.byteorder == "little" else ">f"):
-            raise TypeError(f"elements have the format {view.format!r}; pass float32")
-        if view.ndim == 2 and view.shape[1] != dim:
-            raise ValueError(f"rows have {view.shape[1]} elements where {dim} are wanted")
-        flat.frombytes(view.tobytes())
-    if not flat or len(flat) % dim:
-        raise ValueError(f"{len(flat)} elements are not rows of {dim}; pass at least one whole row")
-    return flat, len(flat) // dim
+        wanted = _FORMATS[element_type]
+        if view.format not in (wanted, ("<" if sys.byteorder == "little" else ">") + wanted):
+            raise TypeError(f"elements have the format {view.format!r}; pass {_NAMES[element_type]}")
+        if view.ndim == 2 and view.shape[1] * view.itemsize != row_bytes:
+            raise ValueError(f"rows have {view.shape[1]} elements where {row_bytes // view.itemsize} are wanted")
+        packed.frombytes(view.tobytes())
+    if not packed or len(packed) % row_bytes:
+        raise ValueError(f"{len(packed)} bytes are not rows of {row_bytes}; pass at least one whole row")
+    return packed, len(packed) // row_bytes
+
+
+def _unpacked(packed, dim, element_type):
+    """One row's bytes as `get` returns it."""
+    if element_type == BINARY:
+        return packed.tobytes()
+    if element_type == F16:
+        return array.array("f", struct.unpack(f"={dim}e", packed))
+    if element_type == BF16:
+        words = struct.unpack(f"={dim}H", packed)
+        return array.array("f", struct.pack(f"={dim}I", *(word << 16 for word in words)))
+    return array.array(_FORMATS[element_type], packed.tobytes())
 
 
 def _column(numbers, count, what):
@@ -125,11 +186,12 @@ class Container:
     def __init__(self, fd, path):
         self._fd = fd
         self.path = path
-        self.dim = None
         stats = self.stats()
-        if stats["element_type"] != F32:
-            raise ValueError(f"{path} does not hold f32 elements; use a newer client")
+        self.element_type = stats["element_type"]
+        if self.element_type not in _BITS:
+            raise ValueError(f"{path} holds elements of an unknown type; use a newer client")
         self.dim = stats["dim"]
+        self._row_bytes = (self.dim * _BITS[self.element_type] + 7) // 8
         self.metric = stats["metric"]
 
     def __enter__(self):
@@ -171,9 +233,9 @@ class Container:
         return out[9], out[10]
 
     def _write(self, op, rows, keys, tags):
-        vectors, count = _floats(rows, self.dim)
+        vectors, count = _packed(rows, self.dim, self.element_type)
         keys, tags = _column(keys, count, "keys"), _column(tags, count, "tags")
-        return self._batch(op, count, stride=4 * self.dim, vectors=vectors, keys=keys, tags=tags)[1]
+        return self._batch(op, count, stride=self._row_bytes, vectors=vectors, keys=keys, tags=tags)[1]
 
     def insert(self, rows, keys=None, tags=None):
         """Adds rows, all or none; returns the number of the first, the others follow."""
@@ -204,14 +266,16 @@ class Container:
         count = len(which)
         if not count:
             return []
-        vectors = array.array("f", bytes(4 * self.dim * count))
+        size = self._row_bytes
+        vectors = array.array("B", bytes(size * count))
         tags = array.array("Q", bytes(8 * count))
         other = array.array("Q", [ROW_NONE]) * count
         keys, rows = (other, which) if by_row else (which, other)
-        self._batch(_GET, count, by_row, 4 * self.dim, vectors, keys, tags, rows)
+        self._batch(_GET, count, by_row, size, vectors, keys, tags, rows)
         return [
             None if other[i] == ROW_NONE else
-            Row(keys[i], rows[i], tags[i], vectors[i * self.dim:(i + 1) * self.dim])
+            Row(keys[i], rows[i], tags[i],
+                _unpacked(vectors[i * size:(i + 1) * size], self.dim, self.element_type))
             for i in range(count)
         ]
 
@@ -224,7 +288,7 @@ class Container:
         each row i wanted. `threads` are the processors to use. A dict in `counters` takes
         what the search cost.
         """
-        queries, nq = _floats(queries, self.dim)
+        queries, nq = _packed(queries, self.dim, self.element_type)
         if not 1 <= nq * k <= MAX_RESULTS:
             raise ValueError(f"{nq} queries for {k} hits each: at least 1 and at most {MAX_RESULTS} hits")
         keys, row_bitmap = _u64s(keys), _u64s(row_bitmap)
@@ -236,7 +300,7 @@ class Container:
         hits = array.array("B", bytes(nq * k * _HIT.size))
         counts = array.array("I", bytes(4 * nq))
         out = self._call(_IOC_SEARCH, _SEARCH, (
-            flags, nq, k, index, ef, nprobe, rerank, _address(queries), 4 * self.dim, radius_bits,
+            flags, nq, k, index, ef, nprobe, rerank, _address(queries), self._row_bytes, radius_bits,
             _address(hits), _address(counts), tags_all or 0, tags_any or 0, _address(row_bitmap),
             64 * len(row_bitmap or ()), _address(keys), len(keys or ()), budget_ns, 0, 0, 0, 0, 0, threads))
         if counters is not None:
@@ -289,7 +353,7 @@ def open(path, writable=False):  # pylint: disable=redefined-builtin
         raise
 
 
-def create(path, dim, metric=COSINE, alignment=0, model_tag=0, reserve_rows=0):
+def create(path, dim, metric=COSINE, alignment=0, model_tag=0, reserve_rows=0, element_type=F32):
     """Makes a new or empty file a container and opens it for writing."""
     try:
         fd, new = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), True
@@ -297,7 +361,7 @@ def create(path, dim, metric=COSINE, alignment=0, model_tag=0, reserve_rows=0):
         fd, new = os.open(path, os.O_RDWR | os.O_CLOEXEC), False
     try:
         buffer = bytearray(_CREATE.pack(
-            _CREATE.size, 0, dim, F32, metric, alignment, model_tag, reserve_rows, 0, 0))
+            _CREATE.size, 0, dim, element_type, metric, alignment, model_tag, reserve_rows, 0, 0))
         fcntl.ioctl(fd, _IOC_CREATE, buffer, True)
         return Container(fd, path)
     except BaseException:
