@@ -35,11 +35,13 @@ class Layout(unittest.TestCase):
         for name, mine in (("vexfs_create_vector", vexfs._CREATE), ("vexfs_batch", vexfs._BATCH),
                            ("vexfs_search", vexfs._SEARCH), ("vexfs_vector_stats", vexfs._STATS),
                            ("vexfs_hit", vexfs._HIT), ("vexfs_build_index", vexfs._BUILD),
-                           ("vexfs_index_stats", vexfs._INDEX_STATS)):
+                           ("vexfs_index_stats", vexfs._INDEX_STATS),
+                           ("vexfs_index_check", vexfs._CHECK)):
             expanded = "=" + "".join(c * int(n or 1) for n, c in re.findall(r"(\d*)([IQ])", mine.format))
             self.assertEqual(expanded, header_struct(name)[0], name)
         self.assertEqual(header_struct("vexfs_vector_stats")[1][2:-1], vexfs._STATS_FIELDS)
         self.assertEqual(header_struct("vexfs_index_stats")[1][3:-1], vexfs._INDEX_STATS_FIELDS)
+        self.assertEqual(header_struct("vexfs_index_check")[1][4:-1], vexfs._CHECK_FIELDS)
 
     def test_constants_are_those_of_the_header(self):
         defined = dict(re.findall(r"#define VEXFS_(\w+)\s+\(?(\w+(?: << \d+)?)", HEADER.read_text()))
@@ -58,7 +60,9 @@ class Layout(unittest.TestCase):
             "OUTCOME_PARTIAL": vexfs._PARTIAL,
             "BUILD_REPLACE": vexfs._REPLACE, "BUILD_DROP": vexfs._DROP,
             "INDEX_STATS_DIGEST": vexfs._DIGEST, "INDEX_BUILDING": vexfs.BUILDING,
-            "INDEX_READY": vexfs.READY, "INDEX_REBUILDING": vexfs.REBUILDING, "IOCTL_MAGIC": vexfs._IOC_STATS >> 8 & 0xFF,
+            "INDEX_READY": vexfs.READY, "INDEX_REBUILDING": vexfs.REBUILDING,
+            "INDEX_STORED": vexfs.STORED, "INDEX_UNUSABLE": vexfs.UNUSABLE, "CHECK_REPAIR": vexfs._REPAIR,
+            "IOCTL_MAGIC": vexfs._IOC_STATS >> 8 & 0xFF,
         }
         for name, value in mine.items():
             text = defined[name]
@@ -69,7 +73,8 @@ class Layout(unittest.TestCase):
         numbers = re.findall(r"_IOWR\(VEXFS_IOCTL_MAGIC, (\d), struct (\w+)\)", HEADER.read_text())
         mine = {"vexfs_create_vector": vexfs._IOC_CREATE, "vexfs_batch": vexfs._IOC_BATCH,
                 "vexfs_search": vexfs._IOC_SEARCH, "vexfs_vector_stats": vexfs._IOC_STATS,
-                "vexfs_build_index": vexfs._IOC_BUILD, "vexfs_index_stats": vexfs._IOC_INDEX_STATS}
+                "vexfs_build_index": vexfs._IOC_BUILD, "vexfs_index_stats": vexfs._IOC_INDEX_STATS,
+                "vexfs_index_check": vexfs._IOC_CHECK}
         for number, name in numbers:
             if name in mine:
                 size = struct.calcsize(header_struct(name)[0])

@@ -50,7 +50,7 @@ _RADIUS, _TAGS_ALL, _TAGS_ANY, _ROW_BITMAP, _KEYS = 1, 2, 4, 8, 16
 _PARTIAL = 1
 _REPLACE, _DROP = 1, 2
 _DIGEST = 1
-BUILDING, READY, REBUILDING = 1, 2, 3
+BUILDING, READY, REBUILDING, STORED, UNUSABLE = 1, 2, 3, 4, 5
 
 # The structures of uapi/vexfs.h, without padding, in native byte order.
 _CREATE = struct.Struct("=6I2Q2I")
@@ -58,6 +58,8 @@ _BATCH = struct.Struct("=4I8Q2Q")
 _SEARCH = struct.Struct("=8IQ2I13Q2I")
 _STATS = struct.Struct("=8I12QI7I")
 _BUILD = struct.Struct("=9I7I")
+_CHECK = struct.Struct("=4I6Q2Q")
+_REPAIR = 1
 _INDEX_STATS = struct.Struct("=6I5Q4Q")
 _HIT = struct.Struct("=2Q2I")
 
@@ -73,6 +75,7 @@ _IOC_SEARCH = _iowr(3, _SEARCH)
 _IOC_BUILD = _iowr(4, _BUILD)
 _IOC_STATS = _iowr(5, _STATS)
 _IOC_INDEX_STATS = _iowr(6, _INDEX_STATS)
+_IOC_CHECK = _iowr(7, _CHECK)
 
 Hit = collections.namedtuple("Hit", "key row distance")
 Row = collections.namedtuple("Row", "key row tags vector")
@@ -82,6 +85,7 @@ _STATS_FIELDS = (
     "bytes_on_disk inserted deleted searches distances insert_ns search_ns index_count"
 ).split()
 
+_CHECK_FIELDS = "rows faults unreachable wrong_codes wrong_rows bad_images".split()
 _INDEX_STATS_FIELDS = "state m ef_construction nodes deleted watermark resident_bytes digest".split()
 
 
@@ -329,6 +333,11 @@ class Container:
         out = self._call(_IOC_INDEX_STATS, _INDEX_STATS, (
             _DIGEST if digest else 0, kind, *(0,) * 12))
         return dict(zip(_INDEX_STATS_FIELDS, out[3:]))
+
+    def check_index(self, kind=HNSW, repair=False):
+        """What is wrong with an index, as a dict; with repair, it is built anew if anything is."""
+        out = self._call(_IOC_CHECK, _CHECK, (_REPAIR if repair else 0, kind, *(0,) * 9))
+        return dict(zip(_CHECK_FIELDS, out[4:]))
 
     def stats(self):
         """What the container is and has done, as a dict; the names are those of vexfs.h."""

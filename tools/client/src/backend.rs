@@ -12,7 +12,7 @@ use crate::Container;
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::path::Path;
-use vexfs_uapi::{vexfs_hit, vexfs_index_stats, vexfs_vector_stats};
+use vexfs_uapi::{vexfs_hit, vexfs_index_check, vexfs_index_stats, vexfs_vector_stats};
 
 /// Where a get puts what it finds: an entry for each row asked for.
 #[derive(Debug)]
@@ -89,6 +89,12 @@ pub trait Backend: std::fmt::Debug + Send {
         kind: IndexKind,
         digest: bool,
     ) -> std::result::Result<vexfs_index_stats, Failure>;
+    /// What is wrong with an index.
+    fn check_index(
+        &mut self,
+        kind: IndexKind,
+        repair: bool,
+    ) -> std::result::Result<vexfs_index_check, Failure>;
     /// What the container is and has done.
     fn stats(&self) -> std::result::Result<vexfs_vector_stats, Failure>;
     /// Returns when all changes are on the disk.

@@ -28,6 +28,8 @@ pub enum Operation {
     Drop,
     /// Reading the statistics of an index.
     IndexStats,
+    /// Checking an index.
+    Check,
     /// Reading statistics.
     Stats,
     /// Waiting until all is on the disk.
@@ -48,6 +50,7 @@ impl Operation {
             Operation::Build => "build an index over",
             Operation::Drop => "drop an index of",
             Operation::IndexStats => "read the index statistics of",
+            Operation::Check => "check an index of",
             Operation::Stats => "read the statistics of",
             Operation::Sync => "sync",
         }
@@ -216,7 +219,7 @@ fn advice(operation: Operation, errno: Errno) -> Option<&'static str> {
         (Build, Errno::BUSY) => "one is being built; wait for it",
         (Build, Errno::CANCELED) => "it was dropped while it was built",
         (Build, Errno::NOMEM) => "the index does not fit into memory; search goes on without it",
-        (Drop | IndexStats, Errno::NOENT) => "it has no index of that kind",
+        (Drop | IndexStats | Check, Errno::NOENT) => "it has no index of that kind",
         (_, Errno::OPNOTSUPP) => "this kernel module cannot do that yet; update it",
         (_, Errno::NOSPC) => "the volume is full; delete files or use a larger one",
         (_, Errno::DQUOT) => "your quota is used up; delete files or ask for more",

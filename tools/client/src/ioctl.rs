@@ -330,6 +330,18 @@ impl Backend for KernelFile {
         Ok(stats)
     }
 
+    fn check_index(&mut self, kind: IndexKind, repair: bool) -> Result<vexfs_index_check, Failure> {
+        let mut check = vexfs_index_check {
+            size: size_field::<vexfs_index_check>(),
+            flags: if repair { VEXFS_CHECK_REPAIR } else { 0 },
+            index_kind: kind.raw(),
+            ..FromZeros::new_zeroed()
+        };
+        // SAFETY: The structure of this command holds no address.
+        unsafe { self.call::<VEXFS_IOCTL_CHECK_INDEX, _>(&mut check)? };
+        Ok(check)
+    }
+
     fn stats(&self) -> Result<vexfs_vector_stats, Failure> {
         let mut stats = vexfs_vector_stats {
             size: size_field::<vexfs_vector_stats>(),

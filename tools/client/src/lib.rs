@@ -36,9 +36,9 @@ pub use error::{Error, Failure, Operation, Result};
 pub use half::{bf16, f16};
 pub use rustix::io::Errno;
 pub use types::{
-    BuildOptions, Counters, CreateOptions, ElementType, Fetched, FetchedRow, Hit, IndexKind,
-    IndexState, IndexStats, Inserted, Isa, Metric, Rows, SearchOptions, SearchResult, Select,
-    Stats,
+    BuildOptions, Counters, CreateOptions, ElementType, Fetched, FetchedRow, Findings, Hit,
+    IndexKind, IndexState, IndexStats, Inserted, Isa, Metric, Rows, SearchOptions, SearchResult,
+    Select, Stats,
 };
 pub use vectors::{VectorBuf, Vectors};
 /// The interface as the kernel has it: bounds, reserved values, raw structures.
@@ -316,6 +316,25 @@ impl Container {
             watermark: raw.watermark,
             resident_bytes: raw.resident_bytes,
             digest: digest.then_some(raw.digest),
+        })
+    }
+
+    /// Reads all rows and the index of a kind, and says what is wrong with it; with `repair` the kernel
+    /// builds it anew if anything is.
+    ///
+    /// Errors: there is none of that kind; with `repair`, those of a build.
+    pub fn check_index(&mut self, kind: IndexKind, repair: bool) -> Result<Findings> {
+        let raw = self
+            .backend
+            .check_index(kind, repair)
+            .map_err(self.refused(Operation::Check))?;
+        Ok(Findings {
+            rows: raw.rows,
+            faults: raw.faults,
+            unreachable: raw.unreachable,
+            wrong_codes: raw.wrong_codes,
+            wrong_rows: raw.wrong_rows,
+            bad_images: raw.bad_images,
         })
     }
 

@@ -326,6 +326,17 @@ impl Backend for MemoryFile {
         })
     }
 
+    fn check_index(
+        &mut self,
+        kind: IndexKind,
+        _repair: bool,
+    ) -> std::result::Result<vexfs_index_check, Failure> {
+        self.with(Access::Read, |_| match kind {
+            IndexKind::Auto | IndexKind::Exact => Err(Errno::INVAL.into()),
+            _ => Err(Errno::NOENT.into()),
+        })
+    }
+
     fn stats(&self) -> std::result::Result<vexfs_vector_stats, Failure> {
         self.with(Access::Read, |stored| {
             let options = &stored.options;

@@ -149,6 +149,10 @@ wire_enum! {
         Ready = VEXFS_INDEX_READY, "ready";
         /// Searches use it while a new one is being built.
         Rebuilding = VEXFS_INDEX_REBUILDING, "rebuilding";
+        /// It is on disk; the next search loads it.
+        Stored = VEXFS_INDEX_STORED, "stored";
+        /// What is on disk is damaged or outdated; searches do without.
+        Unusable = VEXFS_INDEX_UNUSABLE, "unusable";
     }
 }
 
@@ -499,4 +503,32 @@ pub struct IndexStats {
     pub resident_bytes: u64,
     /// Equal for equal indexes; `None` if it was not asked for.
     pub digest: Option<u64>,
+}
+
+/// What a check of an index found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Rows looked at.
+    pub rows: u64,
+    /// Rules of its structure that the index breaks.
+    pub faults: u64,
+    /// Rows that no walk through the index comes by.
+    pub unreachable: u64,
+    /// Rows whose code is not that of their vector.
+    pub wrong_codes: u64,
+    /// Live rows that the index lacks, and deleted ones that it has.
+    pub wrong_rows: u64,
+    /// 1 if what is on disk is damaged or outdated.
+    pub bad_images: u64,
+}
+
+impl Findings {
+    /// Whether nothing is wrong.
+    pub fn is_sound(&self) -> bool {
+        *self
+            == Findings {
+                rows: self.rows,
+                ..Findings::default()
+            }
+    }
 }

@@ -36,9 +36,21 @@ pub enum Command {
     Delete(Delete),
     /// Tell what a container is and has done
     Stats(Stats),
+    /// Check the indexes of a container against its rows
+    Scrub(Scrub),
     /// Build, list and drop indexes
     #[command(subcommand)]
     Index(Index),
+}
+
+/// Check the indexes of a container against its rows.
+#[derive(Args, Debug)]
+pub struct Scrub {
+    /// The container
+    pub file: PathBuf,
+    /// Build anew what is damaged
+    #[arg(long)]
+    pub repair: bool,
 }
 
 /// Make a new file a vector container.

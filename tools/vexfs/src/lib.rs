@@ -16,6 +16,7 @@ mod index;
 pub mod output;
 pub mod recall;
 mod rows;
+mod scrub;
 mod search;
 mod stats;
 
@@ -35,6 +36,7 @@ pub fn run(cli: &Cli, volume: &dyn Volume, output: &mut Output<'_>) -> Result<()
         Command::Get(args) => rows::get(args, volume, output),
         Command::Delete(args) => rows::delete(args, volume, output),
         Command::Stats(args) => stats::stats(args, volume, output),
+        Command::Scrub(args) => scrub::scrub(args, volume, output),
         Command::Index(command) => index::index(command, volume, output),
     }
 }
