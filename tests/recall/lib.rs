@@ -7,6 +7,7 @@
 
 pub mod lists;
 pub mod npy;
+pub mod synthetic;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};

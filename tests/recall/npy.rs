@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Reading two-dimensional `.npy` arrays, little-endian, in C order.
+//! Two-dimensional `.npy` arrays, little-endian, in C order.
 
-use std::io::{Error, ErrorKind, Result};
+use std::io::{Error, ErrorKind, Result, Write};
 use std::path::Path;
 
 use vexfs_simd_host::{convert, token, Elem, Isa};
@@ -84,4 +84,38 @@ pub fn read_rows(path: &Path, k: usize) -> Result<Vec<Vec<u64>>> {
     let number = |b: &[u8]| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as u64;
     let row = |b: &[u8]| b.chunks_exact(4).take(k).map(number).collect();
     Ok(bytes.chunks_exact(4 * dim).map(row).collect())
+}
+
+/// Writes the header of an array of `rows` x `columns` f32, which follow it.
+pub fn write_f32_header(out: &mut impl Write, rows: usize, columns: usize) -> Result<()> {
+    let mut header =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    // The format wants the data aligned to 64 bytes, and a line's end before it.
+    let len = (10 + header.len() + 1).next_multiple_of(64) - 10;
+    header.extend(std::iter::repeat_n(' ', len - header.len() - 1));
+    header.push('\n');
+    out.write_all(b"\x93NUMPY\x01\x00")?;
+    out.write_all(&(len as u16).to_le_bytes())?;
+    out.write_all(header.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let path = std::env::temp_dir().join(format!("vexfs-npy-{}", std::process::id()));
+        let mut bytes = Vec::new();
+        write_f32_header(&mut bytes, 3, 2).unwrap();
+        assert_eq!(bytes.len() % 64, 0);
+        let elements: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        bytes.extend(&elements);
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(read_f32(&path).unwrap(), (elements, 2));
+        bytes.pop();
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(read_f32(&path).is_err());
+        std::fs::remove_file(&path).unwrap();
+    }
 }
