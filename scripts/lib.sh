@@ -31,6 +31,14 @@ at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]; }
 
 jobs() { echo "${JOBS:-$(nproc)}"; }
 
+# undisturbed COMMAND... - for measurements: on the last processor alone, and ahead of other work there, if
+# that is allowed. Others may share the processor, but not interrupt.
+undisturbed() {
+	local ahead=(taskset -c "$(($(nproc) - 1))" chrt --fifo 1)
+	"${ahead[@]}" true 2>/dev/null || ahead=(taskset -c "$(($(nproc) - 1))")
+	"${ahead[@]}" "$@"
+}
+
 # kernel_source - the source tree: KSRC=, or the newest one in the cache.
 kernel_source() {
 	if [ -n "${KSRC:-}" ]; then

@@ -11,16 +11,12 @@ set -euo pipefail
 . "$(dirname "$0")/../../scripts/lib.sh"
 cd "$ROOT"
 
-# Other work on the machine may share a core with us, but not interrupt a measurement.
-alone=(taskset -c "$(($(nproc) - 1))" chrt --fifo 1)
-"${alone[@]}" true 2>/dev/null || alone=()
-
 say "bench: $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), one thread, user space"
 export CRITERION_HOME=$ROOT/build/bench/criterion
 rm -rf "$CRITERION_HOME"
 mkdir -p "$CRITERION_HOME"
 cargo bench --quiet -p vexfs_simd --no-run >&2
-"${alone[@]}" cargo bench --quiet -p vexfs_simd -- --color never "$@" >&2
+undisturbed cargo bench --quiet -p vexfs_simd -- --color never "$@" >&2
 python3 - "$CRITERION_HOME" <<'END'
 import json, pathlib, sys
 
@@ -41,5 +37,5 @@ for compiler in "gcc g++" "clang clang++"; do
 	export CC CXX
 	target=$PEERS_DIR/target-$CC
 	cargo build --quiet --release --manifest-path simd/benches/peers/Cargo.toml --target-dir "$target" >&2
-	OMP_NUM_THREADS=1 "${alone[@]}" "$target/release/peers" "$PEERS_FAISS" "$@"
+	OMP_NUM_THREADS=1 undisturbed "$target/release/peers" "$PEERS_FAISS" "$@"
 done
