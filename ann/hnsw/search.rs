@@ -8,7 +8,7 @@ use super::beam::{End, Spent};
 use super::head::Entry;
 use super::node::{Anchor, State, NOWHERE};
 use super::params::MAX_EF;
-use super::pool::{slot_of, Pool, Visited};
+use super::pool::{distance_of, slot_of, Pool, Visited};
 use super::store::{Numeric, Store, Workspace, BATCH};
 use super::{Error, Index};
 use crate::topk::{Hit, TopK};
@@ -17,6 +17,10 @@ use crate::visible::Visible;
 /// An exact distance in units of estimated ones: its row comes from farther away and is several times
 /// as long as its code.
 const EXACT_COST: u64 = 4;
+
+/// Candidates that get an exact distance at once, after the first `k`: enough for their rows to be fetched
+/// beside each other.
+const RERANK_STEP: usize = 4;
 
 /// If one row in so many passes the filter, a walk that ignores it finds enough.
 const PERMISSIVE: u64 = 3;
@@ -28,7 +32,8 @@ pub struct Query {
     /// [`MAX_EF`]. More gives more recall and takes longer.
     pub ef: u32,
     /// Candidates that get an exact distance, at least `k` and at most `ef`; more as long as fewer than `k`
-    /// of them turn out visible.
+    /// of them turn out visible, fewer if estimates are so good that the others cannot be expected to be
+    /// nearer.
     pub rerank: u32,
     /// How many rows the filter allows, at a guess, or `None` without a filter.
     pub allowed: Option<u64>,
@@ -196,6 +201,9 @@ impl<S: Store> Index<S> {
     {
         let mut rows = Rows::new();
         let mut left = (query.rerank as usize).max(top.k());
+        // The first ones show how far estimates are off, the others come a few at a time.
+        let mut at_once = top.k();
+        let mut excess = Excess::default();
         let mut candidates = candidates.iter();
         while left > 0 || !top.is_full() {
             rows.clear();
@@ -211,15 +219,21 @@ impl<S: Store> Index<S> {
                 if anchor.state() != State::Live || !visible.allows(row) {
                     continue;
                 }
+                let estimate = distance_of(candidate);
+                if top.is_full() && excess.excludes(estimate, top.bound()) {
+                    left = 0;
+                    break;
+                }
                 left = left.saturating_sub(1);
-                if !rows.push(row) || left == 0 {
+                if !rows.push(row, estimate) || left == 0 || rows.len >= at_once {
                     break;
                 }
             }
             if rows.as_slice().is_empty() {
                 break;
             }
-            rows.score(numeric, visible, top, found)?;
+            rows.score(numeric, visible, top, found, &mut excess)?;
+            at_once = RERANK_STEP;
         }
         Ok(())
     }
@@ -247,14 +261,14 @@ impl<S: Store> Index<S> {
                 if place.is_none_or(|p| p.load(Ordering::Acquire) == NOWHERE) {
                     continue;
                 }
-                if !rows.push(row) {
+                if !rows.push(row, 0) {
                     break;
                 }
             }
             if rows.as_slice().is_empty() {
                 return Ok(());
             }
-            rows.score(numeric, visible, top, found)?;
+            rows.score(numeric, visible, top, found, &mut Excess::default())?;
             if visible.stop(found.distances.saturating_add(found.exact)) {
                 found.partial = true;
                 return Ok(());
@@ -263,9 +277,27 @@ impl<S: Store> Index<S> {
     }
 }
 
+/// How much farther than they are rows seemed, at most.
+///
+/// A row that is not among the `k` nearest by its estimate, less this, is not likely to be among them, nor
+/// those that seem farther. Keys of distances are nearly logarithms, so this is a ratio rather than a difference.
+#[derive(Default)]
+struct Excess(u32);
+
+impl Excess {
+    fn learn(&mut self, estimate: u32, exact: u32) {
+        self.0 = self.0.max(estimate.saturating_sub(exact));
+    }
+
+    fn excludes(&self, estimate: u32, bound: u32) -> bool {
+        estimate.saturating_sub(self.0.saturating_mul(2)) > bound
+    }
+}
+
 /// Rows to be scored in one call.
 struct Rows {
     rows: [u64; BATCH],
+    estimates: [u32; BATCH],
     len: usize,
 }
 
@@ -273,6 +305,7 @@ impl Rows {
     const fn new() -> Self {
         Rows {
             rows: [0; BATCH],
+            estimates: [0; BATCH],
             len: 0,
         }
     }
@@ -281,10 +314,14 @@ impl Rows {
         self.len = 0;
     }
 
-    /// Adds a row; says whether there is room for more.
-    fn push(&mut self, row: u64) -> bool {
-        if let Some(place) = self.rows.get_mut(self.len) {
+    /// Adds a row with its estimated distance; says whether there is room for more.
+    fn push(&mut self, row: u64, estimate: u32) -> bool {
+        if let (Some(place), Some(estimated)) = (
+            self.rows.get_mut(self.len),
+            self.estimates.get_mut(self.len),
+        ) {
             *place = row;
+            *estimated = estimate;
             self.len += 1;
         }
         self.len < BATCH
@@ -300,6 +337,7 @@ impl Rows {
         visible: &mut V,
         top: &mut TopK<'_>,
         found: &mut Found,
+        excess: &mut Excess,
     ) -> Result<(), E>
     where
         N: Numeric<Error = E>,
@@ -311,7 +349,8 @@ impl Rows {
         };
         numeric.exact(self.as_slice(), out)?;
         found.exact = found.exact.saturating_add(out.len() as u64);
-        for (&distance, &row) in out.iter().zip(self.as_slice()) {
+        for ((&distance, &row), &estimate) in out.iter().zip(self.as_slice()).zip(&self.estimates) {
+            excess.learn(estimate, distance);
             if distance > top.bound() {
                 continue;
             }
