@@ -17,13 +17,6 @@ use vexfs_simd_host::*;
 
 const K: usize = 10;
 
-/// Time this thread was on a processor: other load on the machine counts for less than in wall time.
-fn cpu_ns() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("procfs");
-    let first = text.split(' ').next().expect("three numbers");
-    first.parse().expect("nanoseconds")
-}
-
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: HashMap<&str, &str> = args
@@ -64,7 +57,7 @@ fn main() {
     rows.bytes.truncate(limit.saturating_mul(4 * rows.dim));
     let n = rows.len();
 
-    let start = cpu_ns();
+    let start = processor_ns();
     let mut codec = Codec::new(&rows, kind);
     if let Some(isa) = args
         .get("isa")
@@ -84,7 +77,7 @@ fn main() {
             .insert(&mut scratch.lend(), &mut arithmetic, row as u64)
             .expect("there is room");
     }
-    let seconds = (cpu_ns() - start) as f64 * 1e-9;
+    let seconds = (processor_ns() - start) as f64 * 1e-9;
     // What a search finds after the index was stored and opened again.
     let index = if number("reorder", 0) == 1 {
         reordered(&index, &rows)
@@ -138,11 +131,11 @@ fn main() {
             rerank,
             allowed: None,
         };
-        let (mut best, mut good, mut distances, mut hops) = (f64::INFINITY, 0, 0, 0);
+        let (mut best, mut good, mut distances, mut hops, mut exact) = (f64::INFINITY, 0, 0, 0, 0);
         for _ in 0..repeat {
-            (good, distances, hops) = (0, 0, 0);
+            (good, distances, hops, exact) = (0, 0, 0, 0);
             let mut results = vec![Hit::default(); K * queries.len()];
-            let start = cpu_ns();
+            let start = processor_ns();
             for (i, hits) in results.chunks_mut(K).enumerate() {
                 arithmetic.set_query(queries.row(i));
                 let mut top = TopK::new(hits);
@@ -158,8 +151,9 @@ fn main() {
                 top.into_sorted();
                 distances += found.distances;
                 hops += found.hops;
+                exact += found.exact;
             }
-            best = best.min((cpu_ns() - start) as f64 * 1e-9);
+            best = best.min((processor_ns() - start) as f64 * 1e-9);
             for (truth, hits) in truth.iter().zip(results.chunks(K)) {
                 good += hits.iter().filter(|hit| truth.contains(&hit.row)).count();
             }
@@ -167,10 +161,11 @@ fn main() {
         let nq = queries.len() as f64;
         println!(
             "{{\"ef\": {ef}, \"rerank\": {rerank}, \"recall@10\": {:.4}, \"qps\": {:.0}, \"distances\": {:.0}, \
-             \"hops\": {:.0}}}",
+             \"exact\": {:.1}, \"hops\": {:.0}}}",
             good as f64 / (nq * K as f64),
             nq / best,
             distances as f64 / nq,
+            exact as f64 / nq,
             hops as f64 / nq,
         );
         let _ = std::io::stdout().flush();
@@ -194,7 +189,7 @@ fn churn(
         let batch: Vec<usize> = (done..count.min(done + 100))
             .map(|i| i.wrapping_mul(0x9e37_79b9) % n)
             .collect();
-        let start = cpu_ns();
+        let start = processor_ns();
         let mut gone = Vec::new();
         for row in batch {
             if index
@@ -204,7 +199,7 @@ fn churn(
                 gone.push(row);
             }
         }
-        let middle = cpu_ns();
+        let middle = processor_ns();
         for &row in &gone {
             arithmetic.set_query(rows.row(row));
             if index.insert(&mut scratch.lend(), arithmetic, row as u64) == Err(Error::Full) {
@@ -214,14 +209,14 @@ fn churn(
                     .expect("there is room after upkeep");
             }
         }
-        let end = cpu_ns();
+        let end = processor_ns();
         deleting += middle - start;
         inserting += end - middle;
         done += 100;
         if done / (n / 10) != kept {
             kept = done / (n / 10);
             repaired += upkeep(index, scratch, arithmetic);
-            keeping += cpu_ns() - end;
+            keeping += processor_ns() - end;
         }
     }
     let report = check(index);

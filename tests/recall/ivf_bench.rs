@@ -7,7 +7,7 @@
 //!         [--nprobe A,B,..] [--rerank A,B,..] [--sigmas N] [--rounds N]
 //!
 //! With `--serve`, settings are read from standard input instead, `NPROBE RERANK` a line, and each is one round:
-//! so another program can take turns with it (`ivf_peers.py`). Rates are of the thread's processor time, which
+//! so another program can take turns with it (`tests/bench/compare.py`). Rates are of the thread's processor time, which
 //! says more than the clock on a machine with other work to do.
 //!
 //! Base and queries are float16, float32 or uint8 matrices; the ground truth is int32, nearest first. One JSON
@@ -111,11 +111,11 @@ fn main() {
         isa: Isa::best(),
         params,
     };
-    let start = processor_seconds();
+    let start = seconds_so_far();
     let mut built = Built::train(space, params.most_blocks(n as u64) as u32);
-    let trained = processor_seconds() - start;
+    let trained = seconds_so_far() - start;
     built.build();
-    let seconds = processor_seconds() - start;
+    let seconds = seconds_so_far() - start;
     let layout = params.layout().unwrap();
     let resident = built.index.counts().used as usize * layout.block_words as usize * 4
         + params.centroid_bytes()
@@ -145,7 +145,7 @@ fn main() {
         let (mut best, mut hits, mut codes, mut exact) = (f64::INFINITY, 0, 0, 0);
         for _ in 0..rounds {
             let mut scorer = Scorer::new(&built, &queries[..row_bytes]);
-            let start = processor_seconds();
+            let start = seconds_so_far();
             let mut found = vec![[Hit::default(); 10]; nq];
             (codes, exact) = (0, 0);
             for (q, hits) in queries.chunks(row_bytes).zip(found.iter_mut()) {
@@ -159,7 +159,7 @@ fn main() {
                 exact += done.distances;
                 top.into_sorted();
             }
-            best = best.min(processor_seconds() - start);
+            best = best.min(seconds_so_far() - start);
             let near = |f: &[Hit; 10], t: &[u32]| {
                 f.iter()
                     .filter(|f| t[..10].contains(&(f.row as u32)))
@@ -196,9 +196,7 @@ fn main() {
     }
 }
 
-/// Seconds this thread has run, as the scheduler counts them.
-fn processor_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    let ns: u64 = stat.split_whitespace().next().unwrap().parse().unwrap();
-    ns as f64 / 1e9
+/// Time this thread was on a processor.
+fn seconds_so_far() -> f64 {
+    vexfs_recall::processor_ns() as f64 * 1e-9
 }
