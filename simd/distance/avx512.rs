@@ -2,17 +2,26 @@
 
 //! Distances with AVX-512 F, BW, DQ and VL.
 //!
-//! Four rows share each load of the query, and two queries, where there are two, each load of a row.
+//! Rows without gaps are read one after the other. Of others two or four share each load of the query, and two
+//! queries, where there are two, each load of a row.
 
 use core::arch::x86_64::*;
 
 use super::{
-    avx2, scalar, Ahead, Rows, BF16, COSINE, DENSE_MAX, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
+    avx2, scalar, Ahead, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, LEAD,
+    TILE, U8,
 };
 use crate::abi::{Elem, Metric};
 
 /// Elements per block: bounds the chain of roundings in one lane.
 const BLOCK: usize = 1024;
+
+/// Elements of a pass of the loop.
+const STEP: usize = 64;
+
+/// A dimension for which there is code of its own, since it is a common one (SIFT) and with rows this short what
+/// is done once per row takes a fifth of the time.
+const SHORT: usize = 128;
 
 /// As [`super::score`], with AVX-512, for each of `Q` queries.
 ///
@@ -42,29 +51,127 @@ pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>
     out: [*mut u32; Q],
     n: usize,
 ) {
-    // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every
-    // index below is less than `n`.
+    // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each.
     unsafe {
         let mut qq = [1.0; Q];
         if M == COSINE {
             for (qq, q) in qq.iter_mut().zip(queries) {
-                let (_, [s]) = float_sums::<E, E, M, 1, 1, false>([q], [q], &Ahead::none(q), dim);
-                *qq = _mm_cvtss_f32(sum4(s, s, s, s));
+                let none = Ahead::none(q);
+                let (_, [s]) = float_sums::<E, E, M, 1, 1, false>([q], [q], &none, dim);
+                *qq = _mm512_cvtss_f32(sum16(&[s; BLOCK_ROWS]));
             }
         }
-        if E == F16 && Q == 1 && n > TILE && dim <= WIDENED {
-            return widened::<R, M>(queries[0], qq[0], rows, dim, out[0], n);
+        if Q == 1 {
+            let (query, out) = (queries[0], out[0]);
+            if E == F16 && n > TILE && dim <= WIDENED {
+                return widened::<R, M>(query, qq[0], rows, dim, out, n);
+            }
+            if E != F16 && rows.are_dense(dim * size_of::<E>()) {
+                return if dim == SHORT {
+                    in_order::<R, E, E, M, 1, false, SHORT>(query, query, qq[0], rows, dim, out, n)
+                } else {
+                    in_order::<R, E, E, M, 1, false, 0>(query, query, qq[0], rows, dim, out, n)
+                };
+            }
         }
         tiles::<R, E, E, M, Q>(queries, queries, qq, rows, dim, out, n);
     }
 }
 
-/// The shortest rows of f32 without gaps whose products are summed one row at a time, in bytes: a single stream
-/// is what the processor's own prefetcher follows best, if a row's sums are added up fast enough meanwhile.
-const ALONE: usize = 2048;
+/// Bytes of an element of type `E`.
+const fn size_of<const E: u32>() -> usize {
+    if E == F32 {
+        4
+    } else {
+        2
+    }
+}
 
-/// The longest query that is widened once and not for each tile, in elements: 3 KiB of a kernel's stack.
+/// The longest query of binary16 that is widened once and not for each tile: 3 KiB of a kernel's stack.
 const WIDENED: usize = 768;
+
+/// A query of binary16 as f32. Loads of it do not cross cache lines.
+type Wide = [__m512; WIDENED / 16];
+
+/// Writes `dim` elements of a query of binary16, at most `WIDENED`, as f32.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+unsafe fn widen(query: *const u8, dim: usize, wide: &mut Wide) {
+    // SAFETY: the caller promises that many elements.
+    unsafe {
+        let mut i = 0;
+        for wide in wide {
+            if i >= dim {
+                break;
+            }
+            *wide = load_part::<F16>(query.add(2 * i), usize::min(dim - i, 16));
+            i += 16;
+        }
+    }
+}
+
+/// Keys for float elements of type `E` of rows without gaps, `N` at a time, one or two. `own` is the query as it
+/// came, `query` one of elements `QE`; `DIM` is `dim`, or 0.
+///
+/// A Zen 5 core reads its second-level cache at 200 GB/s, but at 135 GB/s if a load instruction goes on by 2 to
+/// 4 KiB from one time to the next, and with several streams: its prefetcher fetches too much then. So there is one
+/// copy of the code for all rows, which a compiler does not unroll, and their lane sums wait for those of a block
+/// of rows. One row at a time needs no prefetches. Two at a time do, of which each load of the query is half the
+/// work: it pays for binary16, which is bound by the loads and conversions.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+unsafe fn in_order<
+    R: Rows,
+    const E: u32,
+    const QE: u32,
+    const M: u32,
+    const N: usize,
+    const AHEAD: bool,
+    const DIM: usize,
+>(
+    query: *const u8,
+    own: *const u8,
+    qq: f32,
+    rows: R,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) {
+    let dim = if DIM == 0 { dim } else { DIM };
+    let zero = _mm512_setzero_ps();
+    let (mut a, mut b) = ([zero; BLOCK_ROWS], [zero; BLOCK_ROWS]);
+    // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index of a row is less
+    // than `n`, and of a sum less than `BLOCK_ROWS`, a multiple of `N`.
+    unsafe {
+        let mut i = 0;
+        while i < n {
+            let count = usize::min(n - i, BLOCK_ROWS);
+            let mut k = 0;
+            while k < count {
+                let mut p = [rows.row(i + k); N];
+                let ahead = if AHEAD {
+                    Ahead::linear(p[0], dim * size_of::<E>())
+                } else {
+                    Ahead::none(p[0])
+                };
+                if N == 2 && k + 1 < count {
+                    p[N - 1] = rows.row(i + k + 1);
+                }
+                let ([x], y) = float_sums::<E, QE, M, 1, N, AHEAD>([query], p, &ahead, dim);
+                for j in 0..N {
+                    *a.as_mut_ptr().add(k + j) = x[j];
+                    if M == COSINE {
+                        *b.as_mut_ptr().add(k + j) = y[j];
+                    }
+                }
+                k += N;
+            }
+            let row = |k: usize| rows.row(i + k);
+            store_keys::<E, M>(&a, &b, qq, own, row, dim, out.add(i), count);
+            i += BLOCK_ROWS;
+        }
+    }
+}
 
 /// Keys for rows of binary16, of which converting is most of the work.
 #[inline(never)]
@@ -77,25 +184,23 @@ unsafe fn widened<R: Rows, const M: u32>(
     out: *mut u32,
     n: usize,
 ) {
-    let mut wide = [0f32; WIDENED];
-    let p = wide.as_mut_ptr();
+    let mut wide: Wide = [_mm512_setzero_ps(); WIDENED / 16];
     // SAFETY: the caller promises `dim` elements of the query, not more than fit, and the rest.
     unsafe {
-        let mut i = 0;
-        while i + 16 <= dim {
-            _mm512_storeu_ps(p.add(i), load::<F16>(query.add(2 * i), 1)[0]);
-            i += 16;
+        widen(query, dim, &mut wide);
+        let wide = wide.as_ptr().cast();
+        if dim == SHORT && rows.are_dense(dim * 2) {
+            in_order::<R, F16, F32, M, 1, false, SHORT>(wide, query, qq, rows, dim, out, n)
+        } else if rows.are_dense(dim * 2) {
+            in_order::<R, F16, F32, M, 2, true, 0>(wide, query, qq, rows, dim, out, n)
+        } else {
+            tiles::<R, F16, F32, M, 1>([wide], [query], [qq], rows, dim, [out], n);
         }
-        if i < dim {
-            let mask = (0xffff_u32 >> (16 - (dim - i))) as __mmask16;
-            _mm512_mask_storeu_ps(p.add(i), mask, load_part::<F16>(query.add(2 * i), dim - i));
-        }
-        tiles::<R, F16, F32, M, 1>([p.cast()], [query], [qq], rows, dim, [out], n);
     }
 }
 
-/// Keys for float elements of type `E` from queries of elements `QE`. `own` are the queries as they came, `qq`
-/// the sums of their squares.
+/// Keys for float elements of type `E` from queries of elements `QE`, four rows at a time. `own` are the
+/// queries as they came, `qq` the sums of their squares.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 unsafe fn tiles<R: Rows, const E: u32, const QE: u32, const M: u32, const Q: usize>(
@@ -107,95 +212,130 @@ unsafe fn tiles<R: Rows, const E: u32, const QE: u32, const M: u32, const Q: usi
     out: [*mut u32; Q],
     n: usize,
 ) {
-    let len_bytes = dim * if E == F32 { 4 } else { 2 };
-    let dense = len_bytes <= DENSE_MAX && rows.are_dense(len_bytes);
     let zero = _mm512_setzero_ps();
-    // SAFETY: as promised by the caller; every index below is less than `n`.
+    let (mut a, mut b) = ([[zero; BLOCK_ROWS]; Q], [zero; BLOCK_ROWS]);
+    // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every index of a
+    // row is less than `n`, and of a sum less than `BLOCK_ROWS`, a multiple of `TILE`.
     unsafe {
         let mut i = 0;
         while i < n {
-            // The last tile repeats its last row.
-            let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
-            let p = [row(0), row(1), row(2), row(3)];
-            let count = if n - i < TILE { n - i } else { TILE };
-            let (a, b) = if count == 1 {
-                let none = Ahead::none(p[0]);
-                let (a, [b]) = float_sums::<E, QE, M, Q, 1, false>(queries, [p[0]], &none, dim);
-                (a.map(|[a]| [a; TILE]), [b; TILE])
-            } else if Q == 1 && dense && E == F16 && (M == COSINE || dim > WIDENED) {
-                // Converting binary16 is most of the work, the query's too.
-                let ahead = Ahead::linear(p[0], len_bytes);
-                float_sums::<E, QE, M, Q, TILE, true>(queries, p, &ahead, dim)
-            } else if Q == 1 && dense && E == F32 && M == INNER_PRODUCT && len_bytes >= ALONE {
-                let (mut a, mut b) = ([[zero; TILE]; Q], [zero; TILE]);
-                for k in 0..TILE {
-                    let none = Ahead::none(p[k]);
-                    let (x, [y]) = float_sums::<E, QE, M, Q, 1, false>(queries, [p[k]], &none, dim);
+            let count = usize::min(n - i, BLOCK_ROWS);
+            let mut at = 0;
+            while at < count {
+                // The last tile repeats its last row.
+                let row = |k: usize| rows.row(i + if at + k < count { at + k } else { count - 1 });
+                let mut put = |j: usize, k: usize, x: __m512| *a[j].as_mut_ptr().add(at + k) = x;
+                let len_bytes = dim * size_of::<E>();
+                if count - at == 1 {
+                    let p = [row(0)];
+                    let ahead = Ahead::none(p[0]);
+                    let (x, [y]) = float_sums::<E, QE, M, Q, 1, false>(queries, p, &ahead, dim);
                     for j in 0..Q {
-                        a[j][k] = x[j][0];
+                        put(j, 0, x[j][0]);
                     }
-                    b[k] = y;
+                    *b.as_mut_ptr().add(at) = y;
+                } else if Q == 1 && M != COSINE {
+                    let p = [row(0), row(1), row(2), row(3)];
+                    let ahead = if rows.are_dense(len_bytes) {
+                        Ahead::linear(p[0], len_bytes)
+                    } else {
+                        Ahead::tile(rows, i + at, n, len_bytes)
+                    };
+                    let (x, _) = float_sums::<E, QE, M, Q, TILE, true>(queries, p, &ahead, dim);
+                    for k in 0..TILE {
+                        for j in 0..Q {
+                            put(j, k, x[j][k]);
+                        }
+                    }
+                } else {
+                    // There are registers for the sums of two rows.
+                    let ahead = Ahead::tile_by(2 * LEAD, rows, i + at, n, len_bytes).halves();
+                    for (h, ahead) in ahead.into_iter().enumerate() {
+                        let p = [row(2 * h), row(2 * h + 1)];
+                        let (x, y) = float_sums::<E, QE, M, Q, 2, true>(queries, p, &ahead, dim);
+                        for k in 0..2 {
+                            for j in 0..Q {
+                                put(j, 2 * h + k, x[j][k]);
+                            }
+                            *b.as_mut_ptr().add(at + 2 * h + k) = y[k];
+                        }
+                    }
                 }
-                (a, b)
-            } else if Q == 1 && dense {
-                // Two at a time: the processor follows two streams better than four.
-                let sums = |p: [*const u8; 2]| {
-                    let ahead = Ahead::linear(p[0], len_bytes);
-                    float_sums::<E, QE, M, Q, 2, true>(queries, p, &ahead, dim)
-                };
-                let ((a, b), (c, d)) = (sums([p[0], p[1]]), sums([p[2], p[3]]));
-                let mut both = [[zero; TILE]; Q];
-                for j in 0..Q {
-                    both[j] = [a[j][0], a[j][1], c[j][0], c[j][1]];
-                }
-                (both, [b[0], b[1], d[0], d[1]])
-            } else {
-                let ahead = Ahead::tile(rows, i, n, len_bytes);
-                float_sums::<E, QE, M, Q, TILE, true>(queries, p, &ahead, dim)
-            };
-            let b = sum4(b[0], b[1], b[2], b[3]);
-            for j in 0..Q {
-                let a = sum4(a[j][0], a[j][1], a[j][2], a[j][3]);
-                store_keys::<E, M>(a, b, qq[j], own[j], p, dim, out[j].add(i), count);
+                at += TILE;
             }
-            i += TILE;
+            for j in 0..Q {
+                let row = |k: usize| rows.row(i + k);
+                store_keys::<E, M>(&a[j], &b, qq[j], own[j], row, dim, out[j].add(i), count);
+            }
+            i += BLOCK_ROWS;
         }
     }
 }
 
-/// Writes the keys of the first `count` rows of a tile from the sums of their terms and squares; of sums
+/// Writes the keys of the first `count` rows of a block from the lane sums of their terms and squares; of sums
 /// that are out of range, from another look at the row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 pub(super) unsafe fn store_keys<const E: u32, const M: u32>(
-    a: __m128,
-    b: __m128,
+    a: &[__m512; BLOCK_ROWS],
+    b: &[__m512; BLOCK_ROWS],
     qq: f32,
     query: *const u8,
-    p: [*const u8; TILE],
+    row: impl Fn(usize) -> *const u8,
     dim: usize,
     out: *mut u32,
     count: usize,
 ) {
-    let (keys, good) = avx2::float_keys::<M>(a, b, qq);
+    let rr = if M == COSINE { sum16(b) } else { a[0] };
+    let (keys, good) = float_keys::<M>(sum16(a), rr, qq);
+    let wanted = (0xffff_u32 >> (BLOCK_ROWS - count)) as __mmask16;
     // SAFETY: the caller has room for `count` keys; masked ones are not written.
     unsafe {
-        _mm_mask_storeu_epi32(out.cast(), 0xf >> (TILE - count), keys);
-        if good != 0xf {
-            for k in 0..TILE {
-                if k < count && good >> k & 1 == 0 {
-                    *out.add(k) = scalar::float_key::<E, M>(query, p[k], dim);
-                }
-            }
+        _mm512_mask_storeu_epi32(out.cast(), wanted, keys);
+        let mut bad = wanted & !good;
+        while bad != 0 {
+            let k = bad.trailing_zeros() as usize;
+            *out.add(k) = scalar::float_key::<E, M>(query, row(k), dim);
+            bad &= bad - 1;
         }
     }
 }
 
-/// Lane sums for `N` rows: of squared differences or products with each of `Q` queries, and for `COSINE` of
-/// the squares of the row; the queries' elements are of type `QE`. Each pair has two independent sums, one of
-/// each kind or two of one kind: with four rows that is at least eight, the product of two multiply-add units
-/// and a latency of four cycles. The order of additions is the same for any `Q` and `N`. Prefetches `ahead`,
-/// if `AHEAD`, at the same pace.
+/// Sixteen keys from pairs of sums, and a bit for each that says whether the sums were in range.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+fn float_keys<const M: u32>(a: __m512, rr: __m512, qq: f32) -> (__m512i, __mmask16) {
+    let zero = _mm512_setzero_ps();
+    // Not a number and infinity fail the comparison.
+    let infinity = _mm512_set1_ps(f32::INFINITY);
+    let mut good = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(a), infinity);
+    let distance = match M {
+        L2SQ => a,
+        INNER_PRODUCT => _mm512_sub_ps(zero, a),
+        _ => {
+            // Squares this far from the ends of the range have lost nothing to overflow or
+            // underflow, and neither does their product's root.
+            let (low, high) = (_mm512_set1_ps(1e-24), _mm512_set1_ps(1e30));
+            let qq = _mm512_set1_ps(qq);
+            let inside = |v| {
+                _mm512_cmp_ps_mask::<_CMP_GE_OQ>(v, low) & _mm512_cmp_ps_mask::<_CMP_LE_OQ>(v, high)
+            };
+            good &= inside(rr) & inside(qq);
+            let norms = _mm512_mul_ps(_mm512_sqrt_ps(rr), _mm512_sqrt_ps(qq));
+            let d = _mm512_sub_ps(_mm512_set1_ps(1.0), _mm512_div_ps(a, norms));
+            _mm512_min_ps(_mm512_max_ps(d, zero), _mm512_set1_ps(2.0))
+        }
+    };
+    // Order-preserving image: negative numbers are complemented, others get the sign bit.
+    let bits = _mm512_castps_si512(distance);
+    let flip = _mm512_or_si512(_mm512_srai_epi32::<31>(bits), _mm512_set1_epi32(i32::MIN));
+    (_mm512_xor_si512(bits, flip), good)
+}
+
+/// Lane sums for `N` rows: of squared differences or products with each of `Q`
+/// queries, and for `COSINE` of the squares of the row; the queries' elements are of type `QE`. Each pair has
+/// four independent sums of a kind: a multiply-add has a latency of four cycles. The order of additions is
+/// the same for any `Q` and `N`. Prefetches `ahead`, if `AHEAD`, at the same pace.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 unsafe fn float_sums<
@@ -213,64 +353,84 @@ unsafe fn float_sums<
 ) -> ([[__m512; N]; Q], [__m512; N]) {
     let zero = _mm512_setzero_ps();
     let (mut a, mut b) = ([[zero; N]; Q], [zero; N]);
-    let (mut block_a, mut block_b) = ([[[zero; 2]; N]; Q], [[zero; 2]; N]);
-    // The halves of a register of bfloat16 come together.
-    let groups = if M == COSINE && E != BF16 { 1 } else { 2 };
-    let size = if E == F32 { 4 } else { 2 };
-    let q_size = if QE == F32 { 4 } else { 2 };
-    let step = 16 * groups;
-    let whole = dim - dim % step;
-    let mut block_end = if whole < BLOCK { whole } else { BLOCK };
+    let (size, q_size) = (size_of::<E>(), size_of::<QE>());
+    let whole = dim - dim % STEP;
     let mut fetch = &ahead.near;
     let mut i = 0;
     // SAFETY: each load ends at or before element `dim`; prefetches do not fault.
     unsafe {
         while i < whole {
-            let mut end = block_end;
-            if i * size >= ahead.cut {
-                fetch = &ahead.far;
-            } else if end * size > ahead.cut {
-                end = ahead.cut / size;
-                end += (step - end % step) % step;
+            let block_end = usize::min(whole, i + BLOCK);
+            let (mut block_a, mut block_b) = ([[[zero; 4]; N]; Q], [[zero; 4]; N]);
+            loop {
+                let mut end = block_end;
+                if AHEAD {
+                    if i * size >= ahead.cut {
+                        fetch = &ahead.far;
+                    } else if end * size > ahead.cut {
+                        end = ahead.cut / size;
+                        end += (STEP - end % STEP) % STEP;
+                    }
+                }
+                let mut pass = |i: usize| {
+                    for g in [0, 2] {
+                        // Two registers of elements at a time.
+                        let at = i + 16 * g;
+                        let q_parts = q.map(|q| load::<QE>(q.add(at * q_size)));
+                        for k in 0..N {
+                            let line = at * size;
+                            if AHEAD {
+                                let line = fetch[k].wrapping_add(line << ahead.shift);
+                                _mm_prefetch::<_MM_HINT_T0>(line.cast());
+                                if size == 4 {
+                                    let line = line.wrapping_add(64 << ahead.shift);
+                                    _mm_prefetch::<_MM_HINT_T0>(line.cast());
+                                }
+                            }
+                            let r = load::<E>(p[k].add(line));
+                            for u in 0..2 {
+                                for j in 0..Q {
+                                    let sum = &mut block_a[j][k][g + u];
+                                    *sum = term::<M>(q_parts[j][u], r[u], *sum);
+                                }
+                                if M == COSINE {
+                                    let sum = &mut block_b[k][g + u];
+                                    *sum = _mm512_fmadd_ps(r[u], r[u], *sum);
+                                }
+                            }
+                        }
+                    }
+                };
+                if N == 1 {
+                    while end - i >= 2 * STEP {
+                        pass(i);
+                        pass(i + STEP);
+                        i += 2 * STEP;
+                    }
+                    if i < end {
+                        pass(i);
+                        i += STEP;
+                    }
+                } else {
+                    loop {
+                        pass(i);
+                        i += STEP;
+                        if i >= end {
+                            break;
+                        }
+                    }
+                }
+                if !AHEAD || i >= block_end {
+                    break;
+                }
             }
-            while i < end {
-                let mut q_parts = [[zero; 2]; Q];
+            for k in 0..N {
                 for j in 0..Q {
-                    q_parts[j] = load::<QE>(q[j].add(i * q_size), groups);
+                    a[j][k] = _mm512_add_ps(a[j][k], sum_of_four(block_a[j][k]));
                 }
-                for k in 0..N {
-                    for u in 0..groups {
-                        let at = (i + 16 * u) * size;
-                        if AHEAD && u * 16 * size % 64 == 0 {
-                            _mm_prefetch::<_MM_HINT_T0>(
-                                fetch[k].wrapping_add(at << ahead.shift).cast(),
-                            );
-                        }
-                    }
-                    let r = load::<E>(p[k].add(i * size), groups);
-                    for u in 0..groups {
-                        for j in 0..Q {
-                            block_a[j][k][u] = term::<M>(q_parts[j][u], r[u], block_a[j][k][u]);
-                        }
-                        if M == COSINE {
-                            block_b[k][u] = _mm512_fmadd_ps(r[u], r[u], block_b[k][u]);
-                        }
-                    }
+                if M == COSINE {
+                    b[k] = _mm512_add_ps(b[k], sum_of_four(block_b[k]));
                 }
-                i += step;
-            }
-            if i == block_end {
-                for k in 0..N {
-                    for u in 0..groups {
-                        for j in 0..Q {
-                            a[j][k] = _mm512_add_ps(a[j][k], block_a[j][k][u]);
-                            block_a[j][k][u] = zero;
-                        }
-                        b[k] = _mm512_add_ps(b[k], block_b[k][u]);
-                        block_b[k][u] = zero;
-                    }
-                }
-                block_end = if whole - i < BLOCK { whole } else { i + BLOCK };
             }
         }
         while i < dim {
@@ -291,6 +451,13 @@ unsafe fn float_sums<
     (a, b)
 }
 
+/// The sum of four vectors.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+fn sum_of_four([s, t, u, v]: [__m512; 4]) -> __m512 {
+    _mm512_add_ps(_mm512_add_ps(s, t), _mm512_add_ps(u, v))
+}
+
 /// `sum` plus the terms of sixteen elements.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
@@ -303,35 +470,29 @@ fn term<const M: u32>(q: __m512, r: __m512, sum: __m512) -> __m512 {
     }
 }
 
-/// `groups` times sixteen float elements, 1 or 2. Those of two registers of bfloat16 are its even and its odd
-/// ones: for sums over pairs of elements any order will do, and this one costs no shuffle.
+/// 32 float elements. Those of two registers of bfloat16 are its even and its odd ones: for sums over pairs of
+/// elements any order will do, and this one costs no shuffle.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-unsafe fn load<const E: u32>(p: *const u8, groups: usize) -> [__m512; 2] {
-    let mut parts = [_mm512_setzero_ps(); 2];
+unsafe fn load<const E: u32>(p: *const u8) -> [__m512; 2] {
     // SAFETY: the caller promises that many elements at `p`.
     unsafe {
-        if E == BF16 {
-            let v = _mm512_loadu_si512(p.cast());
-            parts[0] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(v));
-            let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-            parts[1] = _mm512_castsi512_ps(_mm512_and_si512(v, high));
-        } else {
-            // No loop: its index could go wrong as far as a compiler that doesn't inline this knows.
-            let one = |p: *const u8| {
-                if E == F32 {
-                    _mm512_loadu_ps(p.cast())
-                } else {
-                    widen_f16(_mm256_loadu_si256(p.cast()))
-                }
-            };
-            parts[0] = one(p);
-            if groups == 2 {
-                parts[1] = one(p.add(if E == F32 { 64 } else { 32 }));
+        match E {
+            F32 => [_mm512_loadu_ps(p.cast()), _mm512_loadu_ps(p.add(64).cast())],
+            F16 => [
+                widen_f16(_mm256_loadu_si256(p.cast())),
+                widen_f16(_mm256_loadu_si256(p.add(32).cast())),
+            ],
+            _ => {
+                let v = _mm512_loadu_si512(p.cast());
+                let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                [
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(v)),
+                    _mm512_castsi512_ps(_mm512_and_si512(v, high)),
+                ]
             }
         }
     }
-    parts
 }
 
 /// `count` float elements, 1 to 16, and zeros after them.
@@ -372,20 +533,35 @@ fn widen_bf16(v: __m256i) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v)))
 }
 
-/// The sums of the lanes of four vectors.
+/// The sums of the lanes of each of sixteen vectors.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-pub(super) fn sum4(a: __m512, b: __m512, c: __m512, d: __m512) -> __m128 {
-    // A transposition in two steps, with the additions between them: fewer shuffles than horizontal
-    // additions are made of.
+pub(super) fn sum16(v: &[__m512; BLOCK_ROWS]) -> __m512 {
+    // A transposition with the additions between its steps: fewer shuffles than horizontal additions are made
+    // of.
     let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    let (low, high) = (_mm512_castps_pd(pair(a, b)), _mm512_castps_pd(pair(c, d)));
-    let s = _mm512_add_ps(
-        _mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
-        _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)),
+    let four = |a, b, c, d| {
+        let (low, high) = (_mm512_castps_pd(pair(a, b)), _mm512_castps_pd(pair(c, d)));
+        _mm512_add_ps(
+            _mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)),
+        )
+    };
+    let eight = |a, b| {
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+        )
+    };
+    let low = eight(four(v[0], v[1], v[2], v[3]), four(v[4], v[5], v[6], v[7]));
+    let high = eight(
+        four(v[8], v[9], v[10], v[11]),
+        four(v[12], v[13], v[14], v[15]),
     );
-    let s = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps::<1>(s));
-    _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps::<1>(s))
+    _mm512_add_ps(
+        _mm512_shuffle_f32x4::<0b10_00_10_00>(low, high),
+        _mm512_shuffle_f32x4::<0b11_01_11_01>(low, high),
+    )
 }
 
 /// Keys for byte elements of type `E`.

@@ -8,14 +8,18 @@
 
 use core::arch::x86_64::*;
 
+use super::avx512::{store_keys, sum16};
 use super::avx512vnni::{bits, bytes};
 use super::{
-    avx512, Ahead, Rows, BF16, COSINE, DENSE_MAX, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
+    avx512, Ahead, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
 };
 use crate::abi::{Elem, Metric};
 
 /// Elements of one register.
 const WIDTH: usize = 32;
+
+/// Elements per block: bounds the chain of roundings in one lane.
+const BLOCK: usize = 2048;
 
 /// As [`super::score`], with AVX-512 BF16, for each of `Q` queries.
 ///
@@ -54,51 +58,61 @@ unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>(
         // SAFETY: as promised by the caller.
         return unsafe { avx512::floats::<R, E, M, Q>(queries, rows, dim, out, n) };
     }
-    // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every
-    // index below is less than `n`.
+    let zero = _mm512_setzero_ps();
+    let (mut a, mut b) = ([[zero; BLOCK_ROWS]; Q], [zero; BLOCK_ROWS]);
+    let dense = Q == 1 && rows.are_dense(dim * 2);
+    // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every index of a
+    // row is less than `n`, and of a sum less than `BLOCK_ROWS`, a multiple of `TILE`.
     unsafe {
         let mut qq = [1.0; Q];
         if M == COSINE {
             for (qq, q) in qq.iter_mut().zip(queries) {
                 let (_, [s]) = products::<M, 1, 1, false>([q], [q], &Ahead::none(q), dim);
-                *qq = _mm_cvtss_f32(avx512::sum4(s, s, s, s));
+                *qq = _mm512_cvtss_f32(sum16(&[s; BLOCK_ROWS]));
             }
         }
-        let dense = dim * 2 <= DENSE_MAX && rows.are_dense(dim * 2);
         let mut i = 0;
         while i < n {
-            // The last tile repeats its last row.
-            let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
-            let p = [row(0), row(1), row(2), row(3)];
-            let count = if n - i < TILE { n - i } else { TILE };
-            let (a, b) = if Q == 1 && dense {
-                let sums = |p: [*const u8; 2]| {
-                    products::<M, Q, 2, true>(queries, p, &Ahead::linear(p[0], dim * 2), dim)
-                };
-                let (a, b) = sums([p[0], p[1]]);
-                let (c, d) = sums([p[2], p[3]]);
-                let mut both = [[_mm512_setzero_ps(); TILE]; Q];
-                for j in 0..Q {
-                    both[j] = [a[j][0], a[j][1], c[j][0], c[j][1]];
+            let count = usize::min(n - i, BLOCK_ROWS);
+            let mut at = 0;
+            while at < count {
+                let mut put = |j: usize, k: usize, x: __m512| *a[j].as_mut_ptr().add(at + k) = x;
+                if dense {
+                    let p = [rows.row(i + at)];
+                    let (x, [y]) = products::<M, Q, 1, false>(queries, p, &Ahead::none(p[0]), dim);
+                    for j in 0..Q {
+                        put(j, 0, x[j][0]);
+                    }
+                    *b.as_mut_ptr().add(at) = y;
+                    at += 1;
+                    continue;
                 }
-                (both, [b[0], b[1], d[0], d[1]])
-            } else {
-                let ahead = Ahead::tile(rows, i, n, dim * 2);
-                products::<M, Q, TILE, true>(queries, p, &ahead, dim)
-            };
-            let b = avx512::sum4(b[0], b[1], b[2], b[3]);
-            for j in 0..Q {
-                let a = avx512::sum4(a[j][0], a[j][1], a[j][2], a[j][3]);
-                let out = out[j].add(i);
-                avx512::store_keys::<E, M>(a, b, qq[j], queries[j], p, dim, out, count);
+                // The last tile repeats its last row.
+                let row = |k: usize| rows.row(i + if at + k < count { at + k } else { count - 1 });
+                let p = [row(0), row(1), row(2), row(3)];
+                let ahead = Ahead::tile(rows, i + at, n, dim * 2);
+                let (x, y) = products::<M, Q, TILE, true>(queries, p, &ahead, dim);
+                for k in 0..TILE {
+                    for j in 0..Q {
+                        put(j, k, x[j][k]);
+                    }
+                    *b.as_mut_ptr().add(at + k) = y[k];
+                }
+                at += TILE;
             }
-            i += TILE;
+            for j in 0..Q {
+                let row = |k: usize| rows.row(i + k);
+                let out = out[j].add(i);
+                store_keys::<E, M>(&a[j], &b, qq[j], queries[j], row, dim, out, count);
+            }
+            i += BLOCK_ROWS;
         }
     }
 }
 
 /// Lane sums for `N` rows: of products with each of `Q` queries, and for `COSINE` of the squares of the row.
-/// The order of additions is the same for any `Q` and `N`. Prefetches `ahead` at the same pace.
+/// Each pair has two independent sums of a kind. The order of additions is the same for any `Q` and `N`.
+/// Prefetches `ahead`, if `AHEAD`, at the same pace.
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx512bf16,avx2,fma,f16c,popcnt"
@@ -109,58 +123,70 @@ unsafe fn products<const M: u32, const Q: usize, const N: usize, const AHEAD: bo
     ahead: &Ahead<N>,
     dim: usize,
 ) -> ([[__m512; N]; Q], [__m512; N]) {
-    /// Elements per block: bounds the chain of roundings in one lane.
-    const BLOCK: usize = 2048;
+    /// Elements of a pass of the loop.
+    const STEP: usize = 4 * WIDTH;
     let zero = _mm512_setzero_ps();
     let (mut a, mut b) = ([[zero; N]; Q], [zero; N]);
     let mut fetch = &ahead.near;
+    let whole = dim - dim % STEP;
     let mut i = 0;
     // SAFETY: each load ends at or before element `dim`, prefetches do not fault,
     // masked lanes are not read.
     unsafe {
-        while i < dim {
-            let end = if dim - i < BLOCK { dim } else { i + BLOCK };
-            let (mut block_a, mut block_b) = ([[zero; N]; Q], [zero; N]);
-            while i + WIDTH <= end {
-                if i * 2 >= ahead.cut {
-                    fetch = &ahead.far;
-                }
-                let q0 = q.map(|q| pairs(_mm512_loadu_si512(q.add(i * 2).cast())));
-                for k in 0..N {
-                    let at = (i * 2) << ahead.shift;
-                    if AHEAD {
-                        _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(at).cast());
+        while i < whole {
+            let end = if whole - i < BLOCK { whole } else { i + BLOCK };
+            let (mut block_a, mut block_b) = ([[[zero; 2]; N]; Q], [[zero; 2]; N]);
+            while i < end {
+                for g in 0..4 {
+                    let at = (i + g * WIDTH) * 2;
+                    if at >= ahead.cut {
+                        fetch = &ahead.far;
                     }
-                    let r0 = pairs(_mm512_loadu_si512(p[k].add(i * 2).cast()));
-                    for j in 0..Q {
-                        block_a[j][k] = _mm512_dpbf16_ps(block_a[j][k], q0[j], r0);
-                    }
-                    if M == COSINE {
-                        block_b[k] = _mm512_dpbf16_ps(block_b[k], r0, r0);
-                    }
-                }
-                i += WIDTH;
-            }
-            if i < end {
-                let mask = u32::MAX >> (WIDTH - (end - i));
-                let q0 = q.map(|q| pairs(_mm512_maskz_loadu_epi16(mask, q.add(i * 2).cast())));
-                for k in 0..N {
-                    let r0 = pairs(_mm512_maskz_loadu_epi16(mask, p[k].add(i * 2).cast()));
-                    for j in 0..Q {
-                        block_a[j][k] = _mm512_dpbf16_ps(block_a[j][k], q0[j], r0);
-                    }
-                    if M == COSINE {
-                        block_b[k] = _mm512_dpbf16_ps(block_b[k], r0, r0);
+                    let q0 = q.map(|q| pairs(_mm512_loadu_si512(q.add(at).cast())));
+                    for k in 0..N {
+                        if AHEAD {
+                            let line = fetch[k].wrapping_add(at << ahead.shift);
+                            _mm_prefetch::<_MM_HINT_T0>(line.cast());
+                        }
+                        let r0 = pairs(_mm512_loadu_si512(p[k].add(at).cast()));
+                        for j in 0..Q {
+                            let sum = &mut block_a[j][k][g % 2];
+                            *sum = _mm512_dpbf16_ps(*sum, q0[j], r0);
+                        }
+                        if M == COSINE {
+                            let sum = &mut block_b[k][g % 2];
+                            *sum = _mm512_dpbf16_ps(*sum, r0, r0);
+                        }
                     }
                 }
-                i = end;
+                i += STEP;
             }
             for k in 0..N {
-                for j in 0..Q {
-                    a[j][k] = _mm512_add_ps(a[j][k], block_a[j][k]);
+                for u in 0..2 {
+                    for j in 0..Q {
+                        a[j][k] = _mm512_add_ps(a[j][k], block_a[j][k][u]);
+                    }
+                    b[k] = _mm512_add_ps(b[k], block_b[k][u]);
                 }
-                b[k] = _mm512_add_ps(b[k], block_b[k]);
             }
+        }
+        while i < dim {
+            let mask = if dim - i < WIDTH {
+                u32::MAX >> (WIDTH - (dim - i))
+            } else {
+                u32::MAX
+            };
+            let q0 = q.map(|q| pairs(_mm512_maskz_loadu_epi16(mask, q.add(i * 2).cast())));
+            for k in 0..N {
+                let r0 = pairs(_mm512_maskz_loadu_epi16(mask, p[k].add(i * 2).cast()));
+                for j in 0..Q {
+                    a[j][k] = _mm512_dpbf16_ps(a[j][k], q0[j], r0);
+                }
+                if M == COSINE {
+                    b[k] = _mm512_dpbf16_ps(b[k], r0, r0);
+                }
+            }
+            i += WIDTH;
         }
     }
     (a, b)

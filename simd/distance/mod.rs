@@ -168,6 +168,10 @@ impl Rows for Listed {
 /// Rows that share each load of the query.
 const TILE: usize = 4;
 
+/// Rows whose sums are added up at the same time.
+#[cfg(target_arch = "x86_64")]
+const BLOCK_ROWS: usize = 16;
+
 /// How far ahead of its loads a tile prefetches, in bytes of each of its rows. Four times this must
 /// cover the latency of memory and leave room in a 32 KiB first-level cache.
 const LEAD: usize = 1024;
@@ -220,6 +224,20 @@ impl<const N: usize> Ahead<N> {
 }
 
 impl Ahead<TILE> {
+    /// The same for the first and the last two rows.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn halves(&self) -> [Ahead<2>; 2] {
+        let [a, b, c, d] = self.near;
+        let [e, f, g, h] = self.far;
+        [([a, b], [e, f]), ([c, d], [g, h])].map(|(near, far)| Ahead {
+            near,
+            far,
+            cut: self.cut,
+            shift: self.shift,
+        })
+    }
+
     /// What to prefetch beside the tile at row `i` of `n`, with rows of `len_bytes`.
     ///
     /// Rows without gaps are prefetched in the order of their addresses, because the memory
@@ -232,22 +250,33 @@ impl Ahead<TILE> {
     /// `i` is below `n`, the length of the batch.
     #[inline(always)]
     unsafe fn tile<R: Rows>(rows: R, i: usize, n: usize, len_bytes: usize) -> Self {
+        // SAFETY: as promised by the caller.
+        unsafe { Self::tile_by(LEAD, rows, i, n, len_bytes) }
+    }
+
+    /// The same, `lead` bytes of each row ahead.
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::tile`].
+    #[inline(always)]
+    unsafe fn tile_by<R: Rows>(lead: usize, rows: R, i: usize, n: usize, len_bytes: usize) -> Self {
         let at = |tile: usize, k: usize, offset: usize| {
             let row = i + tile * TILE + k;
             // SAFETY: `row` or else `i` is below `n`.
             unsafe { rows.row(if row < n { row } else { i }) }.wrapping_add(offset)
         };
-        let mut ahead = Ahead::none(at(0, 0, TILE * LEAD));
+        let mut ahead = Ahead::none(at(0, 0, TILE * lead));
         if rows.are_dense(len_bytes) {
             ahead.shift = 2;
             for k in 0..TILE {
-                ahead.near[k] = at(0, 0, TILE * LEAD + 64 * k);
+                ahead.near[k] = at(0, 0, TILE * lead + 64 * k);
             }
         } else {
-            let (tiles, rest) = if len_bytes > LEAD || len_bytes == 0 {
-                (0, LEAD)
+            let (tiles, rest) = if len_bytes > lead || len_bytes == 0 {
+                (0, lead)
             } else {
-                (LEAD / len_bytes, LEAD % len_bytes)
+                (lead / len_bytes, lead % len_bytes)
             };
             ahead.cut = len_bytes.wrapping_sub(rest);
             for k in 0..TILE {
