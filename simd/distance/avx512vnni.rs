@@ -17,9 +17,7 @@
 use core::arch::x86_64::*;
 
 use super::avx512::floats;
-use super::{
-    Ahead, Rows, BF16, COSINE, DENSE_LEAD, DENSE_MAX, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
-};
+use super::{Ahead, Rows, BF16, COSINE, DENSE_MAX, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
 use crate::abi::{Elem, Metric};
 
 /// Bytes of one register.
@@ -544,6 +542,12 @@ unsafe fn short_bits<const LEN: usize, const M: u32>(
     out: *mut u32,
     n: usize,
 ) {
+    // Sums come out with those of one register apart from each other by four.
+    let order = if LEN == 16 {
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
+    } else {
+        _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 0, 0, 0, 0, 0, 0, 0, 0)
+    };
     // SAFETY: loads and stores below end at row `n`; masked lanes are not touched.
     unsafe {
         let q = if LEN == 16 {
@@ -552,62 +556,70 @@ unsafe fn short_bits<const LEN: usize, const M: u32>(
             _mm512_broadcast_i64x4(_mm256_loadu_si256(query.cast()))
         };
         let at_once = 4 * WIDTH / LEN;
-        // Sums come out with those of one register apart from each other by four.
-        let order = if LEN == 16 {
-            _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
-        } else {
-            _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 0, 0, 0, 0, 0, 0, 0, 0)
-        };
         let mut i = 0;
-        while i < n {
-            let count = if n - i < at_once { n - i } else { at_once };
+        while n - i >= at_once {
             let p = rows.add(i * LEN);
-            let mut parts = [_mm512_setzero_si512(); 4];
-            if count == at_once {
-                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(DENSE_LEAD).cast());
-                for (k, part) in parts.iter_mut().enumerate() {
-                    *part = _mm512_loadu_si512(p.add(k * WIDTH).cast());
-                }
+            let parts = [0, 1, 2, 3].map(|k| _mm512_loadu_si512(p.add(k * WIDTH).cast()));
+            let keys = short_keys::<LEN, M>(q, parts, order);
+            if LEN == 16 {
+                _mm512_storeu_si512(out.add(i).cast(), keys);
             } else {
-                for (k, part) in parts.iter_mut().enumerate() {
-                    let left = (count * LEN).saturating_sub(k * WIDTH);
-                    let mask = if left < WIDTH {
-                        (1 << left) - 1
-                    } else {
-                        u64::MAX
-                    };
-                    *part = _mm512_maskz_loadu_epi8(mask, p.wrapping_add(k * WIDTH).cast());
-                }
+                _mm256_storeu_si256(out.add(i).cast(), _mm512_castsi512_si256(keys));
             }
-            let parts = parts.map(|r| {
-                let term = if M == L2SQ {
-                    _mm512_xor_si512(q, r)
-                } else {
-                    _mm512_and_si512(q, r)
-                };
-                _mm512_popcnt_epi64(term)
-            });
-            let pair = |a, b| _mm512_or_si512(a, _mm512_slli_epi64::<32>(b));
-            let (low, high) = (pair(parts[0], parts[1]), pair(parts[2], parts[3]));
-            let mut sums = _mm512_add_epi32(
-                _mm512_unpacklo_epi64(low, high),
-                _mm512_unpackhi_epi64(low, high),
-            );
-            if LEN == 32 {
-                sums = _mm512_add_epi32(sums, _mm512_shuffle_i64x2::<0b10_11_00_01>(sums, sums));
-            }
-            let counts = _mm512_cvtepi32_ps(_mm512_permutexvar_epi32(order, sums));
-            let keys = if M == L2SQ {
-                _mm512_xor_si512(_mm512_castps_si512(counts), _mm512_set1_epi32(i32::MIN))
-            } else {
-                // As `ordered`: what is not negative gets the sign bit, the rest is complemented.
-                let bits = _mm512_castps_si512(_mm512_sub_ps(_mm512_setzero_ps(), counts));
-                let sign = _mm512_set1_epi32(i32::MIN);
-                _mm512_xor_si512(bits, _mm512_or_si512(_mm512_srai_epi32::<31>(bits), sign))
-            };
-            let mask = (0xffff_u32 >> (16 - count)) as __mmask16;
-            _mm512_mask_storeu_epi32(out.add(i).cast(), mask, keys);
             i += at_once;
         }
+        if i < n {
+            let p = rows.add(i * LEN);
+            let parts = [0, 1, 2, 3].map(|k| {
+                let left = ((n - i) * LEN).saturating_sub(k * WIDTH);
+                let mask = if left < WIDTH {
+                    (1 << left) - 1
+                } else {
+                    u64::MAX
+                };
+                _mm512_maskz_loadu_epi8(mask, p.wrapping_add(k * WIDTH).cast())
+            });
+            let keys = short_keys::<LEN, M>(q, parts, order);
+            let mask = (0xffff_u32 >> (16 - (n - i))) as __mmask16;
+            _mm512_mask_storeu_epi32(out.add(i).cast(), mask, keys);
+        }
+    }
+}
+
+/// Keys for the rows of four registers, which are `LEN` bytes each.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+fn short_keys<const LEN: usize, const M: u32>(
+    q: __m512i,
+    parts: [__m512i; 4],
+    order: __m512i,
+) -> __m512i {
+    let parts = parts.map(|r| {
+        let term = if M == L2SQ {
+            _mm512_xor_si512(q, r)
+        } else {
+            _mm512_and_si512(q, r)
+        };
+        _mm512_popcnt_epi64(term)
+    });
+    let pair = |a, b| _mm512_or_si512(a, _mm512_slli_epi64::<32>(b));
+    let (low, high) = (pair(parts[0], parts[1]), pair(parts[2], parts[3]));
+    let mut sums = _mm512_add_epi32(
+        _mm512_unpacklo_epi64(low, high),
+        _mm512_unpackhi_epi64(low, high),
+    );
+    if LEN == 32 {
+        sums = _mm512_add_epi32(sums, _mm512_shuffle_i64x2::<0b10_11_00_01>(sums, sums));
+    }
+    let counts = _mm512_cvtepi32_ps(_mm512_permutexvar_epi32(order, sums));
+    let sign = _mm512_set1_epi32(i32::MIN);
+    if M == L2SQ {
+        _mm512_xor_si512(_mm512_castps_si512(counts), sign)
+    } else {
+        // As `ordered`: what is not negative gets the sign bit, the rest is complemented.
+        let bits = _mm512_castps_si512(_mm512_sub_ps(_mm512_setzero_ps(), counts));
+        _mm512_xor_si512(bits, _mm512_or_si512(_mm512_srai_epi32::<31>(bits), sign))
     }
 }
