@@ -13,8 +13,14 @@ use super::{
 };
 use crate::abi::{Elem, Metric};
 
-/// Elements per block: bounds the chain of roundings in one lane.
-const BLOCK: usize = 1024;
+/// Elements of type `E` per block: bounds the chain of roundings in one lane.
+const fn block<const E: u32>() -> usize {
+    if E == F16 {
+        WIDENED
+    } else {
+        1024
+    }
+}
 
 /// Elements of a pass of the loop.
 const STEP: usize = 64;
@@ -57,16 +63,17 @@ pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>
         if M == COSINE {
             for (qq, q) in qq.iter_mut().zip(queries) {
                 let none = Ahead::none(q);
-                let (_, [s]) = float_sums::<E, E, M, 1, 1, false>([q], [q], &none, dim);
+                let (_, [s]) = float_sums::<E, E, M, 1, 1, false>([q], [q], &none, dim, None);
                 *qq = _mm512_cvtss_f32(sum16(&[s; BLOCK_ROWS]));
             }
         }
         if Q == 1 {
             let (query, out) = (queries[0], out[0]);
-            if E == F16 && n > TILE && dim <= WIDENED {
+            let dense = rows.are_dense(dim * size_of::<E>());
+            if E == F16 && n > TILE && (dense || dim <= WIDENED) {
                 return widened::<R, M>(query, qq[0], rows, dim, out, n);
             }
-            if E != F16 && rows.are_dense(dim * size_of::<E>()) {
+            if E != F16 && dense {
                 return if dim == SHORT {
                     in_order::<R, E, E, M, 1, false, SHORT>(query, query, qq[0], rows, dim, out, n)
                 } else {
@@ -87,13 +94,13 @@ const fn size_of<const E: u32>() -> usize {
     }
 }
 
-/// The longest query of binary16 that is widened once and not for each tile: 3 KiB of a kernel's stack.
+/// Elements of a query of binary16 that are widened once and not for each tile: 3 KiB of a kernel's stack.
 const WIDENED: usize = 768;
 
-/// A query of binary16 as f32. Loads of it do not cross cache lines.
+/// The beginning of a query of binary16 as f32. Loads of it do not cross cache lines.
 type Wide = [__m512; WIDENED / 16];
 
-/// Writes `dim` elements of a query of binary16, at most `WIDENED`, as f32.
+/// Writes the first of `dim` elements of a query of binary16 as f32.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 unsafe fn widen(query: *const u8, dim: usize, wide: &mut Wide) {
@@ -111,7 +118,7 @@ unsafe fn widen(query: *const u8, dim: usize, wide: &mut Wide) {
 }
 
 /// Keys for float elements of type `E` of rows without gaps, `N` at a time, one or two. `own` is the query as it
-/// came, `query` one of elements `QE`; `DIM` is `dim`, or 0.
+/// came, `query` one of elements `QE`, of binary16 the first `WIDENED`; `DIM` is `dim`, or 0.
 ///
 /// A Zen 5 core reads its second-level cache at 200 GB/s, but at 135 GB/s if a load instruction goes on by 2 to
 /// 4 KiB from one time to the next, and with several streams: its prefetcher fetches too much then. So there is one
@@ -157,7 +164,19 @@ unsafe fn in_order<
                 if N == 2 && k + 1 < count {
                     p[N - 1] = rows.row(i + k + 1);
                 }
-                let ([x], y) = float_sums::<E, QE, M, 1, N, AHEAD>([query], p, &ahead, dim);
+                let wide = if E == F16 {
+                    usize::min(dim, WIDENED)
+                } else {
+                    dim
+                };
+                let mut sums = float_sums::<E, QE, M, 1, N, AHEAD>([query], p, &ahead, wide, None);
+                if wide < dim {
+                    let at = wide * size_of::<E>();
+                    let (q, p, ahead) = (own.add(at), p.map(|p| p.add(at)), ahead.after(at));
+                    let (left, before) = (dim - wide, Some(sums));
+                    sums = float_sums::<E, E, M, 1, N, AHEAD>([q], p, &ahead, left, before);
+                }
+                let ([x], y) = sums;
                 for j in 0..N {
                     *a.as_mut_ptr().add(k + j) = x[j];
                     if M == COSINE {
@@ -185,7 +204,8 @@ unsafe fn widened<R: Rows, const M: u32>(
     n: usize,
 ) {
     let mut wide: Wide = [_mm512_setzero_ps(); WIDENED / 16];
-    // SAFETY: the caller promises `dim` elements of the query, not more than fit, and the rest.
+    // SAFETY: the caller promises `dim` elements of the query, and the rest; scattered rows have no more than
+    // `WIDENED`.
     unsafe {
         widen(query, dim, &mut wide);
         let wide = wide.as_ptr().cast();
@@ -229,19 +249,17 @@ unsafe fn tiles<R: Rows, const E: u32, const QE: u32, const M: u32, const Q: usi
                 if count - at == 1 {
                     let p = [row(0)];
                     let ahead = Ahead::none(p[0]);
-                    let (x, [y]) = float_sums::<E, QE, M, Q, 1, false>(queries, p, &ahead, dim);
+                    let (x, [y]) =
+                        float_sums::<E, QE, M, Q, 1, false>(queries, p, &ahead, dim, None);
                     for j in 0..Q {
                         put(j, 0, x[j][0]);
                     }
                     *b.as_mut_ptr().add(at) = y;
                 } else if Q == 1 && M != COSINE {
                     let p = [row(0), row(1), row(2), row(3)];
-                    let ahead = if rows.are_dense(len_bytes) {
-                        Ahead::linear(p[0], len_bytes)
-                    } else {
-                        Ahead::tile(rows, i + at, n, len_bytes)
-                    };
-                    let (x, _) = float_sums::<E, QE, M, Q, TILE, true>(queries, p, &ahead, dim);
+                    let ahead = Ahead::tile(rows, i + at, n, len_bytes);
+                    let (x, _) =
+                        float_sums::<E, QE, M, Q, TILE, true>(queries, p, &ahead, dim, None);
                     for k in 0..TILE {
                         for j in 0..Q {
                             put(j, k, x[j][k]);
@@ -252,7 +270,8 @@ unsafe fn tiles<R: Rows, const E: u32, const QE: u32, const M: u32, const Q: usi
                     let ahead = Ahead::tile_by(2 * LEAD, rows, i + at, n, len_bytes).halves();
                     for (h, ahead) in ahead.into_iter().enumerate() {
                         let p = [row(2 * h), row(2 * h + 1)];
-                        let (x, y) = float_sums::<E, QE, M, Q, 2, true>(queries, p, &ahead, dim);
+                        let (x, y) =
+                            float_sums::<E, QE, M, Q, 2, true>(queries, p, &ahead, dim, None);
                         for k in 0..2 {
                             for j in 0..Q {
                                 put(j, 2 * h + k, x[j][k]);
@@ -332,7 +351,7 @@ fn float_keys<const M: u32>(a: __m512, rr: __m512, qq: f32) -> (__m512i, __mmask
     (_mm512_xor_si512(bits, flip), good)
 }
 
-/// Lane sums for `N` rows: of squared differences or products with each of `Q`
+/// Lane sums for `N` rows, added to those of the elements `before`: of squared differences or products with each of `Q`
 /// queries, and for `COSINE` of the squares of the row; the queries' elements are of type `QE`. Each pair has
 /// four independent sums of a kind: a multiply-add has a latency of four cycles. The order of additions is
 /// the same for any `Q` and `N`. Prefetches `ahead`, if `AHEAD`, at the same pace.
@@ -350,9 +369,10 @@ unsafe fn float_sums<
     p: [*const u8; N],
     ahead: &Ahead<N>,
     dim: usize,
+    before: Option<([[__m512; N]; Q], [__m512; N])>,
 ) -> ([[__m512; N]; Q], [__m512; N]) {
     let zero = _mm512_setzero_ps();
-    let (mut a, mut b) = ([[zero; N]; Q], [zero; N]);
+    let (mut a, mut b) = before.unwrap_or(([[zero; N]; Q], [zero; N]));
     let (size, q_size) = (size_of::<E>(), size_of::<QE>());
     let whole = dim - dim % STEP;
     let mut fetch = &ahead.near;
@@ -360,7 +380,7 @@ unsafe fn float_sums<
     // SAFETY: each load ends at or before element `dim`; prefetches do not fault.
     unsafe {
         while i < whole {
-            let block_end = usize::min(whole, i + BLOCK);
+            let block_end = usize::min(whole, i + block::<E>());
             let (mut block_a, mut block_b) = ([[[zero; 4]; N]; Q], [[zero; 4]; N]);
             loop {
                 let mut end = block_end;

@@ -211,6 +211,19 @@ impl<const N: usize> Ahead<N> {
         ahead
     }
 
+    /// The same for a tile whose rows begin `at` bytes later.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn after(self, at: usize) -> Self {
+        let later = |p: *const u8| p.wrapping_add(at << self.shift);
+        Ahead {
+            near: self.near.map(later),
+            far: self.far.map(later),
+            cut: self.cut.saturating_sub(at),
+            shift: self.shift,
+        }
+    }
+
     /// Nothing that is not there already: `p` itself.
     #[inline(always)]
     fn none(p: *const u8) -> Self {
