@@ -18,6 +18,9 @@ const SEEDS_PER_CLUSTER: usize = 4;
 /// Vectors per call to the arithmetic.
 const BATCH: usize = 64;
 
+/// Batches compared with one centroid between two questions whether to stop.
+const CHOICE_BATCHES: usize = 64;
+
 /// Where the vectors lie: `n` of `dim` floats, `stride` bytes apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample<'a> {
@@ -92,6 +95,16 @@ impl Random {
         // The high half of a product is uniform up to n / 2^64.
         ((u128::from(self.word()) * u128::from(n)) >> 64) as u64
     }
+}
+
+/// How often [`train`] asks whether to stop, for `k` centroids of `n` vectors.
+pub fn steps(n: usize, k: usize) -> u64 {
+    let candidates = (k.saturating_mul(SEEDS_PER_CLUSTER)).min(n).max(1);
+    let choices = candidates.div_ceil(BATCH.saturating_mul(CHOICE_BATCHES));
+    let rounds = u64::from(ITERATIONS).saturating_add(1);
+    (k as u64)
+        .saturating_mul(choices as u64)
+        .saturating_add(rounds.saturating_mul(n.div_ceil(BATCH) as u64))
 }
 
 /// Trains `k = centroids.len() / (4 * dim)` centroids. `stop` is asked after each batch of some ten
@@ -191,7 +204,7 @@ fn choose<V: Vectors>(
         place.copy_from_slice(spread.vector(next).ok_or(Failure::Memory)?);
         let batches = best.chunks_mut(BATCH).zip(ids.chunks_mut(BATCH));
         for (i, (best, ids)) in batches.enumerate() {
-            if i % 64 == 0 && stop() {
+            if i % CHOICE_BATCHES == 0 && stop() {
                 return Err(Failure::Stopped);
             }
             let mut found = [0; BATCH];

@@ -26,15 +26,16 @@ pub struct InsertMemory<'a> {
     pub codes: &'a mut [u8],
 }
 
-/// Multiply-adds of one call to [`Vectors::assign`]: some ten microseconds.
-const WORK: usize = 1 << 20;
-
 /// Rows that share each load of a centroid.
-pub(super) const TILE: usize = 8;
+pub const TILE: usize = 8;
 
 /// The nearest centroid for each of `ids.len()` vectors of `dim` floats, `stride` bytes apart, in calls of bounded
-/// work.
-pub(crate) fn assign<V: Vectors>(
+/// work: [`Vectors::assign_work`].
+///
+/// # Errors
+///
+/// Those of [`Vectors::assign`].
+pub fn assign<V: Vectors>(
     vectors: &mut V,
     rows: &[u8],
     stride: usize,
@@ -43,7 +44,8 @@ pub(crate) fn assign<V: Vectors>(
     ids: &mut [u32],
     keys: &mut [u32],
 ) -> Result<(), V::Error> {
-    let at_once = WORK
+    let at_once = vectors
+        .assign_work()
         .checked_div(dim.saturating_mul(TILE))
         .unwrap_or(1)
         .max(1);

@@ -240,6 +240,19 @@ impl<S: Store> Index<S> {
         Ok(freed)
     }
 
+    /// Slots without a row in the lists of rows: later rows of their lists take them, [`Index::compact`] frees
+    /// them. Reads a word of each list; approximate while a writer runs.
+    pub fn holes(&self) -> u64 {
+        let slots = (0..self.params.nlist).filter_map(|list| self.slots(list));
+        let slots = slots.fold(0u64, |sum, slots| sum.saturating_add(u64::from(slots)));
+        slots.saturating_sub(u64::from(self.live.load(Ordering::Relaxed)))
+    }
+
+    /// Slots of a list, those of holes among them.
+    pub fn slots(&self, list: u32) -> Option<u32> {
+        Some(self.head(list)?.slots.load(Ordering::Relaxed))
+    }
+
     /// The slot that follows; from the last of a chain it leads nowhere, which is no error yet.
     fn after(&self, block: u32, place: u32) -> Option<(u32, u32)> {
         if place.saturating_add(1) < BLOCK_ROWS {
@@ -443,5 +456,41 @@ impl<'a, S: Store> Writer<'a, S> {
             }
         }
         Ok(false)
+    }
+
+    /// Removes the rows of a list that `gone` says yes to: many at once, or rows whose vectors are no longer known.
+    /// Says how many they were.
+    ///
+    /// # Errors
+    ///
+    /// As [`Writer::delete_from`].
+    pub fn delete_where<E>(
+        &mut self,
+        list: u32,
+        mut gone: impl FnMut(u64) -> bool,
+    ) -> Result<u32, Error<E>> {
+        let index = self.index;
+        let head = index.head(list).ok_or(Error::Workspace)?;
+        let mut removed = 0u32;
+        let walked = index.walk(list, |number, block, rows| {
+            for place in 0..rows {
+                let here = block.row(place).zip(number.checked_mul(BLOCK_ROWS));
+                let Some((word, first)) = here else {
+                    continue;
+                };
+                let row = word.load(Ordering::Relaxed);
+                if row & HOLE == 0 && gone(u64::from(row)) {
+                    word.store(HOLE | head.hole.load(Ordering::Relaxed), Ordering::Relaxed);
+                    head.hole.store(first | place, Ordering::Relaxed);
+                    removed = removed.saturating_add(1);
+                }
+            }
+            true
+        });
+        walked.ok_or(Error::Damaged)?;
+        let live = index.live.load(Ordering::Relaxed);
+        let live = live.saturating_sub(removed);
+        index.live.store(live, Ordering::Relaxed);
+        Ok(removed)
     }
 }

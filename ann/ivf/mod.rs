@@ -37,7 +37,7 @@ pub mod train;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 pub use check::{CheckMemory, Fault, Image, Report};
-pub use insert::{InsertMemory, Model};
+pub use insert::{assign, InsertMemory, Model, TILE};
 pub use lists::Writer;
 pub use params::{BadParams, Code, Layout, Params};
 pub use search::{exact, Found, Query, Workspace};

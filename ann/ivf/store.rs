@@ -76,6 +76,12 @@ pub trait Vectors {
     /// Why a vector cannot be had.
     type Error;
 
+    /// Multiply-adds of one call to [`assign`](Vectors::assign) at most, as training and inserts make them: some
+    /// ten microseconds.
+    fn assign_work(&self) -> usize {
+        1 << 20
+    }
+
     /// Writes the vectors of `rows` to `out`.
     fn load(&mut self, rows: &[u64], out: &mut [u8]) -> Result<(), Self::Error>;
 

@@ -2,7 +2,7 @@
 
 //! Training: centroids of the lists from a sample of rows, and codebooks from its residuals.
 
-use super::store::Vectors;
+use super::store::{Vectors, BATCH};
 use super::Params;
 use crate::kmeans::{self, Failure, Random, Sample};
 use crate::pq;
@@ -14,7 +14,8 @@ pub const SAMPLE_PER_LIST: u64 = 32;
 /// Rows of the sample per centroid of a codebook.
 pub const SAMPLE_PER_CODE: u64 = 64;
 
-/// Memory of training, lent while it runs: the sizes are those of [`TrainMemory::sizes`].
+/// Memory of training, lent while it runs: the sizes are those of [`TrainMemory::sizes`], or for fewer rows of the
+/// sample than that.
 #[derive(Debug)]
 pub struct TrainMemory<'a> {
     /// The sample, 4-byte floats, and a row more.
@@ -45,11 +46,16 @@ pub struct TrainSizes {
 impl TrainMemory<'_> {
     /// The sizes for a container of `rows` rows.
     pub fn sizes(params: &Params, rows: u64) -> TrainSizes {
+        TrainMemory::sizes_of(params, rows, u64::MAX)
+    }
+
+    /// The sizes for a container of `rows` rows, of which the sample takes at most `most`.
+    pub fn sizes_of(params: &Params, rows: u64, most: u64) -> TrainSizes {
         let ksub = params.layout().map_or(0, |layout| layout.ksub);
         let (nlist, dim) = (u64::from(params.nlist), params.dim as usize);
         let wanted = (nlist.saturating_mul(SAMPLE_PER_LIST))
             .max(u64::from(ksub).saturating_mul(SAMPLE_PER_CODE));
-        let n = wanted.min(rows).min(u64::from(u32::MAX)) as usize;
+        let n = wanted.min(rows).min(most).min(u64::from(u32::MAX)) as usize;
         let k = params.nlist.max(ksub) as usize;
         TrainSizes {
             rows: n,
@@ -58,6 +64,18 @@ impl TrainMemory<'_> {
             counts: k,
         }
     }
+}
+
+/// How often [`train`] asks whether to stop, about: what progress is measured by. `n` rows are in the sample.
+pub fn steps(params: &Params, n: usize) -> u64 {
+    let batches = n.div_ceil(BATCH) as u64;
+    let (nsub, ksub) = params
+        .layout()
+        .map_or((0, 0), |layout| (layout.nsub, layout.ksub as usize));
+    let books = if ksub > 0 { u64::from(nsub) } else { 0 };
+    batches
+        .saturating_add(kmeans::steps(n, params.nlist as usize))
+        .saturating_add(books.saturating_mul(kmeans::steps(n, ksub)))
 }
 
 /// Trains the centroids and codebooks of an index over the rows `0..rows` of a container.
@@ -81,7 +99,7 @@ pub fn train<V: Vectors>(
     let layout = params.layout().map_err(|_| Failure::Memory)?;
     let dim = params.dim as usize;
     let row = dim.saturating_mul(4);
-    let n = TrainMemory::sizes(params, rows).rows;
+    let n = TrainMemory::sizes_of(params, rows, memory.ids.len() as u64).rows;
     let fits = centroids.len() == params.centroid_bytes()
         && codebooks.len() == params.codebook_bytes()
         && memory.sample.len() >= n.saturating_add(1).saturating_mul(row);
@@ -93,16 +111,24 @@ pub fn train<V: Vectors>(
 
     // All rows if they are few enough, else each by chance.
     let mut random = Random(params.seed);
-    for (i, out) in (0u64..).zip(sample.chunks_mut(row)) {
-        if stop() {
-            return Err(Failure::Stopped);
-        }
-        let chosen = if n as u64 == rows {
+    let mut numbers = (0u64..).map(|i| {
+        if n as u64 == rows {
             i
         } else {
             random.below(rows)
-        };
-        vectors.load(&[chosen], out)?;
+        }
+    });
+    for out in sample.chunks_mut(row.saturating_mul(BATCH)) {
+        if stop() {
+            return Err(Failure::Stopped);
+        }
+        let mut chosen = [0; BATCH];
+        let many = out.len().checked_div(row).unwrap_or(0);
+        let chosen = chosen.get_mut(..many).ok_or(Failure::Memory)?;
+        for (place, number) in chosen.iter_mut().zip(&mut numbers) {
+            *place = number;
+        }
+        vectors.load(chosen, out)?;
     }
 
     let mut scratch = kmeans::Memory {

@@ -24,6 +24,9 @@ use crate::ivf::{Code, Error, Found, Index, Params as TableParams, Store, BATCH}
 use crate::{Hit, TopK, Visible};
 use probe::{Heap, Perturbation};
 
+/// The largest dimension, that of the vectors in a container.
+const MAX_DIM: u32 = crate::ivf::params::MAX_DIM;
+
 /// The most projections of a table.
 pub const MAX_BITS: u32 = 16;
 
@@ -171,6 +174,40 @@ impl Params {
         }
         all
     }
+}
+
+/// What a squared distance counts as that is none: cells are 1 wide.
+const UNKNOWN: u32 = 0x3d80_0000;
+
+/// The factor by which projections of rotated vectors become those of [`Family::Cells`], f32 bits: `sqrt(dim) * 2^16 / w`,
+/// where the cells' width `w` is four times the distance of near rows. `near` is its square, f32 bits; if that is no
+/// positive number, cells are 1 wide.
+pub fn cell_scale(dim: u32, near: u32) -> u32 {
+    let (exponent, near) = match near >> 23 {
+        exponent @ 1..=254 => (exponent, near),
+        _ => (UNKNOWN >> 23, UNKNOWN),
+    };
+    // sqrt(dim / near) in fixed point: a significand of 24 bits, and two to the power of `power`.
+    let significand = u64::from(near & 0x7f_ffff | 0x80_0000);
+    let ratio = (u64::from(dim.min(MAX_DIM)) << 38)
+        .checked_div(significand)
+        .unwrap_or(0);
+    let power = 112 - exponent as i32;
+    let (ratio, power) = if power & 1 == 0 {
+        (ratio, power)
+    } else {
+        (ratio << 1, power - 1)
+    };
+    let root = (ratio << 30).isqrt().max(1);
+    let top = 63 - root.leading_zeros();
+    let mantissa = if top > 23 {
+        root >> (top - 23)
+    } else {
+        root << (23 - top)
+    };
+    // At most 212 and at least 77: no overflow.
+    let exponent = 127 + top as i32 + power / 2 - 1;
+    (exponent as u32) << 23 | mantissa as u32 & 0x7f_ffff
 }
 
 /// Writes what takes the place of projections for a row of bits: 1 for a bit that is set and -1 for one that is

@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::RwLock;
 
+use vexfs_ann::ivf::train::{train, TrainMemory};
 use vexfs_ann::ivf::{
     BadParams, CheckMemory, Code, Error, Fault, Index, Params, Query, Store, Workspace,
 };
@@ -309,6 +310,74 @@ fn deleted_rows_are_gone_and_their_slots_are_used_again() {
         assert_eq!((built.check().free, built.check().live), (freed + free, 0));
         built.insert(0..n);
         assert_eq!(built.index.digest(), fresh, "{code:?}");
+    }
+}
+
+#[test]
+fn many_rows_are_removed_at_once_and_lists_count_their_holes() {
+    let params = params(16, 20, Code::Signs);
+    let n = 3000;
+    let built = built(Elem::F32, Metric::L2Sq, params, n);
+    assert_eq!(built.index.holes(), 0);
+    let mut removed = 0;
+    for list in 0..20 {
+        let slots = built.index.slots(list).unwrap();
+        let gone = |row| row % 3 == 1 || (900..1000).contains(&row);
+        removed += built.index.writer().delete_where::<()>(list, gone).unwrap();
+        assert_eq!(built.index.slots(list), Some(slots));
+    }
+    let gone = (0..n as u64).filter(|row| row % 3 == 1 || (900..1000).contains(row));
+    assert_eq!(removed as usize, gone.count());
+    assert_eq!(built.index.holes(), removed as u64);
+    assert_eq!(built.index.counts().live, n as u32 - removed);
+    let report = built.check();
+    assert_eq!((report.fault, report.live), (None, n as u32 - removed));
+    // What was removed comes back into the same places.
+    let used = built.index.counts().used;
+    built.insert((900..1000).chain((0..900).filter(|row| row % 3 == 1)));
+    assert_eq!(built.index.counts().used, used);
+    assert_eq!(built.index.holes(), removed as u64 - 400);
+    let removed = built.index.writer().delete_where::<()>(20, |_| true);
+    assert_eq!(removed, Ok(0));
+    let missing = built.index.writer().delete_where::<()>(21, |_| true);
+    assert_eq!(missing, Err(Error::Workspace));
+}
+
+#[test]
+fn a_smaller_sample_is_enough_and_training_says_how_far_it_is() {
+    for code in [Code::Signs, Code::Pq4 { nsub: 4 }, Code::Pq8 { nsub: 2 }] {
+        let params = params(16, 20, code);
+        let n = 3000;
+        let space = space(Elem::F32, Metric::L2Sq, params, n);
+        let sizes = TrainMemory::sizes_of(&params, n as u64, 500);
+        assert_eq!(sizes.rows, 500);
+        let mut centroids = vec![0; params.centroid_bytes()];
+        let mut steps = 0;
+        train(
+            &params,
+            &mut &space,
+            n as u64,
+            &mut TrainMemory {
+                sample: &mut vec![0; sizes.sample],
+                ids: &mut vec![0; sizes.rows],
+                keys: &mut vec![0; sizes.rows],
+                sums: &mut vec![0; sizes.sums],
+                counts: &mut vec![0; sizes.counts],
+            },
+            &mut centroids,
+            &mut vec![0; params.codebook_bytes()],
+            &mut || {
+                steps += 1;
+                false
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            steps,
+            vexfs_ann::ivf::train::steps(&params, 500),
+            "{code:?}"
+        );
+        assert!(centroids.iter().any(|byte| *byte != 0));
     }
 }
 

@@ -5,7 +5,7 @@
 use vexfs_ann::ivf::{BadParams, Found, Index};
 use vexfs_ann::kmeans::Random;
 use vexfs_ann::lsh::probe::Perturbation;
-use vexfs_ann::lsh::{sample_bits, search, Family, Numeric, Params, Query, Workspace};
+use vexfs_ann::lsh::{cell_scale, sample_bits, search, Family, Numeric, Params, Query, Workspace};
 use vexfs_ann::{Hit, TopK, Visible};
 use vexfs_recall::lists::*;
 use vexfs_simd_host::*;
@@ -299,5 +299,29 @@ fn what_is_out_of_range_is_refused() {
     for rows in [10_000, 1_000_000, 100_000_000] {
         let share = Params::default_for(rows, 384, Family::Cells).resident_bytes(rows) / rows;
         assert!(share < 768, "{share}");
+    }
+}
+
+#[test]
+fn cells_are_four_near_distances_wide() {
+    let mut random = Random(3);
+    for dim in [1u32, 2, 3, 48, 128, 384, 1536, 65_535, 65_536] {
+        for _ in 0..2000 {
+            // Every exponent but those of zeros, subnormal numbers and infinities.
+            let exponent = 1 + random.below(254) as u32;
+            let near = exponent << 23 | random.below(1 << 23) as u32;
+            let got = f32::from_bits(cell_scale(dim, near)) as f64;
+            let width = 4.0 * (f32::from_bits(near) as f64).sqrt();
+            let want = (dim as f64).sqrt() * 65536.0 / width;
+            assert!(
+                (got / want - 1.0).abs() < 1e-4,
+                "{dim} {near:#x}: {got} {want}"
+            );
+        }
+        for none in [0, 1, 0x7f80_0000, 0x7fc0_0000, 0x8000_0000, 0xc040_0000] {
+            let got = f32::from_bits(cell_scale(dim, none)) as f64;
+            let want = (dim as f64).sqrt() * 65536.0;
+            assert!((got / want - 1.0).abs() < 1e-4, "{dim} {none:#x}: {got}");
+        }
     }
 }
