@@ -41,14 +41,15 @@ impl Arena {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if a block has no words or more than fit a page of 4 KiB, `ENOMEM`.
+    /// `EINVAL` if a block has no words or more than fit a chunk, `ENOMEM`.
     pub fn new(block_words: usize, expected: u32, ones: bool) -> Result<Self> {
         let block_bytes = block_words.checked_mul(4).ok_or(EINVAL)?;
-        if block_bytes == 0 || block_bytes > 4096 {
+        if block_bytes == 0 || block_bytes > CHUNK_BYTES {
             return Err(EINVAL);
         }
         let wanted = block_bytes.saturating_mul(expected as usize) / 8;
-        let chunk = wanted.clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES);
+        let least = LEAST_CHUNK_BYTES.max(block_bytes);
+        let chunk = wanted.max(least).min(CHUNK_BYTES);
         let mut tables = KVec::with_capacity(FAN_OUT, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..FAN_OUT {
             tables
@@ -60,7 +61,7 @@ impl Arena {
             tables,
             blocks: AtomicU32::new(0),
             block_words,
-            shift: (chunk / block_bytes).ilog2(),
+            shift: (chunk / block_bytes).checked_ilog2().unwrap_or(0),
             ones,
         })
     }
@@ -77,6 +78,27 @@ impl Arena {
         if at >= self.blocks() {
             return None;
         }
+        let (data, _) = self.place(at)?;
+        // SAFETY: Block `at` is there, as just checked: `block_words` initialised words from `data` on.
+        Some(unsafe { core::slice::from_raw_parts(data, self.block_words) })
+    }
+
+    /// The blocks from `first` on, as far as they lie one after the other: at least one and at most
+    /// `count`. `None` if there is no block `first` or `count` is 0.
+    #[inline]
+    pub fn run(&self, first: u32, count: u32) -> Option<&[AtomicU32]> {
+        let there = self.blocks().checked_sub(first)?.min(count) as usize;
+        if there == 0 {
+            return None;
+        }
+        let (data, left) = self.place(first)?;
+        // SAFETY: Block `first` is there, as just checked, and so are those that follow it in its chunk.
+        Some(unsafe { core::slice::from_raw_parts(data, there.min(left) * self.block_words) })
+    }
+
+    /// Where block `at`, which is below `blocks`, begins, and how many there are from there to the chunk's end.
+    #[inline]
+    fn place(&self, at: u32) -> Option<(*const AtomicU32, usize)> {
         let chunk = (at >> self.shift) as usize;
         let table = self.tables.get(chunk / FAN_OUT)?.load(Ordering::Relaxed);
         // SAFETY: By the invariant the table of a block below `blocks` is there, as the acquiring
@@ -84,11 +106,10 @@ impl Arena {
         let data = unsafe { &*table }.get(chunk % FAN_OUT)?;
         let data = data.load(Ordering::Relaxed);
         let within = at as usize & ((1 << self.shift) - 1);
+        let left = (1usize << self.shift) - within;
         // SAFETY: As above the chunk is there; it has `block_words << shift` initialised words, and
         // `within` is less than `1 << shift`.
-        Some(unsafe {
-            core::slice::from_raw_parts(data.add(within * self.block_words), self.block_words)
-        })
+        Some((unsafe { data.add(within * self.block_words) }, left))
     }
 
     /// Makes more blocks, so that there are at least `to`. May sleep. Several callers may do so at

@@ -680,6 +680,12 @@ void vexfs_init_rwsem(struct rw_semaphore *sem)
 	init_rwsem(sem);
 }
 
+/* A lock class of its own: these are taken inside the others. */
+void vexfs_init_rwlock(struct rw_semaphore *sem)
+{
+	init_rwsem(sem);
+}
+
 unsigned int vexfs_nofs_save(void)
 {
 	return memalloc_nofs_save();

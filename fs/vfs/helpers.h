@@ -149,6 +149,7 @@ ssize_t vexfs_user_write(struct file *file, loff_t pos, void __user *bytes, size
 void vexfs_readahead(struct address_space *mapping, pgoff_t first, unsigned long pages);
 int vexfs_read_folio(struct address_space *mapping, pgoff_t index, struct folio **folio);
 void vexfs_init_rwsem(struct rw_semaphore *sem);
+void vexfs_init_rwlock(struct rw_semaphore *sem);
 void vexfs_init_work(struct work_struct *work, work_func_t func);
 
 /* Tasks and memory. */

@@ -17,6 +17,8 @@
 //! jbd2.rs         journal and handles
 //! page_cache.rs   reading and writing a file's pages from the kernel
 //! arena.rs        large arrays that grow while they are read
+//! array.rs        large arrays of a fixed length
+//! rwlock.rs       a value behind a read-write semaphore
 //! fpu.rs          sections that may use vector registers
 //! sort.rs         sorting
 //! task.rs         current task, memory scopes, clocks, random numbers
@@ -61,6 +63,7 @@ mod bindings {
 }
 
 pub mod arena;
+pub mod array;
 pub mod attr;
 pub mod buffer;
 pub mod file;
@@ -71,6 +74,7 @@ pub mod jbd2;
 pub mod mount;
 pub mod namei;
 pub mod page_cache;
+pub mod rwlock;
 pub mod sort;
 pub mod super_block;
 pub mod task;
