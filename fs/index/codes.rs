@@ -3,17 +3,14 @@
 //! Codes of rows: how the rows of a container become codes of graph nodes, and the arithmetic of an
 //! operation on a graph, in FPU sections of bounded time.
 
+use super::exact::Rows;
 use crate::element;
-use crate::simd::Simd;
 use crate::VexFs;
 use core::sync::atomic::AtomicU32;
 use kernel::prelude::*;
 use libvexfs::format::VectorArea;
 use vexfs_ann::hnsw::{Numeric, BATCH};
-use vexfs_simd_ffi::{
-    accumulate_f32, centroids_f32, convert, normalise_f32, prefetch, score_rows, Elem, GraphCode,
-    GraphKind, Metric,
-};
+use vexfs_simd_ffi::{accumulate_f32, centroids_f32, prefetch, Elem, GraphCode, GraphKind, Metric};
 use vexfs_vfs::page_cache::Pinned;
 use vexfs_vfs::{fpu, task, Inode};
 
@@ -21,20 +18,13 @@ use vexfs_vfs::{fpu, task, Inode};
 pub(super) const SEED: u64 = 1;
 /// Rows whose mean becomes the centre of codes.
 const SAMPLE: u64 = 10_000;
-/// Bytes of rows compared exactly at once: half of them may come from memory while the rest is
-/// in the L2 cache.
-const EXACT_BYTES: usize = 128 * 1024;
 
 /// How the rows of one container become codes.
 pub(crate) struct Codec {
     code: GraphCode,
-    elem: Elem,
-    metric: Metric,
-    dim: usize,
-    stride: u64,
+    rows: Rows,
     /// The mean of a sample of rows, of [`Elem::F32`], or nothing.
     centre: KVVec<u8>,
-    simd: Simd,
     /// Codes that one section may compare.
     at_once: usize,
 }
@@ -69,24 +59,19 @@ impl Codec {
         area: &VectorArea,
         centre: KVVec<u8>,
     ) -> Result<Self> {
-        let (elem, metric) = (element::elem(area)?, element::metric(area)?);
-        let dim = area.dim as usize;
+        let rows = Rows::new(inode, area)?;
         // Codes of 4 bits are an eighth of a row of 32 bits each, and compared at about the speed of such a row.
-        let (kind, like) = match elem {
-            Elem::Binary => (GraphKind::Raw(elem), elem),
+        let (kind, like) = match rows.elem {
+            Elem::Binary => (GraphKind::Raw(rows.elem), rows.elem),
             _ => (GraphKind::Rabitq4, Elem::F32),
         };
-        let code = GraphCode::new(kind, elem, metric, dim).map_err(|_| EOPNOTSUPP)?;
-        let simd = inode.volume().simd;
+        let code = GraphCode::new(kind, rows.elem, rows.metric, rows.dim);
+        let at_once = rows.simd.section_rows(like, like.row_bytes(rows.dim));
         Ok(Codec {
-            code,
-            elem,
-            metric,
-            dim,
-            stride: u64::from(area.stride),
+            code: code.map_err(|_| EOPNOTSUPP)?,
+            rows,
             centre,
-            simd,
-            at_once: simd.section_rows(like, like.row_bytes(dim)).min(BATCH),
+            at_once: at_once.min(BATCH),
         })
     }
 
@@ -125,11 +110,11 @@ impl Codec {
         rows: u64,
         takes: impl Fn(u64) -> bool,
     ) -> Result<KVVec<u8>> {
-        let (elem, isa) = (self.elem, self.simd.isa);
-        let bytes = Elem::F32.row_bytes(self.dim);
+        let (isa, dim) = (self.rows.simd.isa, self.rows.dim);
+        let bytes = self.rows.vector_bytes();
         let mut row = KVVec::from_elem(0u8, self.row_bytes(), GFP_KERNEL)?;
         let mut wide = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
-        let mut sums = KVVec::from_elem(0u64, self.dim, GFP_KERNEL)?;
+        let mut sums = KVVec::from_elem(0u64, dim, GFP_KERNEL)?;
         let mut count = [0u64];
         let mut pinned = Pinned::new()?;
         let step = usize::try_from(rows.div_ceil(SAMPLE).max(1))?;
@@ -138,25 +123,12 @@ impl Codec {
                 return Err(EINTR);
             }
             task::cond_resched();
-            let start = number.saturating_mul(self.stride);
-            let end = rows.saturating_mul(self.stride);
-            inode
-                .node()
-                .rows
-                .read(|| pinned.read(inode, start, end, &mut row))?;
+            let read = || self.rows.read(inode, &mut pinned, number, rows, &mut row);
+            inode.node().rows.read(read)?;
+            let unit = self.rows.metric == Metric::Cosine;
             fpu::section(|t| {
-                if elem == Elem::F32 {
-                    for (to, from) in wide.iter_mut().zip(row.iter()) {
-                        *to = *from;
-                    }
-                } else {
-                    convert(t, isa, elem, Elem::F32, &row, &mut wide)?;
-                }
-                if self.metric == Metric::Cosine {
-                    // A row of zeros stays one.
-                    let _ = normalise_f32(t, isa, &mut wide);
-                }
-                accumulate_f32(t, isa, &wide, bytes, self.dim, &[0], &mut sums, &mut count)
+                self.rows.widen(t, &row, unit, &mut wide)?;
+                accumulate_f32(t, isa, &wide, bytes, dim, &[0], &mut sums, &mut count)
             })?
             .map_err(|_| EINVAL)?;
         }
@@ -165,7 +137,7 @@ impl Codec {
             return Ok(KVVec::new());
         }
         let mut centre = KVVec::from_elem(0u8, bytes, GFP_KERNEL_ACCOUNT)?;
-        fpu::section(|t| centroids_f32(t, isa, self.dim, &sums, &count, &mut centre))?
+        fpu::section(|t| centroids_f32(t, isa, dim, &sums, &count, &mut centre))?
             .map_err(|_| EINVAL)?;
         Ok(centre)
     }
@@ -181,14 +153,13 @@ pub(crate) struct Vectors {
 
 impl Vectors {
     pub(crate) fn new(codec: &Codec) -> Result<Self> {
-        let bytes = codec.row_bytes();
-        let rows = (EXACT_BYTES / bytes.max(1)).clamp(1, BATCH);
         let code = &codec.code;
+        let gathered = codec.rows.gathered_bytes(BATCH);
         Ok(Vectors {
-            row: KVVec::from_elem(0, bytes, GFP_KERNEL_ACCOUNT)?,
+            row: KVVec::from_elem(0, codec.row_bytes(), GFP_KERNEL_ACCOUNT)?,
             vector: KVVec::from_elem(0, code.vector_words(), GFP_KERNEL_ACCOUNT)?,
             query: KVVec::from_elem(0, code.query_words(), GFP_KERNEL_ACCOUNT)?,
-            gathered: KVVec::from_elem(0, rows.saturating_mul(bytes), GFP_KERNEL_ACCOUNT)?,
+            gathered: KVVec::from_elem(0, gathered, GFP_KERNEL_ACCOUNT)?,
         })
     }
 
@@ -238,10 +209,9 @@ impl<'a> Arithmetic<'a> {
 
     /// Makes row `row` of the container the vector. `end` rows may be read on the way.
     pub(crate) fn set_row(&mut self, row: u64, end: u64) -> Result {
-        let start = row.saturating_mul(self.codec.stride);
-        let end = end.saturating_mul(self.codec.stride);
-        self.pinned
-            .read(self.inode, start, end, &mut self.vectors.row)?;
+        let to = &mut self.vectors.row;
+        let rows = &self.codec.rows;
+        rows.read(self.inode, &mut self.pinned, row, end, to)?;
         self.prepare()
     }
 
@@ -250,7 +220,7 @@ impl<'a> Arithmetic<'a> {
         let Vectors {
             row, vector, query, ..
         } = &mut *self.vectors;
-        let isa = codec.simd.isa;
+        let isa = codec.rows.simd.isa;
         fpu::section(|t| {
             codec
                 .code
@@ -266,8 +236,12 @@ impl Numeric for Arithmetic<'_> {
     fn encode(&mut self, code: &mut [u32]) -> Result {
         let codec = self.codec;
         let (vector, query) = (&self.vectors.vector, &self.vectors.query);
-        fpu::section(|t| codec.code.encode(t, codec.simd.isa, vector, query, code))?
-            .map_err(|_| EINVAL)
+        fpu::section(|t| {
+            codec
+                .code
+                .encode(t, codec.rows.simd.isa, vector, query, code)
+        })?
+        .map_err(|_| EINVAL)
     }
 
     fn score(&mut self, nodes: &[&[AtomicU32]], out: &mut [u32]) -> Result {
@@ -275,7 +249,7 @@ impl Numeric for Arithmetic<'_> {
         let query = &self.vectors.query;
         let pieces = nodes.chunks(codec.at_once);
         for (nodes, out) in pieces.zip(out.chunks_mut(codec.at_once)) {
-            fpu::section(|t| codec.code.score(t, codec.simd.isa, query, nodes, out))?
+            fpu::section(|t| codec.code.score(t, codec.rows.simd.isa, query, nodes, out))?
                 .map_err(|_| EINVAL)?;
         }
         Ok(())
@@ -289,7 +263,7 @@ impl Numeric for Arithmetic<'_> {
             fpu::section(|t| {
                 codec
                     .code
-                    .between(t, codec.simd.isa, query, from, nodes, out)
+                    .between(t, codec.rows.simd.isa, query, from, nodes, out)
             })?
             .map_err(|_| EINVAL)?;
         }
@@ -297,30 +271,9 @@ impl Numeric for Arithmetic<'_> {
     }
 
     fn exact(&mut self, rows: &[u64], out: &mut [u32]) -> Result {
-        let codec = self.codec;
-        let bytes = codec.row_bytes();
         let Vectors { row, gathered, .. } = &mut *self.vectors;
-        let at_once = (gathered.len() / bytes.max(1)).max(1);
-        let section = codec.simd.section_rows(codec.elem, bytes);
-        for (rows, out) in rows.chunks(at_once).zip(out.chunks_mut(at_once)) {
-            for (number, to) in rows.iter().zip(gathered.chunks_mut(bytes)) {
-                let start = number.saturating_mul(codec.stride);
-                // No page is read or pinned for the sake of rows behind it.
-                let end = start.saturating_add(bytes as u64);
-                self.pinned.read(self.inode, start, end, to)?;
-            }
-            let pieces = gathered.chunks(section.saturating_mul(bytes));
-            for (rows, out) in pieces.zip(out.chunks_mut(section)) {
-                let rows = rows.get(..out.len().saturating_mul(bytes)).ok_or(EINVAL)?;
-                fpu::section(|t| {
-                    let isa = codec.simd.isa;
-                    let (elem, metric, dim) = (codec.elem, codec.metric, codec.dim);
-                    score_rows(t, isa, elem, metric, row, rows, bytes, dim, out)
-                })?
-                .map_err(|_| EINVAL)?;
-            }
-        }
-        Ok(())
+        let of = &self.codec.rows;
+        of.exact(self.inode, &mut self.pinned, row, gathered, rows, out)
     }
 
     #[inline]

@@ -9,6 +9,7 @@
 //! checkpoint.rs image.rs       indexes on disk
 //! check.rs                     scrubbing
 //! codes.rs                     rows become codes; arithmetic of a graph
+//! exact.rs                     rows, and distances to them
 //! budget.rs                    how much memory indexes take
 //! ```
 //!
@@ -37,6 +38,7 @@ mod build;
 mod check;
 pub(crate) mod checkpoint;
 mod codes;
+mod exact;
 mod graph;
 mod graph_check;
 mod graph_image;

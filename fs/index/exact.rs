@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The rows of a container as indexes use them: read, and compared exactly with a query.
+
+use crate::element;
+use crate::simd::Simd;
+use crate::VexFs;
+use kernel::prelude::*;
+use libvexfs::format::VectorArea;
+use vexfs_simd_ffi::{convert, normalise_f32, score_rows, BadShape, Elem, FpuToken, Metric};
+use vexfs_vfs::page_cache::Pinned;
+use vexfs_vfs::{fpu, Inode};
+
+/// Bytes of rows compared exactly at once: half of them may come from memory while the rest is
+/// in the L2 cache.
+const EXACT_BYTES: usize = 128 * 1024;
+
+/// What the rows of a container are.
+pub(super) struct Rows {
+    pub(super) elem: Elem,
+    pub(super) metric: Metric,
+    pub(super) dim: usize,
+    /// Bytes of a row, without the padding to the stride.
+    pub(super) bytes: usize,
+    stride: u64,
+    pub(super) simd: Simd,
+}
+
+impl Rows {
+    pub(super) fn new(inode: &Inode<VexFs>, area: &VectorArea) -> Result<Self> {
+        Ok(Rows {
+            elem: element::elem(area)?,
+            metric: element::metric(area)?,
+            dim: area.dim as usize,
+            bytes: element::row_bytes(area)?,
+            stride: u64::from(area.stride),
+            simd: inode.volume().simd,
+        })
+    }
+
+    /// Bytes of a row as f32.
+    pub(super) fn vector_bytes(&self) -> usize {
+        Elem::F32.row_bytes(self.dim)
+    }
+
+    /// Rows of f32 that one section may compare with a vector, or touch in another way that costs as much.
+    pub(super) fn section_vectors(&self) -> usize {
+        self.simd.section_rows(Elem::F32, self.vector_bytes())
+    }
+
+    /// Reads row `row` into `out`. Rows below `end` may be read on the way.
+    pub(super) fn read(
+        &self,
+        inode: &Inode<VexFs>,
+        pinned: &mut Pinned,
+        row: u64,
+        end: u64,
+        out: &mut [u8],
+    ) -> Result {
+        let start = row.saturating_mul(self.stride);
+        pinned.read(inode, start, end.saturating_mul(self.stride), out)
+    }
+
+    /// Makes a row f32, of length 1 if `unit`; a row of zeros stays one. Within a section.
+    pub(super) fn widen(
+        &self,
+        t: &FpuToken<'_>,
+        row: &[u8],
+        unit: bool,
+        out: &mut [u8],
+    ) -> core::result::Result<(), BadShape> {
+        if self.elem == Elem::F32 {
+            for (to, from) in out.iter_mut().zip(row) {
+                *to = *from;
+            }
+        } else {
+            convert(t, self.simd.isa, self.elem, Elem::F32, row, out)?;
+        }
+        if unit {
+            let _ = normalise_f32(t, self.simd.isa, out);
+        }
+        Ok(())
+    }
+
+    /// Bytes of memory in which up to `most` rows are compared at once.
+    pub(super) fn gathered_bytes(&self, most: usize) -> usize {
+        let rows = (EXACT_BYTES / self.bytes.max(1)).clamp(1, most.max(1));
+        rows.saturating_mul(self.bytes)
+    }
+
+    /// Writes the distances from `query`, a row, to `rows` to `out`. `gathered` has room for a row at least.
+    pub(super) fn exact(
+        &self,
+        inode: &Inode<VexFs>,
+        pinned: &mut Pinned,
+        query: &[u8],
+        gathered: &mut [u8],
+        rows: &[u64],
+        out: &mut [u32],
+    ) -> Result {
+        let bytes = self.bytes.max(1);
+        let at_once = (gathered.len() / bytes).max(1);
+        let section = self.simd.section_rows(self.elem, bytes);
+        for (rows, out) in rows.chunks(at_once).zip(out.chunks_mut(at_once)) {
+            for (number, to) in rows.iter().zip(gathered.chunks_mut(bytes)) {
+                let start = number.saturating_mul(self.stride);
+                // No page is read or pinned for the sake of rows behind it.
+                let end = start.saturating_add(bytes as u64);
+                pinned.read(inode, start, end, to)?;
+            }
+            let pieces = gathered.chunks(section.saturating_mul(bytes));
+            for (rows, out) in pieces.zip(out.chunks_mut(section)) {
+                let rows = rows.get(..out.len().saturating_mul(bytes)).ok_or(EINVAL)?;
+                fpu::section(|t| {
+                    let (isa, elem, metric) = (self.simd.isa, self.elem, self.metric);
+                    score_rows(t, isa, elem, metric, query, rows, bytes, self.dim, out)
+                })?
+                .map_err(|_| EINVAL)?;
+            }
+        }
+        Ok(())
+    }
+}
