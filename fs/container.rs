@@ -114,6 +114,20 @@ impl Container {
         row < self.area.rows && !self.is_deleted(row)
     }
 
+    /// The first row from `row` on that a search can find.
+    pub(crate) fn next_live(&self, mut row: u64) -> Option<u64> {
+        while row < self.area.rows {
+            let word = self.tombstones.get((row / 64) as usize).copied();
+            let live = !word.unwrap_or(0) >> (row % 64);
+            if live != 0 {
+                let row = row.saturating_add(u64::from(live.trailing_zeros()));
+                return (row < self.area.rows).then_some(row);
+            }
+            row = (row / 64).saturating_add(1).saturating_mul(64);
+        }
+        None
+    }
+
     /// The live row with key `key`.
     pub(crate) fn find(&self, sb: &SuperBlock<VexFs>, key: u64) -> Result<Option<u64>> {
         if let Some(map) = &self.key_map {

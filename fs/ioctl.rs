@@ -467,7 +467,7 @@ fn check_index(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
 
 fn index_stats(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     let (mut s, size) = read::<uapi::vexfs_index_stats>(argument, uapi::first_size::INDEX_STATS)?;
-    if s.flags & !uapi::VEXFS_INDEX_STATS_DIGEST != 0 || s.reserved != [0; 4] {
+    if s.flags & !uapi::VEXFS_INDEX_STATS_DIGEST != 0 || s.reserved != [0; 3] {
         return Err(EINVAL);
     }
     let inode = file.inode();
@@ -489,7 +489,12 @@ fn index_stats(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
         watermark: summary.watermark,
         resident_bytes: summary.bytes,
         digest: summary.digest,
-        reserved: [0; 4],
+        nlist: summary.parameters.nlist,
+        nsub: summary.parameters.nsub,
+        nbits: summary.parameters.nbits,
+        ntables: summary.parameters.ntables,
+        trained: summary.trained,
+        reserved: [0; 3],
     };
     write(argument, &s, size)
 }

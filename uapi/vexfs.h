@@ -60,6 +60,10 @@
 #define VEXFS_MAX_FILTER_KEYS	1048576
 #define VEXFS_MAX_EF		4096	/* ef and ef_construction of HNSW */
 #define VEXFS_MAX_M		32	/* m of HNSW */
+#define VEXFS_MAX_NLIST		65536	/* lists of IVF */
+#define VEXFS_MAX_NPROBE	65536
+#define VEXFS_MAX_NTABLES	32	/* tables of LSH */
+#define VEXFS_MAX_NBITS		16	/* bits of LSH */
 
 /* Reserved values. */
 #define VEXFS_KEY_NONE		(~0ULL)	/* not a key */
@@ -195,9 +199,12 @@ struct vexfs_hit {
  * @index_kind: VEXFS_INDEX_*; a kind the container has no index of is ENOENT
  * @ef: candidates kept by HNSW, at most VEXFS_MAX_EF; 0 for max(96, 2k). Less than
  *	@k counts as @k, and a @k beyond VEXFS_MAX_EF is answered exactly
- * @nprobe: lists visited by IVF, 0 for the index's default
- * @rerank: candidates compared exactly, at most VEXFS_MAX_EF; 0 for the greater
- *	of 2k and half of @ef. Counts as at least @k and at most @ef
+ * @nprobe: lists visited by IVF, buckets of each table by LSH, at most VEXFS_MAX_NPROBE;
+ *	0 for the greater of 8 and a 21st of the lists, or 8 buckets. More are visited
+ *	while fewer than @k rows are found, and of IVF if few rows pass a filter
+ * @rerank: candidates compared exactly, at most VEXFS_MAX_EF. HNSW: 0 for the greater
+ *	of 2k and half of @ef; counts as at least @k and at most @ef. IVF and PQ, where
+ *	an index has codes: 0 for 3k + 10; counts as at least @k
  * @queries: nq vectors of the container's dimension and element type
  * @query_stride: bytes from one query to the next; 0 means packed, less than a row's
  *	bytes is EINVAL
@@ -213,7 +220,7 @@ struct vexfs_hit {
  * @filter_key_count: keys of @filter_keys, 1 to VEXFS_MAX_FILTER_KEYS
  * @time_budget_ns: 0, or stop after about so long and say so in @outcome
  * @distances: out: distances computed, estimates of an index among them
- * @hops: out: graph nodes expanded
+ * @hops: out: graph nodes expanded, lists or buckets visited
  * @rows_exact: out: rows compared without an index
  * @elapsed_ns: out: time spent in the kernel
  * @outcome: out: VEXFS_OUTCOME_*
@@ -269,15 +276,20 @@ struct vexfs_search {
  * struct vexfs_build_index - build or drop an index over a container
  * @size: sizeof(struct vexfs_build_index)
  * @flags: VEXFS_BUILD_*, one of them at most
- * @index_kind: VEXFS_INDEX_*. EXACT needs no building and returns 0 at once; kinds
- *	other than that and HNSW: EOPNOTSUPP for now
+ * @index_kind: VEXFS_INDEX_*. EXACT needs no building and returns 0 at once
  * @m: HNSW: links per node, even, 4 to VEXFS_MAX_M; 0 for the default of 16. For this
  *	and all that follow 0 is the default, and all that another kind has
  * @ef_construction: HNSW: candidates while building, @m to VEXFS_MAX_EF; default 200
- * @nlist: IVF: lists
- * @nsub: PQ: sub-quantisers
- * @nbits: PQ, LSH: bits
- * @ntables: LSH: hash tables
+ * @nlist: IVF: lists, 1 to VEXFS_MAX_NLIST; by default a power of two between 2 and 4
+ *	times the root of the number of rows
+ * @nsub: IVF and PQ with codes of 4 or 8 bits: sub-quantisers, a divisor of the
+ *	dimension; by default of 4 elements each, or 8 with 8 bits, where these divide it
+ * @nbits: bits of a code. IVF: 1 for a sign of each element (RaBitQ), the default for
+ *	rows of more than 128 bytes; 4 or 8 for each of @nsub sub-quantisers, 4 the
+ *	default with @nsub; 32 for no codes: the rows of lists are compared exactly.
+ *	PQ: 4, the default, or 8. LSH: hash bits of a table, 1 to VEXFS_MAX_NBITS and at
+ *	most the dimension; by default such that a bucket has about 16 rows
+ * @ntables: LSH: hash tables, 1 to VEXFS_MAX_NTABLES; default 8
  * @reserved: must be 0
  *
  * Returns when the index is built. Searches and batches go on meanwhile; with
@@ -285,14 +297,16 @@ struct vexfs_search {
  * Batches keep the index in step. It is saved when it is built, at unmount, and when much has
  * changed; the first search of a later mount loads it and takes in what it does not know
  * yet. An index that can't be saved, for lack of space, is in memory only; the log says so.
- * Build it over many rows, not none: codes are made around their mean.
- * BINARY rows are their own codes.
+ * Build it over the rows that will be there, not over few: codes and lists are made for
+ * those it finds. PQ is one list of codes, all of which a search scans. LSH hashes places
+ * of L2, bits of HAMMING, directions else. For HNSW, BINARY rows are their own codes.
  *
  * Wants the file open for writing. Errors: EINVAL a bad field, or one that the kind
  * does not have; EEXIST there is an index of the kind; ENOENT there is none to drop;
  * EBUSY one is being built; ECANCELED it was dropped while being built; EOPNOTSUPP
- * the kind is not there yet, or rows are too long for it (HNSW: above 7,808 elements,
- * or 31,584 of BINARY, at m 16); ENOTTY not a container; EBADF; ENOMEM; EINTR a fatal signal. After an error
+ * rows are too long for it (HNSW: above 7,808 elements, or 31,584 of BINARY, at m 16;
+ * PQ: above 32,512 that no sub-quantiser divides); ENODATA there are no rows to train on
+ * (all kinds but HNSW); ENOTTY not a container; EBADF; ENOMEM; EINTR a fatal signal. After an error
  * all is as before.
  */
 struct vexfs_build_index {
@@ -322,17 +336,22 @@ struct vexfs_build_index {
  * struct vexfs_index_stats - what an index is
  * @size: sizeof(struct vexfs_index_stats)
  * @flags: VEXFS_INDEX_STATS_*
- * @index_kind: VEXFS_INDEX_* of the index meant; HNSW is the only kind for now
+ * @index_kind: VEXFS_INDEX_* of the index meant
  * @state: out, as all that follow: VEXFS_INDEX_*
  * @m: links per node
  * @ef_construction: candidates while building
  * @nodes: rows in the index
- * @deleted: places of deleted rows that are not free yet
+ * @deleted: places of deleted rows that are not free for any row yet
  * @watermark: rows below it are in the index, unless deleted; others are compared
  *	exactly. Progress, of an index that is being built
  * @resident_bytes: memory the index takes
  * @digest: with VEXFS_INDEX_STATS_DIGEST: equal for equal indexes, as the same
  *	rows inserted in the same order make them; else 0
+ * @nlist: lists
+ * @nsub: sub-quantisers
+ * @nbits: bits of a code, or of a hash
+ * @ntables: hash tables
+ * @trained: thousandths of training done, before any row is in
  * @reserved: must be 0
  *
  * Wants the file open for reading. Errors: EINVAL a bad field or no kind of index;
@@ -350,7 +369,12 @@ struct vexfs_index_stats {
 	__u64 watermark;
 	__u64 resident_bytes;
 	__u64 digest;
-	__u64 reserved[4];
+	__u32 nlist;
+	__u32 nsub;
+	__u32 nbits;
+	__u32 ntables;
+	__u32 trained;
+	__u32 reserved[3];
 };
 
 /* Flags of a check. */

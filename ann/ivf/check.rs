@@ -258,6 +258,69 @@ impl<S: Store> Index<S> {
         }
     }
 
+    /// Writes rows of a list from slot `skip` on to `rows`, each with its place for [`Index::holds`]. Says how many
+    /// they are, and the slot to go on from, if there is one. When no writer is inside; `None` if there is no such
+    /// list.
+    pub fn rows_in(
+        &self,
+        list: u32,
+        skip: u32,
+        rows: &mut [(u64, u32)],
+    ) -> Option<(usize, Option<u32>)> {
+        let (mut slot, mut found, mut next) = (0u32, 0usize, None);
+        self.walk(list, |number, block, in_it| {
+            for place in 0..in_it {
+                let at = slot.saturating_add(place);
+                if at < skip {
+                    continue;
+                }
+                let row = block.row(place).map(|row| row.load(Ordering::Relaxed));
+                let Some(row) = row.filter(|row| row & HOLE == 0) else {
+                    continue;
+                };
+                let Some(out) = rows.get_mut(found) else {
+                    next = Some(at);
+                    return false;
+                };
+                *out = (u64::from(row), number.saturating_mul(BLOCK_ROWS) | place);
+                found = found.saturating_add(1);
+            }
+            slot = slot.saturating_add(in_it);
+            true
+        })?;
+        Some((found, next))
+    }
+
+    /// Whether a row is in a list. When no writer is inside.
+    pub fn is_in(&self, list: u32, row: u64) -> bool {
+        let mut found = false;
+        let walked = self.walk(list, |_, block, rows| {
+            let here = |place| block.row(place).map(|row| row.load(Ordering::Relaxed));
+            found = (0..rows).any(|place| here(place).is_some_and(|here| u64::from(here) == row));
+            !found
+        });
+        walked.is_some() && found
+    }
+
+    /// Whether `row` is at a place from [`Index::rows_in`], with these codes and factors.
+    pub fn holds(&self, place: u32, row: u64, codes: &[u8], factors: &[u32; 3]) -> bool {
+        let same = || {
+            let block = self.block(place / BLOCK_ROWS)?;
+            let place = place % BLOCK_ROWS;
+            let mut same = u64::from(block.row(place)?.load(Ordering::Relaxed)) == row;
+            for (sub, code) in (0u32..).zip(codes) {
+                same &= block.code_at(place, sub)? == u32::from(*code);
+            }
+            if !codes.is_empty() {
+                for (i, factor) in (0u32..).zip(factors) {
+                    same &= block.factor_at(place, i)? == *factor;
+                }
+            }
+            Some(same)
+        };
+        same().unwrap_or(false)
+    }
+
     /// A hash of all lists: their rows, codes and factors in order, without holes.
     pub fn digest(&self) -> u64 {
         let mut digest = mix(self.params.seed);

@@ -74,6 +74,17 @@ impl<'a> Block<'a> {
         self.words.get(at as usize)
     }
 
+    /// Code `sub` of the row at `place`.
+    pub(super) fn code_at(&self, place: u32, sub: u32) -> Option<u32> {
+        let (word, shift, mask) = self.code(place, sub)?;
+        Some(word.load(Ordering::Relaxed) >> shift & mask)
+    }
+
+    /// Factor `i` of the row at `place`.
+    pub(super) fn factor_at(&self, place: u32, i: u32) -> Option<u32> {
+        Some(self.factor(place, i)?.load(Ordering::Relaxed))
+    }
+
     /// Writes the codes and factors of a row that nobody sees yet.
     fn write(&self, place: u32, codes: &[u8], factors: &[u32; 3]) -> Option<()> {
         for (sub, &code) in (0u32..).zip(codes) {
@@ -93,15 +104,14 @@ impl<'a> Block<'a> {
     /// Copies the row at `from` of another block to `place`.
     fn copy(&self, place: u32, other: &Block<'_>, from: u32) -> Option<()> {
         for sub in 0..self.layout.nsub {
-            let (word, shift, mask) = other.code(from, sub)?;
-            let code = word.load(Ordering::Relaxed) >> shift & mask;
+            let code = other.code_at(from, sub)?;
             let (word, shift, mask) = self.code(place, sub)?;
             let rest = word.load(Ordering::Relaxed) & !(mask << shift);
             word.store(rest | code << shift, Ordering::Relaxed);
         }
         if self.layout.nsub > 0 {
             for i in 0..3 {
-                let factor = other.factor(from, i)?.load(Ordering::Relaxed);
+                let factor = other.factor_at(from, i)?;
                 self.factor(place, i)?.store(factor, Ordering::Relaxed);
             }
         }
@@ -114,14 +124,11 @@ impl<'a> Block<'a> {
     pub(crate) fn hash(&self, place: u32, seed: u64) -> Option<u64> {
         let mut hash = super::mix(seed ^ u64::from(self.row(place)?.load(Ordering::Relaxed)));
         for sub in 0..self.layout.nsub {
-            let (word, shift, mask) = self.code(place, sub)?;
-            let code = word.load(Ordering::Relaxed) >> shift & mask;
-            hash = super::mix(hash ^ u64::from(code));
+            hash = super::mix(hash ^ u64::from(self.code_at(place, sub)?));
         }
         if self.layout.nsub > 0 {
             for i in 0..3 {
-                let factor = self.factor(place, i)?.load(Ordering::Relaxed);
-                hash = super::mix(hash ^ u64::from(factor));
+                hash = super::mix(hash ^ u64::from(self.factor_at(place, i)?));
             }
         }
         Some(hash)

@@ -9,7 +9,7 @@ pub const BLOCK_ROWS: u32 = 32;
 pub(super) const HEAD_WORDS: u32 = 16;
 
 /// Words of a list: the first block, slots, the last block, the first hole.
-pub(super) const LIST_WORDS: usize = 4;
+pub const LIST_WORDS: usize = 4;
 
 /// The most lists. A search ranks all of them in memory of 8 bytes each, and 65,536 lists of 4096 rows
 /// are already 268 million rows.

@@ -4,6 +4,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 /// The memory that the indexes of a volume may take together: `index_memory=`.
 pub(crate) struct Budget {
@@ -42,5 +43,25 @@ impl Budget {
 
     pub(super) fn give(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Bytes that are taken from a budget for as long as it lives.
+pub(super) struct Charge {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Charge {
+    /// Takes `bytes`. `ENOMEM`.
+    pub(super) fn new(budget: Arc<Budget>, bytes: u64) -> Result<Self> {
+        budget.take(bytes)?;
+        Ok(Charge { budget, bytes })
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.give(self.bytes);
     }
 }

@@ -3,6 +3,8 @@
 //! Building indexes, and dropping them.
 
 use super::graph::Graph;
+use super::hashes::Hashes;
+use super::lists::Lists;
 use super::{checkpoint, is_live, Index, Kind, Parameters, Structure};
 use crate::container::{self, Container};
 use crate::VexFs;
@@ -26,16 +28,18 @@ pub(crate) struct Request {
 /// # Errors
 ///
 /// `EEXIST` if there is one that is not to be replaced, `EBUSY` if one is being built, `EINVAL` for bad
-/// parameters, `EOPNOTSUPP` if rows are too long, `ECANCELED` if it was dropped meanwhile; `EINTR`,
+/// parameters, `EOPNOTSUPP` if rows are too long, `ENODATA` if there are none to train on, `ECANCELED` if it was dropped meanwhile; `EINTR`,
 /// `ENOMEM`, and what reading says. Then all is as before.
 pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
     let Request {
         kind, parameters, ..
     } = *request;
+    let area = container::with(inode, |c| Ok(c.area))?;
     // Bad parameters are told before anything is read.
     match kind {
         Kind::Hnsw => Graph::check(&parameters)?,
-        Kind::Ivf | Kind::Pq | Kind::Lsh => return Err(EOPNOTSUPP),
+        Kind::Ivf | Kind::Pq => Lists::check(kind, &parameters, &area)?,
+        Kind::Lsh => Hashes::check(&parameters, &area)?,
     }
     let may_build = |c: &mut Container| {
         let area = c.area;
@@ -53,7 +57,8 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
     let takes = |row| is_live(inode, row);
     let structure: Arc<dyn Structure> = match kind {
         Kind::Hnsw => Graph::new(inode, &area, &parameters, takes)?,
-        Kind::Ivf | Kind::Pq | Kind::Lsh => return Err(EOPNOTSUPP),
+        Kind::Ivf | Kind::Pq => Lists::new(inode, &area, kind, &parameters)?,
+        Kind::Lsh => Hashes::new(inode, &area, &parameters)?,
     };
     let index = Index::new(kind, structure)?;
     reserve(inode, &index, area.live, area.rows)?;
@@ -73,7 +78,10 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
 ///
 /// `ECANCELED`, and those of [`Index::catch_up`]. It is not listed any more then.
 pub(super) fn put_up(inode: &Inode<VexFs>, index: &Arc<Index>, rows: u64) -> Result {
-    let built = index.catch_up(inode, rows);
+    let built = index
+        .structure
+        .train(inode, rows, &index.cancelled)
+        .and_then(|()| index.catch_up(inode, rows));
     let mut container = inode.node().container.lock();
     let mine = |other: &mut Arc<Index>| Arc::ptr_eq(other, index);
     let slot = container.indexes.slot(index.kind);

@@ -12,7 +12,9 @@
 //! `Node::container`. Whoever holds `Node::images` may read and write an image.
 
 use super::graph::Graph;
+use super::hashes::Hashes;
 use super::image::{self, Reader as Image};
+use super::lists::Lists;
 use super::{build, Index, Indexes, Kind, Structure};
 use crate::container::{self, Container, Hidden, Unwritten};
 use crate::node::{self, Change};
@@ -120,7 +122,8 @@ fn load_one(inode: &Inode<VexFs>, kind: Kind, record: &IndexRecord) -> Result {
     }
     let structure: Arc<dyn Structure> = match kind {
         Kind::Hnsw => Graph::load(inode, &area, &mut image)?,
-        Kind::Ivf | Kind::Pq | Kind::Lsh => return Err(EOPNOTSUPP),
+        Kind::Ivf | Kind::Pq => Lists::load(inode, &area, kind, &mut image)?,
+        Kind::Lsh => Hashes::load(inode, &area, &mut image)?,
     };
     let index = Index::new(kind, structure)?;
     let watermark = image.header.watermark;

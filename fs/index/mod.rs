@@ -9,6 +9,8 @@
 //! checkpoint.rs image.rs       indexes on disk
 //! check.rs                     scrubbing
 //! codes.rs                     rows become codes; arithmetic of a graph
+//! lists.rs lists_*.rs          IVF and PQ: training, changes, searches, memory, images, arithmetic
+//! hashes.rs hashes_*.rs        LSH: changes, searches, images
 //! exact.rs                     rows, and distances to them
 //! budget.rs                    how much memory indexes take
 //! ```
@@ -44,7 +46,17 @@ mod graph_check;
 mod graph_image;
 mod graph_memory;
 mod graph_search;
+mod hashes;
+mod hashes_image;
+mod hashes_search;
 mod image;
+mod lists;
+mod lists_check;
+mod lists_codes;
+mod lists_image;
+mod lists_memory;
+mod lists_search;
+mod lists_train;
 pub(crate) mod search;
 
 pub(crate) use budget::Budget;
@@ -131,6 +143,18 @@ pub(crate) trait Structure: Send + Sync {
 
     /// Makes room for `live` rows, numbered below `rows`. `ENOMEM`, `EFBIG`.
     fn reserve(&self, live: u32, rows: u64) -> Result;
+
+    /// Learns from the first `rows` rows what it must know before it takes any in, unless it knows, until
+    /// `cancelled`. It takes seconds; `Node::rows` is not held. After [`Structure::reserve`].
+    /// `ENODATA` if there are no rows, `EINTR`, `ECANCELED`, `ENOMEM`, and what reading says.
+    fn train(&self, _inode: &Inode<VexFs>, _rows: u64, _cancelled: &AtomicBool) -> Result {
+        Ok(())
+    }
+
+    /// How much of [`Structure::train`] is done, in thousandths.
+    fn trained(&self) -> u32 {
+        1000
+    }
 
     /// Takes in some of the rows from `watermark` on, less than `end`, and moves it up as far as that went:
     /// it takes some milliseconds. `Node::rows` is held shared. `ENOMEM`, `EFBIG`, and what reading says.
@@ -317,6 +341,15 @@ impl Indexes {
     }
 }
 
+/// Why training was asked to stop: by a fatal signal, or else somebody dropped the index.
+fn stopped() -> Error {
+    if task::fatal_signal_pending() {
+        EINTR
+    } else {
+        ECANCELED
+    }
+}
+
 /// Whether a row is there and not deleted.
 fn is_live(inode: &Inode<VexFs>, row: u64) -> bool {
     inode.node().container.lock().is_live(row)
@@ -358,6 +391,8 @@ pub(crate) struct Summary {
     pub(crate) watermark: u64,
     /// `VEXFS_INDEX_*`.
     pub(crate) state: u32,
+    /// Thousandths of training.
+    pub(crate) trained: u32,
     pub(crate) digest: u64,
 }
 
@@ -384,6 +419,7 @@ pub(crate) fn summary(inode: &Inode<VexFs>, kind: Kind, digest: bool) -> Result<
                 } else {
                     uapi::VEXFS_INDEX_STORED
                 },
+                trained: 1000,
                 digest: 0,
             })
         }
@@ -396,6 +432,7 @@ pub(crate) fn summary(inode: &Inode<VexFs>, kind: Kind, digest: bool) -> Result<
         bytes: (size_of::<Index>() as u64).saturating_add(structure.bytes()),
         watermark: index.watermark(),
         state,
+        trained: structure.trained(),
         digest: if digest { structure.digest() } else { 0 },
     })
 }

@@ -38,7 +38,9 @@ AT(vexfs_build_index, reserved, 36);
 SIZE(vexfs_index_stats, 96);
 AT(vexfs_index_stats, nodes, 24);
 AT(vexfs_index_stats, digest, 56);
-AT(vexfs_index_stats, reserved, 64);
+AT(vexfs_index_stats, nlist, 64);
+AT(vexfs_index_stats, trained, 80);
+AT(vexfs_index_stats, reserved, 84);
 
 SIZE(vexfs_index_check, 80);
 AT(vexfs_index_check, rows, 16);

@@ -297,9 +297,9 @@ CASE(bad_parameters_are_refused)
 	st.flags = 2;
 	EXPECT_EQ(EINVAL, ERR(index_stats(fd, &st)));
 	st.flags = 0;
-	st.reserved[3] = 1;
+	st.reserved[2] = 1;
 	EXPECT_EQ(EINVAL, ERR(index_stats(fd, &st)));
-	st.reserved[3] = 0;
+	st.reserved[2] = 0;
 	st.size = sizeof(st);
 	st.index_kind = VEXFS_INDEX_EXACT;
 	EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &st)));

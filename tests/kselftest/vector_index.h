@@ -76,14 +76,14 @@ static inline void run_search(struct __test_metadata *_metadata, int fd, const f
  * Hits of an index that the exact search finds too, of 1000. Both answers hold
  * only real rows at ascending distances, or neither is counted.
  */
-static inline unsigned int recall(struct __test_metadata *_metadata, int fd, const float *queries,
-			   struct vexfs_search *s)
+static inline unsigned int recall_of(struct __test_metadata *_metadata, int fd, unsigned int kind,
+				     const float *queries, struct vexfs_search *s)
 {
 	struct vexfs_hit got[NQ * K], want[NQ * K];
 	struct vexfs_search exact = *s;
 	unsigned int same = 0, all = 0;
 
-	run_search(_metadata, fd, queries, s, VEXFS_INDEX_HNSW, got);
+	run_search(_metadata, fd, queries, s, kind, got);
 	run_search(_metadata, fd, queries, &exact, VEXFS_INDEX_EXACT, want);
 	for (unsigned int q = 0; q < NQ; q++)
 		for (unsigned int i = 0; i < K; i++) {
@@ -109,6 +109,12 @@ static inline unsigned int recall(struct __test_metadata *_metadata, int fd, con
 				}
 		}
 	return all ? 1000 * same / all : 1000;
+}
+
+static inline unsigned int recall(struct __test_metadata *_metadata, int fd, const float *queries,
+				  struct vexfs_search *s)
+{
+	return recall_of(_metadata, fd, VEXFS_INDEX_HNSW, queries, s);
 }
 
 #define EXPECT_RECALL(least, fd, queries, s) do {			\

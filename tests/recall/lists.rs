@@ -582,6 +582,21 @@ impl Built {
         list[0]
     }
 
+    /// The codes and factors of a row in a list, as inserting it computes them.
+    pub fn codes_of(&self, row: u64, list: u32) -> (Vec<u8>, [u32; 3]) {
+        let mut space = &self.space;
+        let mut factors = [[0; 3]];
+        let codes = self.with_memory(|model, memory| {
+            let bytes = 4 * space.dim;
+            space.load(&[row], &mut memory.vectors[..bytes]).unwrap();
+            self.index
+                .encode(&mut space, model, &[list], memory, &mut factors)
+                .unwrap();
+            memory.codes[..self.index.layout().nsub as usize].to_vec()
+        });
+        (codes, factors[0])
+    }
+
     pub fn delete(&self, row: u64) -> bool {
         let list = self.list_of(row);
         self.index.writer().delete::<()>(list, row).unwrap()

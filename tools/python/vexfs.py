@@ -60,7 +60,7 @@ _STATS = struct.Struct("=8I12QI7I")
 _BUILD = struct.Struct("=9I7I")
 _CHECK = struct.Struct("=4I6Q2Q")
 _REPAIR = 1
-_INDEX_STATS = struct.Struct("=6I5Q4Q")
+_INDEX_STATS = struct.Struct("=6I5Q8I")
 _HIT = struct.Struct("=2Q2I")
 
 
@@ -86,7 +86,10 @@ _STATS_FIELDS = (
 ).split()
 
 _CHECK_FIELDS = "rows faults unreachable wrong_codes wrong_rows bad_images".split()
-_INDEX_STATS_FIELDS = "state m ef_construction nodes deleted watermark resident_bytes digest".split()
+_INDEX_STATS_FIELDS = (
+    "state m ef_construction nodes deleted watermark resident_bytes digest nlist nsub nbits ntables "
+    "trained"
+).split()
 
 
 class Error(OSError):
@@ -319,10 +322,12 @@ class Container:
             ])
         return found
 
-    def build_index(self, kind=HNSW, m=0, ef_construction=0, replace=False):
+    def build_index(self, kind=HNSW, m=0, ef_construction=0, replace=False, nlist=0, nsub=0, nbits=0,
+                    ntables=0):
         """Builds an index; 0 is the kernel's default. `replace` builds anew where there is one."""
         self._call(_IOC_BUILD, _BUILD, (
-            _REPLACE if replace else 0, kind, m, ef_construction, *(0,) * 11))
+            _REPLACE if replace else 0, kind, m, ef_construction, nlist, nsub, nbits, ntables,
+            *(0,) * 7))
 
     def drop_index(self, kind=HNSW):
         """Drops an index, or ends its build."""
@@ -331,7 +336,7 @@ class Container:
     def index_stats(self, kind=HNSW, digest=False):
         """What an index is, as a dict; the names are those of vexfs.h."""
         out = self._call(_IOC_INDEX_STATS, _INDEX_STATS, (
-            _DIGEST if digest else 0, kind, *(0,) * 12))
+            _DIGEST if digest else 0, kind, *(0,) * 16))
         return dict(zip(_INDEX_STATS_FIELDS, out[3:]))
 
     def check_index(self, kind=HNSW, repair=False):

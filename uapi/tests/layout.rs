@@ -54,7 +54,7 @@ fn layouts() -> Vec<Layout> {
         }
         vexfs_index_stats {
             size, flags, index_kind, state, m, ef_construction, nodes, deleted, watermark,
-            resident_bytes, digest, reserved,
+            resident_bytes, digest, nlist, nsub, nbits, ntables, trained, reserved,
         }
         vexfs_index_check {
             size, flags, index_kind, reserved0, rows, faults, unreachable, wrong_codes, wrong_rows,

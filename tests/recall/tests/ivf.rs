@@ -344,6 +344,44 @@ fn many_rows_are_removed_at_once_and_lists_count_their_holes() {
 }
 
 #[test]
+fn every_row_is_listed_once_with_its_codes() {
+    for code in [Code::Flat, Code::Signs, Code::Pq4 { nsub: 4 }, Code::Pq8 { nsub: 2 }] {
+        let params = params(16, 20, code);
+        let n = 2000;
+        let built = built(Elem::F32, Metric::L2Sq, params, n);
+        (0..n as u64).step_by(3).for_each(|row| assert!(built.delete(row)));
+        let mut seen = vec![false; n];
+        for list in 0..20 {
+            let mut from = Some(0);
+            while let Some(skip) = from {
+                let mut rows = [(0, 0); 7];
+                let (found, next) = built.index.rows_in(list, skip, &mut rows).unwrap();
+                assert!(next.is_none() || found == 7);
+                for &(row, place) in &rows[..found] {
+                    assert!(!std::mem::replace(&mut seen[row as usize], true));
+                    assert_eq!(built.list_of(row), list);
+                    let (mut codes, mut factors) = built.codes_of(row, list);
+                    assert!(built.index.holds(place, row, &codes, &factors), "{code:?}");
+                    assert!(!built.index.holds(place, row + 1, &codes, &factors));
+                    if let Some(last) = codes.last_mut() {
+                        *last ^= 1;
+                        assert!(!built.index.holds(place, row, &codes, &factors));
+                        *codes.last_mut().unwrap() ^= 1;
+                        factors[2] ^= 1;
+                        assert!(!built.index.holds(place, row, &codes, &factors));
+                    }
+                }
+                from = next;
+            }
+        }
+        let there = |row: usize| row % 3 != 0;
+        assert!(seen.iter().enumerate().all(|(row, seen)| *seen == there(row)));
+        assert_eq!(built.index.rows_in(21, 0, &mut []), None);
+        assert!(!built.index.holds(u32::MAX, 0, &[], &[0; 3]));
+    }
+}
+
+#[test]
 fn a_smaller_sample_is_enough_and_training_says_how_far_it_is() {
     for code in [Code::Signs, Code::Pq4 { nsub: 4 }, Code::Pq8 { nsub: 2 }] {
         let params = params(16, 20, code);

@@ -214,8 +214,9 @@ fn advice(operation: Operation, errno: Errno) -> Option<&'static str> {
         }
         (Build, Errno::EXIST) => "it has one of that kind; replace it with --replace",
         (Build, Errno::INVAL) => {
-            "a parameter is out of range; m is even and 4 to 32, ef_construction m to 4096"
+            "a parameter is out of range, or the kind has none such; see vexfs index build --help"
         }
+        (Build, Errno::NODATA) => "it has no rows to train the index on; insert some first",
         (Build, Errno::BUSY) => "one is being built; wait for it",
         (Build, Errno::CANCELED) => "it was dropped while it was built",
         (Build, Errno::NOMEM) => "the index does not fit into memory; search goes on without it",

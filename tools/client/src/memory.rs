@@ -310,8 +310,7 @@ impl Backend for MemoryFile {
     fn drop_index(&mut self, kind: IndexKind) -> std::result::Result<(), Failure> {
         self.with(Access::Write, |_| match kind {
             IndexKind::Auto | IndexKind::Exact => Err(Errno::INVAL.into()),
-            IndexKind::Hnsw => Err(Errno::NOENT.into()),
-            _ => Err(Errno::OPNOTSUPP.into()),
+            _ => Err(Errno::NOENT.into()),
         })
     }
 

@@ -368,9 +368,9 @@ pub struct BuildOptions {
     pub ef_construction: u32,
     /// IVF: lists.
     pub nlist: u32,
-    /// PQ: sub-quantisers.
+    /// IVF, PQ: sub-quantisers.
     pub nsub: u32,
-    /// PQ, LSH: bits.
+    /// IVF, PQ: bits of a code, 32 for none; LSH: bits of a hash.
     pub nbits: u32,
     /// LSH: hash tables.
     pub ntables: u32,
@@ -493,6 +493,16 @@ pub struct IndexStats {
     pub m: u32,
     /// HNSW: candidates while building.
     pub ef_construction: u32,
+    /// IVF: lists.
+    pub nlist: u32,
+    /// IVF, PQ: sub-quantisers.
+    pub nsub: u32,
+    /// IVF, PQ: bits of a code, 32 for none; LSH: bits of a hash.
+    pub nbits: u32,
+    /// LSH: hash tables.
+    pub ntables: u32,
+    /// Thousandths of training done, before any row is in it.
+    pub trained: u32,
     /// Rows in it.
     pub nodes: u64,
     /// Places of deleted rows that are not free yet.

@@ -176,7 +176,7 @@ pub struct Search {
     /// HNSW: candidates kept (0: the index's default)
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub ef: u32,
-    /// IVF: lists visited (0: the index's default)
+    /// IVF: lists visited; LSH: buckets of each table (0: the index's default)
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub nprobe: u32,
     /// Candidates of an index compared exactly (0: the index's default)
@@ -273,6 +273,18 @@ pub struct Build {
     /// HNSW: candidates while building, m to 4096 (0: the kernel's default)
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub ef_construction: u32,
+    /// IVF: lists, 1 to 65536 (0: some 2 to 4 times the root of the rows)
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub nlist: u32,
+    /// IVF, PQ: sub-quantisers, a divisor of the dimension (0: of 4 elements each, or 8 with --nbits 8)
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub nsub: u32,
+    /// Bits of a code: IVF 1, 4, 8, or 32 for none; PQ 4 or 8. LSH: bits of a hash, 1 to 16 (0: the kernel's default)
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub nbits: u32,
+    /// LSH: hash tables, 1 to 32 (0: the kernel's default)
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub ntables: u32,
     /// Build anew where there is one, which serves searches until then
     #[arg(long)]
     pub replace: bool,

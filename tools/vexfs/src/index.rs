@@ -17,6 +17,11 @@ struct Report {
     state: &'static str,
     m: u32,
     ef_construction: u32,
+    nlist: u32,
+    nsub: u32,
+    nbits: u32,
+    ntables: u32,
+    trained: u32,
     nodes: u64,
     deleted: u64,
     watermark: u64,
@@ -46,6 +51,11 @@ fn report(container: &Container, of: &OfIndex, digest: bool) -> vexfs_client::Re
         state: s.state.map_or("unknown", |state| state.name()),
         m: s.m,
         ef_construction: s.ef_construction,
+        nlist: s.nlist,
+        nsub: s.nsub,
+        nbits: s.nbits,
+        ntables: s.ntables,
+        trained: s.trained,
         nodes: s.nodes,
         deleted: s.deleted,
         watermark: s.watermark,
@@ -71,7 +81,10 @@ fn build(args: &args::Build, volume: &dyn Volume, output: &mut Output<'_>) -> Re
         replace: args.replace,
         m: args.m,
         ef_construction: args.ef_construction,
-        ..BuildOptions::default()
+        nlist: args.nlist,
+        nsub: args.nsub,
+        nbits: args.nbits,
+        ntables: args.ntables,
     };
     let start = Instant::now();
     container.build_index(args.of.kind, &options)?;
@@ -133,11 +146,7 @@ fn status(of: &OfIndex, volume: &dyn Volume, output: &mut Output<'_>) -> Result<
     output.print(&r, |to| {
         writeln!(to, "{}", r.file)?;
         writeln!(to, "  kind          {}, {}", r.kind, r.state)?;
-        writeln!(
-            to,
-            "  parameters    m {}, ef_construction {}",
-            r.m, r.ef_construction
-        )?;
+        writeln!(to, "  parameters    {}", parameters(&r))?;
         writeln!(
             to,
             "  rows          {} in it, below {} of {}; {} deleted wait",
@@ -152,10 +161,32 @@ fn status(of: &OfIndex, volume: &dyn Volume, output: &mut Output<'_>) -> Result<
     })
 }
 
+/// Those parameters that the kind has.
+fn parameters(r: &Report) -> String {
+    let all = [
+        ("m", r.m),
+        ("ef_construction", r.ef_construction),
+        ("nlist", r.nlist),
+        ("nsub", r.nsub),
+        ("nbits", r.nbits),
+        ("ntables", r.ntables),
+    ];
+    let mut list = Vec::new();
+    for (name, value) in all.into_iter().filter(|(_, value)| *value != 0) {
+        list.push(format!("{name} {value}"));
+    }
+    list.join(", ")
+}
+
+/// What an index is, in a line.
 fn line(to: &mut dyn Write, r: &Report) -> std::io::Result<()> {
+    let training = match r.trained {
+        1000 => String::new(),
+        trained => format!(" ({}.{} % trained)", trained / 10, trained % 10),
+    };
     writeln!(
         to,
-        "{}: {} {}, {} rows below {} of {}, {} bytes in memory",
+        "{}: {} {}{training}, {} rows below {} of {}, {} bytes in memory",
         r.file, r.kind, r.state, r.nodes, r.watermark, r.rows, r.resident_bytes
     )
 }

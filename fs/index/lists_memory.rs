@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory of inverted lists, and scratch memory for operations on them.
+
+use super::budget::Budget;
+use super::lists_codes::{Coder, LoadMemory, QueryMemory};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use kernel::prelude::*;
+use kernel::sync::lock::{mutex::MutexBackend, Guard};
+use kernel::sync::{new_mutex, Arc, Mutex};
+use vexfs_ann::ivf::params::BLOCK_ROWS;
+use vexfs_ann::ivf::{InsertMemory, Params, Store, Workspace, BATCH};
+use vexfs_ann::reservoir;
+use vexfs_vfs::arena::Arena;
+use vexfs_vfs::array::Array;
+
+/// Heads of lists, and their blocks.
+///
+/// # Invariants
+///
+/// `charged` bytes are taken from `budget`, at least what the blocks hold.
+pub(super) struct Memory {
+    budget: Arc<Budget>,
+    charged: AtomicU64,
+    heads: Array<AtomicU32>,
+    blocks: Arena,
+    /// Bytes that its owner holds beside it.
+    beside: u64,
+    lock: Pin<KBox<Mutex<()>>>,
+}
+
+impl Memory {
+    /// Memory of lists without blocks, in chunks that suit `expected` of them. Nothing is taken from the
+    /// budget yet: [`Memory::grow`] does that first of all, `beside` bytes among it.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for bad parameters, `ENOMEM`.
+    pub(super) fn new(
+        budget: Arc<Budget>,
+        params: &Params,
+        expected: u32,
+        beside: u64,
+    ) -> Result<Self> {
+        let layout = params.layout().map_err(|_| EINVAL)?;
+        // INVARIANT: There are no blocks.
+        Ok(Memory {
+            budget,
+            charged: AtomicU64::new(0),
+            heads: Array::zeros(params.list_words())?,
+            blocks: Arena::new(layout.block_words as usize, expected, false)?,
+            beside,
+            lock: KBox::pin_init(new_mutex!((), "vexfs_lists_store"), GFP_KERNEL_ACCOUNT)?,
+        })
+    }
+
+    /// Bytes that this takes with `blocks` blocks.
+    pub(super) fn bytes_with(&self, blocks: u32) -> u64 {
+        self.beside
+            .saturating_add(self.heads.bytes() as u64)
+            .saturating_add(self.blocks.bytes_with(blocks))
+    }
+
+    /// Makes more blocks, so that there are at least `blocks`. One caller at a time.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if the budget or memory does not suffice.
+    pub(super) fn grow(&self, blocks: u32) -> Result {
+        let after = self.bytes_with(blocks);
+        let charged = self.charged.load(Ordering::Relaxed);
+        if let Some(more @ 1..) = after.checked_sub(charged) {
+            self.budget.take(more)?;
+            // INVARIANT: Taken before there are more blocks. If there will not be, the next call needs less.
+            self.charged.store(after, Ordering::Relaxed);
+        }
+        self.blocks.grow(blocks)
+    }
+
+    /// Makes a block more.
+    pub(super) fn grow_by_one(&self) -> Result {
+        self.grow(self.blocks.blocks().checked_add(1).ok_or(EFBIG)?)
+    }
+
+    /// Bytes that this holds.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes_with(0)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.budget.give(self.charged.load(Ordering::Relaxed));
+    }
+}
+
+impl Store for Memory {
+    type Guard<'a> = Guard<'a, (), MutexBackend>;
+
+    #[inline]
+    fn lists(&self) -> &[AtomicU32] {
+        &self.heads
+    }
+
+    fn blocks(&self) -> u32 {
+        self.blocks.blocks()
+    }
+
+    #[inline]
+    fn run(&self, first: u32, count: u32) -> Option<&[AtomicU32]> {
+        self.blocks.run(first, count)
+    }
+
+    fn lock(&self) -> Self::Guard<'_> {
+        self.lock.lock()
+    }
+}
+
+/// Scratch memory of a search.
+pub(super) struct Scratch {
+    lists: KVVec<u64>,
+    near: KVVec<u32>,
+    candidates: KVVec<u64>,
+    lower: KVVec<u32>,
+    hits: KVVec<u32>,
+    pub(super) query: QueryMemory,
+}
+
+impl Scratch {
+    pub(super) fn new(coder: &Coder) -> Result<Self> {
+        let nlist = coder.params.nlist;
+        let codes = coder.codes_at_once();
+        let near = (nlist as usize).saturating_add(1);
+        let lists = Workspace::lists_for(nlist);
+        Ok(Scratch {
+            lists: KVVec::from_elem(0, lists, GFP_KERNEL_ACCOUNT)?,
+            near: KVVec::from_elem(0, near, GFP_KERNEL_ACCOUNT)?,
+            candidates: KVVec::new(),
+            lower: KVVec::from_elem(0, codes, GFP_KERNEL_ACCOUNT)?,
+            hits: KVVec::from_elem(0, codes / BLOCK_ROWS as usize, GFP_KERNEL_ACCOUNT)?,
+            query: QueryMemory::new(coder)?,
+        })
+    }
+
+    /// Makes room for `keep` candidates.
+    pub(super) fn reserve(&mut self, keep: usize) -> Result {
+        let len = reservoir::memory(keep);
+        if self.candidates.len() < len {
+            self.candidates.resize(len, 0, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(())
+    }
+
+    /// Lends the memory, and that of the query.
+    pub(super) fn lend(&mut self) -> (Workspace<'_>, &mut QueryMemory) {
+        let workspace = Workspace {
+            lists: &mut self.lists,
+            near: &mut self.near,
+            candidates: &mut self.candidates,
+            lower: &mut self.lower,
+            hits: &mut self.hits,
+        };
+        (workspace, &mut self.query)
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        let longs = self.lists.len().saturating_add(self.candidates.len());
+        let words = [&self.near, &self.lower, &self.hits];
+        let words = words.iter().map(|words| words.len() as u64);
+        let words = words.fold(0, u64::saturating_add);
+        (longs as u64)
+            .saturating_mul(8)
+            .saturating_add(words.saturating_mul(4))
+            .saturating_add(self.query.bytes())
+    }
+}
+
+/// Scratch memory of who changes lists: a batch of rows.
+pub(super) struct Batch {
+    pub(super) load: LoadMemory,
+    vectors: KVVec<u8>,
+    codes: KVVec<u8>,
+    pub(super) rows: KVec<u64>,
+    pub(super) lists: KVec<u32>,
+    pub(super) factors: KVec<[u32; 3]>,
+}
+
+impl Batch {
+    pub(super) fn new(coder: &Coder) -> Result<Self> {
+        let rows = coder.batch();
+        let vectors = rows.saturating_mul(coder.rows.vector_bytes());
+        let codes = rows.saturating_mul(coder.layout.nsub as usize);
+        Ok(Batch {
+            load: LoadMemory::new(coder)?,
+            vectors: KVVec::from_elem(0, vectors, GFP_KERNEL_ACCOUNT)?,
+            codes: KVVec::from_elem(0, codes, GFP_KERNEL_ACCOUNT)?,
+            rows: KVec::with_capacity(BATCH, GFP_KERNEL_ACCOUNT)?,
+            lists: KVec::from_elem(0, BATCH, GFP_KERNEL_ACCOUNT)?,
+            factors: KVec::from_elem([0; 3], BATCH, GFP_KERNEL_ACCOUNT)?,
+        })
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.load
+            .bytes()
+            .saturating_add(self.vectors.len() as u64)
+            .saturating_add(self.codes.len() as u64)
+    }
+}
+
+/// The parts of a [`Batch`], lent at the same time.
+pub(super) struct Lent<'a> {
+    pub(super) load: &'a mut LoadMemory,
+    pub(super) memory: InsertMemory<'a>,
+    pub(super) rows: &'a [u64],
+    pub(super) lists: &'a mut [u32],
+    pub(super) factors: &'a mut [[u32; 3]],
+}
+
+impl Batch {
+    /// Lends all of it, for the rows that were put in.
+    pub(super) fn lend(&mut self) -> Lent<'_> {
+        let rows = self.rows.len();
+        Lent {
+            load: &mut self.load,
+            memory: InsertMemory {
+                vectors: &mut self.vectors,
+                codes: &mut self.codes,
+            },
+            rows: &self.rows,
+            lists: self.lists.get_mut(..rows).unwrap_or(&mut []),
+            factors: self.factors.get_mut(..rows).unwrap_or(&mut []),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Training of inverted lists: centroids and codebooks from a sample of the rows, then the list of each row,
+//! so that a list's blocks lie together.
+
+use super::lists::{errno, Assigned, Lists};
+use super::lists_codes::{LoadMemory, Loader, Model, Source};
+use super::lists_memory::Batch;
+use super::{is_live, stopped};
+use crate::VexFs;
+use core::sync::atomic::{AtomicBool, Ordering};
+use kernel::prelude::*;
+use vexfs_ann::ivf::params::BLOCK_ROWS;
+use vexfs_ann::ivf::train::{self, TrainMemory, TrainSizes};
+use vexfs_ann::ivf::Params;
+use vexfs_ann::kmeans::Failure;
+use vexfs_vfs::array::Array;
+use vexfs_vfs::{task, Inode};
+
+/// The sample is a 1/[`SAMPLE_SHARE`] of the rows at most, or [`LEAST_SAMPLE`]: so building takes less than half of
+/// the rows' own memory.
+const SAMPLE_SHARE: u64 = 4;
+const LEAST_SAMPLE: u64 = 1024;
+
+fn sizes(params: &Params, live: u64, rows: u64) -> TrainSizes {
+    TrainMemory::sizes_of(params, rows, (live / SAMPLE_SHARE).max(LEAST_SAMPLE))
+}
+
+/// Bytes of memory while the lists of a container with `live` rows, numbered below `rows`, are trained.
+pub(super) fn bytes(params: &Params, live: u64, rows: u64) -> u64 {
+    let sizes = sizes(params, live, rows);
+    let longs = sizes.sums.saturating_add(sizes.counts);
+    let words = sizes.rows.saturating_mul(2);
+    (sizes.sample as u64)
+        .saturating_add((longs as u64).saturating_mul(8))
+        .saturating_add((words as u64).saturating_mul(4))
+        .saturating_add(rows.saturating_mul(4))
+        .saturating_add(u64::from(params.nlist).saturating_mul(4))
+}
+
+/// As `Structure::train`.
+pub(super) fn train(
+    lists: &Lists,
+    inode: &Inode<VexFs>,
+    rows: u64,
+    cancelled: &AtomicBool,
+) -> Result {
+    let params = &lists.coder.params;
+    // Loading takes `Node::rows`, which is never taken while lists are changed.
+    let charge = lists.writer.lock().training.take().ok_or(EINVAL)?;
+    let mut batch = Batch::new(&lists.coder)?;
+    let live = inode.node().container.lock().area.live;
+    let sizes = sizes(params, live, rows);
+    let batches = rows.div_ceil(lists.coder.batch() as u64);
+    let steps = train::steps(params, sizes.rows).saturating_add(batches);
+    lists.progress.steps.store(steps, Ordering::Relaxed);
+    let mut stop = || {
+        task::cond_resched();
+        lists.progress.done.fetch_add(1, Ordering::Relaxed);
+        cancelled.load(Ordering::Relaxed) || task::fatal_signal_pending()
+    };
+    let model = make_model(lists, inode, &mut batch.load, rows, &sizes, &mut stop)?;
+    let assigned = assign(lists, inode, &mut batch, rows, &model, &mut stop)?;
+    let mut writer = lists.writer.lock();
+    make_room(lists, inode, &mut batch, &model, &assigned)?;
+    lists.model.populate(model);
+    writer.assigned = Some(Assigned {
+        lists: assigned,
+        _charge: charge,
+    });
+    Ok(())
+}
+
+fn make_model(
+    lists: &Lists,
+    inode: &Inode<VexFs>,
+    load: &mut LoadMemory,
+    rows: u64,
+    sizes: &TrainSizes,
+    stop: &mut dyn FnMut() -> bool,
+) -> Result<Model> {
+    let params = &lists.coder.params;
+    let mut model = Model {
+        centroids: Array::zeros(params.centroid_bytes())?,
+        codebooks: Array::zeros(params.codebook_bytes())?,
+    };
+    let mut sample = Array::zeros(sizes.sample)?;
+    let (mut ids, mut keys) = (Array::zeros(sizes.rows)?, Array::zeros(sizes.rows)?);
+    let (mut sums, mut counts) = (Array::zeros(sizes.sums)?, Array::zeros(sizes.counts)?);
+    let mut memory = TrainMemory {
+        sample: &mut sample,
+        ids: &mut ids,
+        keys: &mut keys,
+        sums: &mut sums,
+        counts: &mut counts,
+    };
+    let mut loader = Loader::new(inode, &lists.coder, load, Source::Sample)?;
+    let (centroids, codebooks) = (&mut model.centroids, &mut model.codebooks);
+    let trained = train::train(
+        params,
+        &mut loader,
+        rows,
+        &mut memory,
+        centroids,
+        codebooks,
+        stop,
+    );
+    match trained {
+        Ok(()) => Ok(model),
+        Err(Failure::Stopped) => Err(stopped()),
+        // There is as much as `sizes` says, but no row.
+        Err(Failure::Memory) => Err(ENODATA),
+        Err(Failure::Caller(e)) => Err(e),
+    }
+}
+
+/// Finds the lists of the live ones of the first `rows` rows.
+fn assign(
+    lists: &Lists,
+    inode: &Inode<VexFs>,
+    batch: &mut Batch,
+    rows: u64,
+    model: &Model,
+    stop: &mut dyn FnMut() -> bool,
+) -> Result<Array<u32>> {
+    let mut assigned = Array::zeros(usize::try_from(rows)?)?;
+    assigned.fill(u32::MAX);
+    let at_once = lists.coder.batch() as u64;
+    let mut first = 0;
+    while first < rows {
+        if stop() {
+            return Err(stopped());
+        }
+        let last = first.saturating_add(at_once).min(rows);
+        batch.rows.clear();
+        for row in (first..last).filter(|row| is_live(inode, *row)) {
+            batch.rows.push_within_capacity(row).map_err(|_| EINVAL)?;
+        }
+        let mut lent = batch.lend();
+        let source = Source::Named { end: rows };
+        let mut loader = Loader::new(inode, &lists.coder, lent.load, source)?;
+        let (numbers, memory) = (lent.rows, &mut lent.memory);
+        let find = || {
+            lists.index.read(|index| {
+                index.lists_of(&mut loader, &model.lend(), numbers, memory, lent.lists)
+            })
+        };
+        inode.node().rows.read(find).map_err(errno)?;
+        for (row, list) in numbers.iter().zip(&*lent.lists) {
+            if let Some(place) = assigned.get_mut(*row as usize) {
+                *place = *list;
+            }
+        }
+        first = last;
+    }
+    Ok(assigned)
+}
+
+/// Makes room for as many rows as each list will have, one list after the other, and encodes the lists themselves.
+/// The writer is locked.
+fn make_room(
+    lists: &Lists,
+    inode: &Inode<VexFs>,
+    batch: &mut Batch,
+    model: &Model,
+    assigned: &[u32],
+) -> Result {
+    let nlist = lists.coder.params.nlist;
+    let mut counts = Array::<u32>::zeros(nlist as usize)?;
+    for list in assigned {
+        if let Some(count) = counts.get_mut(*list as usize) {
+            *count = count.saturating_add(1);
+        }
+    }
+    let blocks = counts.iter().map(|count| count.div_ceil(BLOCK_ROWS));
+    let blocks = blocks.fold(nlist.div_ceil(BLOCK_ROWS), u32::saturating_add);
+    let lent = batch.lend();
+    let mut memory = lent.memory;
+    let mut loader = Loader::new(inode, &lists.coder, lent.load, Source::Sample)?;
+    lists.index.read(|index| {
+        index.store().grow(blocks)?;
+        index
+            .encode_lists(&mut loader, &model.lend(), &mut memory)
+            .map_err(errno)?;
+        for (list, count) in (0..nlist).zip(counts.iter()) {
+            index.writer().reserve(list, *count).map_err(errno)?;
+        }
+        Ok(())
+    })
+}
