@@ -41,6 +41,9 @@ pub enum Command {
     /// Build, list and drop indexes
     #[command(subcommand)]
     Index(Index),
+    /// Measure
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 /// Check the indexes of a container against its rows.
@@ -298,6 +301,68 @@ pub struct OfIndex {
     /// The kind of index: hnsw, ivf, pq or lsh
     #[arg(long, default_value = "hnsw")]
     pub kind: IndexKind,
+}
+
+/// Measure.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Recall and rate of the indexes of a container, beside its exact answers
+    Recall(Recall),
+}
+
+/// Recall and rate of the indexes of a container.
+#[derive(Args, Debug)]
+pub struct Recall {
+    /// The container
+    pub file: PathBuf,
+    /// Queries: .npy, .fvecs or .bvecs; without it, rows of the container, each left out of
+    /// its own answers
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sample", "seed"])]
+    pub queries: Option<PathBuf>,
+    /// Only the first N queries
+    #[arg(long, value_name = "N", requires = "queries", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// So many rows of the container
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1048576))]
+    pub sample: u32,
+    /// Which rows
+    #[arg(long, value_name = "N", default_value = "1", value_parser = number)]
+    pub seed: u64,
+    /// Hits per query
+    #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=16383))]
+    pub k: u32,
+    /// Only these indexes (hnsw, ivf, pq, lsh, exact), otherwise all that are built
+    #[arg(long, value_name = "KIND,..", value_delimiter = ',')]
+    pub index: Vec<IndexKind>,
+    /// Values of ef (HNSW), nprobe (IVF, LSH) or rerank (PQ), otherwise a dozen
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pub sweep: Vec<u32>,
+    /// Candidates of an index compared exactly (0: the index's default)
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub rerank: u32,
+    /// Only rows with all of these tag bits (0x for hexadecimal)
+    #[arg(long, value_name = "MASK", value_parser = number)]
+    pub tags_all: Option<u64>,
+    /// Passes over the queries for each value, of which the fastest counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Write all that was measured as JSON, too
+    #[arg(long, value_name = "FILE.json")]
+    pub report: Option<PathBuf>,
+    /// Draw recall over searches per second
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
+}
+
+#[cfg(test)]
+impl Recall {
+    /// The defaults for a container.
+    pub(crate) fn of(file: &str) -> Self {
+        match Cli::parse_from(["vexfs", "bench", "recall", file]).command {
+            Command::Bench(Bench::Recall(args)) => args,
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 /// A number, decimal or with 0x.

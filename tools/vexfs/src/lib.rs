@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod args;
+mod bench;
 pub mod error;
 mod export;
 pub mod formats;
@@ -38,5 +39,6 @@ pub fn run(cli: &Cli, volume: &dyn Volume, output: &mut Output<'_>) -> Result<()
         Command::Stats(args) => stats::stats(args, volume, output),
         Command::Scrub(args) => scrub::scrub(args, volume, output),
         Command::Index(command) => index::index(command, volume, output),
+        Command::Bench(command) => bench::bench(command, volume, output),
     }
 }

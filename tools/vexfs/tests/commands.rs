@@ -448,3 +448,39 @@ fn what_a_type_cannot_hold_is_said_in_a_sentence() {
     let error = b.run("export @nine @out.fvecs").unwrap_err();
     assert!(error.contains("export to .npy"), "{error}");
 }
+
+#[test]
+fn bench_recall_measures_what_is_there_and_writes_it() {
+    let b = Bench::new();
+    b.line("base.npy", 200);
+    b.json("import @c @base.npy --create --metric l2");
+    let error = b.run("bench recall @c").unwrap_err();
+    assert!(error.contains("has no index"), "{error}");
+    let report = b.json(
+        "bench recall @c --index exact --sample 50 -k 4 --rounds 1 --report @r.json --plot @r.svg",
+    );
+    assert_eq!(
+        (report["queries"].as_u64(), report["held_out"].as_bool()),
+        (Some(50), Some(true))
+    );
+    let point = &report["curves"][0]["points"][0];
+    assert_eq!(point["recall"], 1.0);
+    assert_eq!(point["rows_exact"], 200.0);
+    let written = std::fs::read_to_string(b.path("r.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), report);
+    let drawn = std::fs::read_to_string(b.path("r.svg")).unwrap();
+    assert!(
+        drawn.contains("recall@4") && drawn.contains("exact"),
+        "{drawn}"
+    );
+    let report = b.json("bench recall @c --index exact --queries @base.npy --limit 7 --rounds 1");
+    assert_eq!(
+        (report["queries"].as_u64(), report["held_out"].as_bool()),
+        (Some(7), Some(false))
+    );
+    let (text, _) = b
+        .run("bench recall @c --index exact --sample 5 --rounds 1")
+        .unwrap();
+    assert!(text.contains("recall@10"), "{text}");
+    assert!(b.run("bench recall @c --index hnsw").is_err(), "not built");
+}
