@@ -12,6 +12,10 @@ use super::store::{Numeric, Store, BATCH};
 use super::{Error, Index};
 use crate::visible::Visible;
 
+/// Candidates that are expanded together: codes of their neighbours come from memory beside each other, and what
+/// the first one's neighbours would have changed is little.
+const WIDTH: usize = 3;
+
 /// Nodes to be scored in one call.
 pub(super) struct Batch<'s> {
     slots: [u32; BATCH],
@@ -180,42 +184,44 @@ impl<S: Store> Index<S> {
         let front = self.layout.front_words();
         // Made once: to initialise it takes as long as to score some nodes.
         let mut batch = Batch::new(&[]);
-        while let Some(slot) = pool.next() {
-            let Some(list) = list(&self.layout, &self.store, slot, level) else {
-                continue;
-            };
-            if stop(spent.distances) {
-                return Ok(End::Stopped);
-            }
-            spent.hops += 1;
-            let mut links = list.iter();
-            loop {
-                batch.clear();
-                for next in links.by_ref() {
+        loop {
+            batch.clear();
+            let mut expanded = 0;
+            // A whole list fits an empty batch.
+            while expanded < WIDTH && batch.len() + self.layout.m0 <= BATCH {
+                let Some(slot) = pool.next() else {
+                    break;
+                };
+                expanded += 1;
+                let Some(list) = list(&self.layout, &self.store, slot, level) else {
+                    continue;
+                };
+                if stop(spent.distances) {
+                    return Ok(End::Stopped);
+                }
+                spent.hops += 1;
+                for next in list.iter() {
                     if !visited.insert(next) {
                         continue;
                     }
-                    let Some(node) = self.store.node(next) else {
-                        continue;
-                    };
-                    numeric.prefetch(node.get(..front).unwrap_or(node));
-                    if !batch.push(next, node) {
-                        break;
+                    if let Some(node) = self.store.node(next) {
+                        numeric.prefetch(node.get(..front).unwrap_or(node));
+                        batch.push(next, node);
                     }
                 }
-                if batch.is_empty() {
-                    break;
-                }
-                let Some(out) = out.get_mut(..batch.len()) else {
-                    break;
-                };
-                numeric.score(batch.nodes(), out)?;
-                spent.distances += batch.len() as u64;
-                for ((&key, &next), &node) in out.iter().zip(batch.slots()).zip(batch.nodes()) {
-                    if key <= pool.bound() && pool.offer(key, next) && level == 0 {
-                        // It will be expanded soon, or fall out again.
-                        numeric.prefetch(node.get(front..).unwrap_or(&[]));
-                    }
+            }
+            if expanded == 0 {
+                break;
+            }
+            let Some(out) = out.get_mut(..batch.len()).filter(|out| !out.is_empty()) else {
+                continue;
+            };
+            numeric.score(batch.nodes(), out)?;
+            spent.distances += batch.len() as u64;
+            for ((&key, &next), &node) in out.iter().zip(batch.slots()).zip(batch.nodes()) {
+                if key <= pool.bound() && pool.offer(key, next) && level == 0 {
+                    // It will be expanded soon, or fall out again.
+                    numeric.prefetch(node.get(front..).unwrap_or(&[]));
                 }
             }
         }

@@ -20,6 +20,9 @@ pub(super) struct Pool<'a> {
 
 const EXPANDED: u64 = 1;
 
+/// Entries that are moved faster one by one than by a call, above all of a kernel's memmove.
+const SHORT: usize = 32;
+
 pub(super) const fn entry(distance: u32, slot: u32) -> u64 {
     (distance as u64) << 32 | (slot as u64) << 1
 }
@@ -79,9 +82,16 @@ impl<'a> Pool<'a> {
         // The last entry falls out of a full pool.
         let end = self.len.min(self.entries.len().saturating_sub(1));
         // INVARIANT: `at` is at most `end`, because a full pool's last entry is greater.
-        self.entries.copy_within(at..end, at + 1);
-        if let Some(place) = self.entries.get_mut(at) {
-            *place = new;
+        if end - at <= SHORT {
+            let mut moved = new;
+            for place in self.entries.get_mut(at..=end).unwrap_or(&mut []) {
+                core::mem::swap(place, &mut moved);
+            }
+        } else {
+            self.entries.copy_within(at..end, at + 1);
+            if let Some(place) = self.entries.get_mut(at) {
+                *place = new;
+            }
         }
         self.len = end + 1;
         self.cursor = self.cursor.min(at);
