@@ -7,8 +7,8 @@ use crate::simd::Simd;
 use crate::VexFs;
 use kernel::prelude::*;
 use libvexfs::format::VectorArea;
-use vexfs_simd_ffi::{convert, normalise_f32, score_rows, BadShape, Elem, FpuToken, Metric};
-use vexfs_vfs::page_cache::Pinned;
+use vexfs_simd_ffi::{convert, normalise_f32, score_list, BadShape, Elem, FpuToken, Metric};
+use vexfs_vfs::page_cache::{Pinned, Scattered};
 use vexfs_vfs::{fpu, Inode};
 
 /// Bytes of rows compared exactly at once: half of them may come from memory while the rest is
@@ -99,21 +99,40 @@ impl Rows {
         out: &mut [u32],
     ) -> Result {
         let bytes = self.bytes.max(1);
-        let at_once = (gathered.len() / bytes).max(1);
+        let at_once = (gathered.len() / bytes).clamp(1, Scattered::PARTS);
         let section = self.simd.section_rows(self.elem, bytes);
         for (rows, out) in rows.chunks(at_once).zip(out.chunks_mut(at_once)) {
-            for (number, to) in rows.iter().zip(gathered.chunks_mut(bytes)) {
+            // Rows are compared where they lie; those that lie in two places are put together.
+            let mut scattered = Scattered::new();
+            let mut in_place = [false; Scattered::PARTS];
+            for ((number, to), in_place) in rows
+                .iter()
+                .zip(gathered.chunks_mut(bytes))
+                .zip(&mut in_place)
+            {
                 let start = number.saturating_mul(self.stride);
-                // No page is read or pinned for the sake of rows behind it.
-                let end = start.saturating_add(bytes as u64);
-                pinned.read(inode, start, end, to)?;
+                *in_place = scattered.push(inode, pinned, start, bytes)?;
+                if !*in_place {
+                    // No page is read or pinned for the sake of rows behind it.
+                    let end = start.saturating_add(bytes as u64);
+                    pinned.read(inode, start, end, to)?;
+                }
             }
-            let pieces = gathered.chunks(section.saturating_mul(bytes));
-            for (rows, out) in pieces.zip(out.chunks_mut(section)) {
-                let rows = rows.get(..out.len().saturating_mul(bytes)).ok_or(EINVAL)?;
+            let mut list: [&[u8]; Scattered::PARTS] = [&[]; Scattered::PARTS];
+            let mut part = 0;
+            let copies = gathered.chunks(bytes);
+            for ((place, copy), in_place) in list.iter_mut().zip(copies).zip(in_place) {
+                *place = copy;
+                if in_place {
+                    *place = scattered.part(part);
+                    part += 1;
+                }
+            }
+            let list = list.get(..out.len()).ok_or(EINVAL)?;
+            for (rows, out) in list.chunks(section).zip(out.chunks_mut(section)) {
                 fpu::section(|t| {
                     let (isa, elem, metric) = (self.simd.isa, self.elem, self.metric);
-                    score_rows(t, isa, elem, metric, query, rows, bytes, self.dim, out)
+                    score_list(t, isa, elem, metric, query, rows, self.dim, out)
                 })?
                 .map_err(|_| EINVAL)?;
             }

@@ -249,6 +249,96 @@ impl Drop for Pinned {
     }
 }
 
+/// Parts of a file that lie anywhere, uptodate and kept from going away.
+///
+/// # Invariants
+///
+/// On each of `folios[..held]` this value holds a count. `parts[..len]` are ranges of the kernel's linear
+/// map that those folios cover.
+pub struct Scattered {
+    folios: [*mut bindings::folio; 2 * Scattered::PARTS],
+    held: usize,
+    parts: [(*const u8, usize); Scattered::PARTS],
+    len: usize,
+}
+
+impl Scattered {
+    /// Parts that there is room for, of two folios each: on the stack.
+    pub const PARTS: usize = 16;
+
+    /// No parts.
+    pub fn new() -> Self {
+        // INVARIANT: There are no folios and no parts.
+        Scattered {
+            folios: [ptr::null_mut(); 2 * Self::PARTS],
+            held: 0,
+            parts: [(ptr::null(), 0); Self::PARTS],
+            len: 0,
+        }
+    }
+
+    /// Adds the `bytes` bytes at `position` as the next part, and begins to fetch them into the cache. Says no if
+    /// they do not lie together in memory, or there is no room; `pinned` is used in passing. May sleep and read.
+    pub fn push<T: FileSystem>(
+        &mut self,
+        inode: &Inode<T>,
+        pinned: &mut Pinned,
+        position: u64,
+        bytes: usize,
+    ) -> Result<bool> {
+        pinned.fill(inode, position, position.saturating_add(bytes as u64))?;
+        let Some(data) = pinned.bytes_at(position).get(..bytes) else {
+            return Ok(false);
+        };
+        let free = self.folios.get_mut(self.held..).unwrap_or(&mut []);
+        let Some(part) = self.parts.get_mut(self.len) else {
+            return Ok(false);
+        };
+        if pinned.spans.len() > free.len() {
+            return Ok(false);
+        }
+        *part = (data.as_ptr(), bytes);
+        // SAFETY: The range is a live slice; prefetching reads nothing that the program could notice.
+        unsafe { bindings::vexfs_prefetch(part.0.cast(), bytes) };
+        // INVARIANT: The counts of the folios that cover the part move here.
+        for place in free {
+            let Some(span) = pinned.spans.pop() else {
+                break;
+            };
+            *place = span.folio;
+            self.held += 1;
+        }
+        self.len += 1;
+        pinned.clear();
+        Ok(true)
+    }
+
+    /// Part number `at`; empty if there are not as many.
+    pub fn part(&self, at: usize) -> &[u8] {
+        match self.parts.get(..self.len).and_then(|parts| parts.get(at)) {
+            // SAFETY: By the invariant the range is readable for as long as the folios' counts are
+            // held, which `&self` outlives.
+            Some((data, bytes)) => unsafe { core::slice::from_raw_parts(*data, *bytes) },
+            None => &[],
+        }
+    }
+}
+
+impl Default for Scattered {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Scattered {
+    fn drop(&mut self) {
+        for folio in self.folios.iter().take(self.held) {
+            // SAFETY: Gives back the count of the invariant.
+            unsafe { bindings::vexfs_folio_put(*folio) };
+        }
+    }
+}
+
 impl<T: FileSystem> OpenFile<'_, T> {
     /// Writes `bytes` at `position` through the page cache; may be short only at an error,
     /// which it then returns. The inode's lock is held.
