@@ -49,6 +49,20 @@ static int build(int fd, struct vexfs_build_index arg)
 }
 
 /*
+ * What a check of the index finds wrong, beyond @lost rows that no walk comes by;
+ * or -errno.
+ */
+static long long findings(int fd, unsigned int lost)
+{
+	struct vexfs_index_check c = { .size = sizeof(c), .index_kind = VEXFS_INDEX_HNSW };
+
+	if (ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &c))
+		return -errno;
+	return c.faults + c.wrong_codes + c.wrong_rows + c.bad_images +
+		(c.unreachable > lost ? c.unreachable : 0);
+}
+
+/*
  * Hits of the index as near as the k-th of an oracle, of 1000: of bits and bytes
  * many rows are equally far. 0 if an answer is not one at all: a row that is no
  * more, a distance that is not its own, too few or out of order.
@@ -154,6 +168,12 @@ static void one(struct __test_metadata *_metadata, const struct type *t, unsigne
 	OK(ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &st));
 	EXPECT_EQ(n - b.count, st.nodes);
 	EXPECT_EQ(n, st.watermark);
+	/*
+	 * Codes are those of the rows as they are now. By inner products, a few short
+	 * rows are far from all others, and so nobody's neighbours.
+	 */
+	EXPECT_EQ(0, findings(fd, metric == VEXFS_METRIC_DOT ? n / 200 : 0))
+		TH_LOG("%s %s", t->name, metric_names[metric]);
 	close(fd);
 	free_rows(&rows);
 	free_rows(&queries);
@@ -225,6 +245,7 @@ SCRATCH_CASE(graphs_of_every_type_are_the_same_after_a_remount)
 		EXPECT_EQ(0, s.rows_exact);
 		EXPECT_EQ(digests[which], digest_of(fd, &state)) TH_LOG("%s", t->name);
 		EXPECT_EQ(VEXFS_INDEX_READY, state);
+		EXPECT_EQ(0, findings(fd, 0)) TH_LOG("%s", t->name);
 		close(fd);
 		free_rows(&rows);
 		free_rows(&queries);
