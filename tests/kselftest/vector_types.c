@@ -8,46 +8,55 @@
 VECTOR_FIXTURE(box)
 SCRATCH_FIXTURE(scratch)
 
-CASE(distances_are_those_of_the_oracle)
+static void distances(struct __test_metadata *_metadata, const struct type *t)
 {
 	static const unsigned int dims[] = { 1, 7, 8, 9, 31, 64, 100, 129, 384, 1000, 4100 };
 	char name[64];
 
-	for (int which = 0; which < TYPES; which++)
-		for (unsigned int metric = VEXFS_METRIC_L2; metric <= last_metric(&types[which]); metric++)
-			for (int d = 0; d < sizeof(dims) / sizeof(dims[0]); d++) {
-				const struct type *t = &types[which];
-				unsigned int dim = dims[d], n = dim > 500 ? 60 : 200;
-				struct rows rows = typed_rows(t, seed(), n, dim, 0);
-				struct rows queries = typed_rows(t, seed() + 1, 4, dim, 0);
-				struct vexfs_create_vector arg = { .alignment = d % 3 == 2 ? 64 : 0 };
-				struct vexfs_search s = { 0 };
-				struct model m = { dim, metric, n, rows.numbers };
-				struct vexfs_vector_stats st;
-				int fd;
+	for (unsigned int metric = VEXFS_METRIC_L2; metric <= last_metric(t); metric++)
+		for (int d = 0; d < sizeof(dims) / sizeof(dims[0]); d++) {
+			unsigned int dim = dims[d], n = quick() || dim > 500 ? 60 : 200;
+			struct rows rows = typed_rows(t, seed(), n, dim, 0);
+			struct rows queries = typed_rows(t, seed() + 1, 4, dim, 0);
+			struct vexfs_create_vector arg = { .alignment = d % 3 == 2 ? 64 : 0 };
+			struct vexfs_search s = { 0 };
+			struct model m = { dim, metric, n, rows.numbers };
+			struct vexfs_vector_stats st;
+			int fd;
 
-				/* A zero vector is at a distance too. */
-				memset(row_of(&rows, 3), 0, rows.stride);
-				read_numbers(&rows, n);
-				snprintf(name, sizeof(name), "%s.%u.%u", t->name, metric, dim);
-				fd = typed_container(name, t, dim, metric, &arg);
-				ASSERT_LE(0, fd) TH_LOG("%s: %s", name, strerror(errno));
-				st = stats_of(fd);
-				EXPECT_EQ(t->type, st.element_type);
-				EXPECT_EQ(metric, st.metric);
-				EXPECT_EQ(dim, st.dim);
-				EXPECT_EQ((rows.stride + st.alignment - 1) / st.alignment * st.alignment,
-					  st.stride);
-				OK(insert_rows(fd, &rows, 0, n, NULL));
-				EXPECT_STREQ("the same", rows_differ(fd, &rows, 0, n));
-				for (int q = 0; q < 4; q++)
-					EXPECT_TYPED_SEARCH(fd, &m, &queries, q, 10, &s);
-				EXPECT_TYPED_SEARCH(fd, &m, &rows, 3, 10, &s);
-				close(fd);
-				free_rows(&rows);
-				free_rows(&queries);
-			}
+			/* A zero vector is at a distance too. */
+			memset(row_of(&rows, 3), 0, rows.stride);
+			read_numbers(&rows, n);
+			snprintf(name, sizeof(name), "%s.%u.%u", t->name, metric, dim);
+			fd = typed_container(name, t, dim, metric, &arg);
+			ASSERT_LE(0, fd) TH_LOG("%s: %s", name, strerror(errno));
+			st = stats_of(fd);
+			EXPECT_EQ(t->type, st.element_type);
+			EXPECT_EQ(metric, st.metric);
+			EXPECT_EQ(dim, st.dim);
+			EXPECT_EQ((rows.stride + st.alignment - 1) / st.alignment * st.alignment, st.stride);
+			OK(insert_rows(fd, &rows, 0, n, NULL));
+			EXPECT_STREQ("the same", rows_differ(fd, &rows, 0, n));
+			for (int q = 0; q < 4; q++)
+				EXPECT_TYPED_SEARCH(fd, &m, &queries, q, 10, &s);
+			EXPECT_TYPED_SEARCH(fd, &m, &rows, 3, 10, &s);
+			close(fd);
+			free_rows(&rows);
+			free_rows(&queries);
+		}
 }
+
+#define DISTANCES(which, name)						\
+CASE(distances_of_##name##_are_those_of_the_oracle)			\
+{									\
+	distances(_metadata, &types[which]);				\
+}
+DISTANCES(0, f32)
+DISTANCES(1, f16)
+DISTANCES(2, bf16)
+DISTANCES(3, i8)
+DISTANCES(4, u8)
+DISTANCES(5, binary)
 
 /* The largest numbers there are: sums must not wrap, rows of 65,536 elements must fit. */
 CASE(the_largest_numbers_and_rows_have_distances)
