@@ -54,7 +54,7 @@ test-simd-arm64 test-simd-miri: test-simd-%: setup-tools
 fuzz-simd: setup-tools
 	scripts/test-simd fuzz $(or $(SECONDS),60)
 
-## bench       measurements, one JSON object per line: in User-Mode Linux, then bench-simd
+## bench       measurements, one JSON object per line: in User-Mode Linux, then bench-simd; PEERS=1: beside others
 .PHONY: bench
 bench: modules-um tools
 	@tests/bench/run.sh

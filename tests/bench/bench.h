@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the benchmarks share: a clock, a median, numbers that are the same in every run. */
+/* What the benchmarks share: a clock, medians, numbers that are the same in every run. */
 #ifndef VEXFS_BENCH_H
 #define VEXFS_BENCH_H
 
@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-static double now(void)
+static inline double now(void)
 {
 	struct timespec t;
 
@@ -18,28 +18,38 @@ static double now(void)
 	return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-static void die(const char *what)
+static inline void die(const char *what)
 {
 	fprintf(stderr, "%s: %s: %s\n", program_invocation_short_name, what, strerror(errno));
 	exit(1);
 }
 
-static int compare(const void *a, const void *b)
+static inline int compare(const void *a, const void *b)
 {
 	double x = *(const double *)a, y = *(const double *)b;
 
 	return (x > y) - (x < y);
 }
 
-static double median(double *values, int n)
+static inline double median(double *values, int n)
 {
 	qsort(values, n, sizeof(*values), compare);
 	return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
+static inline double least(const double *values, int n)
+{
+	double out = values[0];
+
+	for (int i = 1; i < n; i++)
+		if (values[i] < out)
+			out = values[i];
+	return out;
+}
+
 static uint64_t seed = 0x9e3779b97f4a7c15;
 
-static float uniform(void)
+static inline float uniform(void)
 {
 	seed ^= seed << 13;
 	seed ^= seed >> 7;

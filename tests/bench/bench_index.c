@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A graph index in the kernel: how fast it is built and extended, and searches per second
- * over recall, on one thread:
+ * A graph index in the kernel: how fast it is built and extended, searches per second over
+ * recall, and searches with filters, on one thread:
  *
- *   bench_index VEXFS_DIR ROWS DIM ROUNDS [BASE QUERIES]
+ *   bench_index VEXFS_DIR NAME BASE QUERIES ROUNDS [TURNS TRUTH]
  *
- * BASE and QUERIES are files of binary32, row after row; without them rows are a mixture of
- * clusters. 9/10 of the rows are there before the build, the rest comes in batches of 256
- * afterwards. Searches are measured with all queries in one call, and with one in each, in
- * turn for each ef. Recall@10 is against the exact search of the same kernel.
+ * BASE and QUERIES are .npy arrays of float32; the metric is L2, NAME is for the output. 9/10 of the rows are there before the build, with tags that a half, a tenth, a
+ * hundredth and a thousandth of them have; the rest comes in batches of 256 afterwards.
+ * Searches are measured with all queries in one call, and with one in each, in turn for
+ * each ef. Recall@10 is against the exact search of the same kernel.
  *
- * Prints one JSON object per line, medians over the rounds.
+ * INDEX_M in the environment is another m than the kernel's default.
+ *
+ * With TURNS, round N waits until there is a file TURNS/N, so that something else can be
+ * measured between two rounds. TRUTH is an array of int32, the nearest rows of each
+ * query as someone else computed them: the exact search is compared with it.
+ *
+ * Prints one JSON object per line; the best round counts.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,7 +26,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -28,121 +33,175 @@
 #include "bench.h"
 
 #define K 10
-#define MAX_QUERIES 1000
 #define MAX_ROUNDS 32
 #define BATCH 256
-#define CLUSTERS 200
 
-static const unsigned int efs[] = { 10, 16, 24, 32, 48, 64, 96, 128, 192, 256 };
+static const unsigned int efs[] = { 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384 };
 #define EFS (sizeof(efs) / sizeof(*efs))
 
-/* Clusters along a few directions each, so that neighbours are not a matter of chance alone. */
-static float *mixture(size_t n, size_t dim, const float *centres)
+/* Tag bit i is on so many of the rows, at random. */
+static const double shares[] = { 0.5, 0.1, 0.01, 0.001 };
+#define SHARES (sizeof(shares) / sizeof(*shares))
+
+/* What is searched in, and for what. */
+struct data {
+	const char *name;
+	size_t n, dim, nq;
+	float *rows, *queries;
+};
+
+/* Reads a matrix whose elements have 4 bytes, of the type that `descr` names. */
+static void *read_npy(const char *path, const char *descr, size_t *rows, size_t *columns)
 {
-	float *out = malloc(n * dim * sizeof(float));
+	FILE *f = fopen(path, "r");
+	unsigned char start[10];
+	char header[1024], *shape;
+	size_t len;
+	void *out;
 
-	if (!out)
-		die("memory");
-	for (size_t r = 0; r < n; r++) {
-		size_t c = (size_t)((uniform() + 1) / 2 * CLUSTERS) % CLUSTERS;
-		float along[8];
-
-		for (int j = 0; j < 8; j++)
-			along[j] = uniform();
-		for (size_t i = 0; i < dim; i++) {
-			float x = centres[c * dim + i];
-
-			for (int j = 0; j < 8; j++)
-				x += 0.5f * along[j] * centres[((c + j * 31 + 1) % CLUSTERS) * dim + i];
-			out[r * dim + i] = x + 0.1f * uniform();
-		}
-	}
+	if (!f || fread(start, 1, sizeof(start), f) != sizeof(start))
+		die(path);
+	len = start[8] | start[9] << 8;
+	errno = EINVAL;
+	if (memcmp(start, "\x93NUMPY\x01", 7) || len >= sizeof(header) || fread(header, 1, len, f) != len)
+		die(path);
+	header[len] = 0;
+	shape = strstr(header, "'shape': (");
+	if (!strstr(header, descr) || !shape || sscanf(shape, "'shape': (%zu, %zu)", rows, columns) != 2)
+		die(path);
+	out = malloc(*rows * *columns * 4);
+	if (!out || fread(out, 4 * *columns, *rows, f) != *rows)
+		die(path);
+	fclose(f);
 	return out;
 }
 
-static float *read_rows(const char *path, size_t dim, size_t *n)
+static int create(const char *dir, const char *name, size_t dim)
 {
-	struct stat st;
-	int fd = open(path, O_RDONLY);
-	size_t bytes, at = 0;
-	char *out;
+	struct vexfs_create_vector c = {
+		.size = sizeof(c), .dim = dim, .element_type = VEXFS_ELEMENT_F32,
+		.metric = VEXFS_METRIC_L2,
+	};
+	char path[4096];
+	int fd;
 
-	if (fd < 0 || fstat(fd, &st))
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+	if (fd < 0 || ioctl(fd, VEXFS_IOCTL_CREATE_VECTOR, &c))
 		die(path);
-	if (*n > st.st_size / (dim * sizeof(float)))
-		*n = st.st_size / (dim * sizeof(float));
-	bytes = *n * dim * sizeof(float);
-	out = malloc(bytes);
-	while (out && at < bytes) {
-		ssize_t got = read(fd, out + at, bytes - at);
-
-		if (got <= 0)
-			die(path);
-		at += got;
-	}
-	if (!out)
-		die("memory");
-	close(fd);
-	return (float *)out;
+	return fd;
 }
 
-static void insert(int fd, const float *rows, size_t n, size_t dim)
+static double insert(int fd, const struct data *d, size_t from, size_t to, const uint64_t *tags)
 {
-	for (size_t at = 0; at < n; at += BATCH) {
+	double start = now();
+
+	for (size_t at = from; at < to; at += BATCH) {
 		struct vexfs_batch b = {
 			.size = sizeof(b), .op = VEXFS_OP_INSERT,
-			.count = n - at < BATCH ? n - at : BATCH,
-			.vectors = (uintptr_t)(rows + at * dim),
+			.count = to - at < BATCH ? to - at : BATCH,
+			.vectors = (uintptr_t)(d->rows + at * d->dim),
+			.tags = tags ? (uintptr_t)(tags + at) : 0,
 		};
 
 		if (ioctl(fd, VEXFS_IOCTL_BATCH_OPERATIONS, &b))
 			die("insert");
 	}
+	return now() - start;
 }
 
-static struct vexfs_search search(int fd, unsigned int kind, unsigned int ef, const float *queries,
-				  size_t nq, size_t each, size_t dim, struct vexfs_hit *hits,
-				  double *seconds)
+/* Searches for `each` queries per call as `s` says, and counts in it. */
+static double search(int fd, const struct data *d, size_t each, struct vexfs_hit *hits,
+		     struct vexfs_search *s)
 {
-	struct vexfs_search s = { 0 };
 	double start = now();
 
-	for (size_t q = 0; q < nq; q += each) {
-		struct vexfs_search one = {
-			.size = sizeof(one), .nq = nq - q < each ? nq - q : each, .k = K,
-			.index_kind = kind, .ef = ef, .queries = (uintptr_t)(queries + q * dim),
-			.hits = (uintptr_t)(hits + q * K),
-		};
+	for (size_t q = 0; q < d->nq; q += each) {
+		struct vexfs_search one = *s;
 
+		one.size = sizeof(one);
+		one.nq = d->nq - q < each ? d->nq - q : each;
+		one.k = K;
+		one.queries = (uintptr_t)(d->queries + q * d->dim);
+		one.hits = (uintptr_t)(hits + q * K);
+		one.distances = one.hops = one.rows_exact = one.elapsed_ns = 0;
 		if (ioctl(fd, VEXFS_IOCTL_SIMILARITY_SEARCH, &one))
 			die("search");
-		s.distances += one.distances;
-		s.hops += one.hops;
-		s.rows_exact += one.rows_exact;
+		s->distances += one.distances;
+		s->hops += one.hops;
+		s->rows_exact += one.rows_exact;
 	}
-	*seconds = now() - start;
-	return s;
+	return now() - start;
 }
 
-static double recall(const struct vexfs_hit *got, const struct vexfs_hit *want, size_t nq)
+/* The share of the hits wanted that were found, and the share of places that are filled. */
+static double recall(const struct vexfs_hit *got, const struct vexfs_hit *want, size_t nq,
+		     double *filled)
 {
-	size_t same = 0;
+	size_t same = 0, wanted = 0, full = 0;
 
-	for (size_t q = 0; q < nq; q++)
-		for (int i = 0; i < K; i++)
+	for (size_t q = 0; q < nq; q++, got += K, want += K)
+		for (int i = 0; i < K; i++) {
+			if (want[i].row == VEXFS_ROW_NONE)
+				continue;
+			wanted++;
+			full += got[i].row != VEXFS_ROW_NONE;
 			for (int j = 0; j < K; j++)
-				same += got[q * K + i].row == want[q * K + j].row;
-	return (double)same / (nq * K);
+				same += got[j].row == want[i].row;
+		}
+	*filled = wanted ? (double)full / wanted : 1;
+	return wanted ? (double)same / wanted : 1;
+}
+
+static void wait_for_turn(const char *dir, int round)
+{
+	char path[4096];
+
+	printf("{\"turn\":%d}\n", round);
+	fflush(stdout);
+	snprintf(path, sizeof(path), "%s/%d", dir, round);
+	/* Seldom, so as not to disturb what is measured meanwhile. */
+	while (access(path, F_OK))
+		usleep(50000);
+}
+
+/* Searches among rows with a tag. */
+static void filtered(int fd, const struct data *d, const uint64_t *tags, int rounds,
+		     struct vexfs_hit *hits, struct vexfs_hit *want)
+{
+	for (size_t bit = 0; bit < SHARES; bit++) {
+		struct vexfs_search exact = {
+			.flags = VEXFS_SEARCH_TAGS_ALL, .tags_all = 1ULL << bit,
+			.index_kind = VEXFS_INDEX_EXACT,
+		};
+		struct vexfs_search s = exact;
+		double seconds[MAX_ROUNDS], filled, found;
+		size_t matches = 0;
+
+		for (size_t r = 0; r < d->n; r++)
+			matches += tags[r] >> bit & 1;
+		search(fd, d, d->nq, want, &exact);
+		for (int round = 0; round < rounds; round++) {
+			s = (struct vexfs_search){
+				.flags = VEXFS_SEARCH_TAGS_ALL, .tags_all = 1ULL << bit,
+				.index_kind = VEXFS_INDEX_HNSW,
+			};
+			seconds[round] = search(fd, d, d->nq, hits, &s);
+		}
+		found = recall(hits, want, d->nq, &filled);
+		printf("{\"bench\":\"hnsw_filter\",\"data\":\"%s\",\"rows\":%zu,\"dim\":%zu,\"k\":%d,"
+		       "\"selectivity\":%.5f,\"threads\":1,\"recall_at_10\":%.4f,\"filled\":%.4f,"
+		       "\"batched_searches_per_s\":%.0f,\"distances\":%.0f,\"rows_exact\":%.0f}\n",
+		       d->name, d->n, d->dim, K, (double)matches / d->n, found, filled,
+		       d->nq / least(seconds, rounds), (double)s.distances / d->nq,
+		       (double)s.rows_exact / d->nq);
+	}
 }
 
 int main(int argc, char **argv)
 {
 	static double batched[EFS][MAX_ROUNDS], single[EFS][MAX_ROUNDS];
-	struct vexfs_search counted[EFS];
-	struct vexfs_create_vector create = {
-		.size = sizeof(create), .element_type = VEXFS_ELEMENT_F32,
-		.metric = VEXFS_METRIC_L2,
-	};
+	struct vexfs_search counted[EFS], all = { .index_kind = VEXFS_INDEX_EXACT };
 	struct vexfs_build_index build = {
 		.size = sizeof(build), .index_kind = VEXFS_INDEX_HNSW,
 	};
@@ -150,96 +209,105 @@ int main(int argc, char **argv)
 		.size = sizeof(st), .index_kind = VEXFS_INDEX_HNSW,
 		.flags = VEXFS_INDEX_STATS_DIGEST,
 	};
-	double found[EFS], exact, built, extended, plain;
-	size_t n, dim, first, nq = MAX_QUERIES;
+	double found[EFS], exact, built, extended, plain, agrees = -1, filled;
+	struct data d = { 0 };
 	struct vexfs_hit *hits, *want;
-	float *rows, *queries;
-	char path[4096];
-	int rounds, fd, other;
+	const char *turns = NULL;
+	uint64_t *tags;
+	size_t first, columns;
+	int rounds, fd;
 
-	if (argc != 5 && argc != 7) {
-		fprintf(stderr, "usage: bench_index VEXFS_DIR ROWS DIM ROUNDS [BASE QUERIES]\n");
+	if (argc != 6 && argc != 8) {
+		fprintf(stderr, "usage: bench_index VEXFS_DIR NAME BASE QUERIES ROUNDS [TURNS TRUTH]\n");
 		return 2;
 	}
-	n = strtoul(argv[2], NULL, 0);
-	dim = strtoul(argv[3], NULL, 0);
-	rounds = atoi(argv[4]);
-	if (n < 10 || !dim || rounds < 1 || rounds > MAX_ROUNDS) {
-		fprintf(stderr, "bench_index: at least 10 rows, rounds from 1 to %d\n", MAX_ROUNDS);
+	d.name = argv[2];
+	rounds = atoi(argv[5]);
+	if (rounds < 1 || rounds > MAX_ROUNDS) {
+		fprintf(stderr, "bench_index: rounds from 1 to %d\n", MAX_ROUNDS);
 		return 2;
 	}
-	if (argc == 7) {
-		rows = read_rows(argv[5], dim, &n);
-		queries = read_rows(argv[6], dim, &nq);
-	} else {
-		float *centres = malloc(CLUSTERS * dim * sizeof(float));
-
-		if (!centres)
-			die("memory");
-		for (size_t i = 0; i < CLUSTERS * dim; i++)
-			centres[i] = uniform();
-		rows = mixture(n, dim, centres);
-		queries = mixture(nq, dim, centres);
+	d.rows = read_npy(argv[3], "'<f4'", &d.n, &d.dim);
+	d.queries = read_npy(argv[4], "'<f4'", &d.nq, &columns);
+	if (d.n < 10 || !d.nq || columns != d.dim) {
+		fprintf(stderr, "bench_index: too few rows, or queries of another length\n");
+		return 2;
 	}
-	hits = calloc(nq * K, sizeof(*hits));
-	want = calloc(nq * K, sizeof(*want));
-	if (!hits || !want)
+	hits = calloc(d.nq * K, sizeof(*hits));
+	want = calloc(d.nq * K, sizeof(*want));
+	tags = calloc(d.n, sizeof(*tags));
+	if (!hits || !want || !tags)
 		die("memory");
-	create.dim = dim;
-	snprintf(path, sizeof(path), "%s/index", argv[1]);
-	fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
-	if (fd < 0 || ioctl(fd, VEXFS_IOCTL_CREATE_VECTOR, &create))
-		die(path);
-	snprintf(path, sizeof(path), "%s/plain", argv[1]);
-	other = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
-	if (other < 0 || ioctl(other, VEXFS_IOCTL_CREATE_VECTOR, &create))
-		die(path);
+	first = d.n - d.n / 10;
+	for (size_t r = 0; r < first; r++)
+		for (size_t bit = 0; bit < SHARES; bit++)
+			tags[r] |= (uint64_t)((uniform() + 1) / 2 < shares[bit]) << bit;
 
-	first = n - n / 10;
-	insert(fd, rows, first, dim);
+	fd = create(argv[1], "index", d.dim);
+	insert(fd, &d, 0, first, tags);
+	if (getenv("INDEX_M"))
+		build.m = atoi(getenv("INDEX_M"));
 	built = now();
 	if (ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &build))
 		die("build");
 	built = now() - built;
-	extended = now();
-	insert(fd, rows + first * dim, n - first, dim);
-	extended = now() - extended;
-	plain = now();
-	insert(other, rows + first * dim, n - first, dim);
-	plain = now() - plain;
+	extended = insert(fd, &d, first, d.n, NULL);
+	plain = insert(create(argv[1], "plain", d.dim), &d, first, d.n, NULL);
 	if (ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &st))
 		die("statistics");
-	if (st.nodes != n) {
+	if (st.nodes != d.n) {
 		fprintf(stderr, "bench_index: %llu of %zu rows are in the index\n",
-			(unsigned long long)st.nodes, n);
+			(unsigned long long)st.nodes, d.n);
 		return 1;
 	}
-	printf("{\"bench\":\"hnsw_build\",\"rows\":%zu,\"dim\":%zu,\"m\":%u,\"ef_construction\":%u,"
-	       "\"rows_per_s\":%.0f,\"indexed_inserts_per_s\":%.0f,\"plain_inserts_per_s\":%.0f,"
-	       "\"resident_bytes\":%llu,\"bytes_per_row\":%.1f,\"share_of_rows\":%.3f,"
-	       "\"digest\":\"%016llx\"}\n", n, dim, st.m, st.ef_construction, first / built,
-	       (n - first) / extended, (n - first) / plain, (unsigned long long)st.resident_bytes,
-	       (double)st.resident_bytes / n, (double)st.resident_bytes / (n * dim * 4.0),
+
+	exact = search(fd, &d, d.nq, want, &all);
+	if (argc == 8) {
+		size_t nq, same = 0;
+		int32_t *truth = read_npy(argv[7], "'<i4'", &nq, &columns);
+
+		if (nq != d.nq || columns < K)
+			die("truth of other queries");
+		for (size_t i = 0; i < nq * K; i++)
+			for (int j = 0; j < K; j++)
+				same += want[i].row == (uint64_t)truth[i / K * columns + j];
+		agrees = (double)same / (nq * K);
+		turns = argv[6];
+	}
+	printf("{\"bench\":\"hnsw_build\",\"data\":\"%s\",\"rows\":%zu,\"dim\":%zu,\"m\":%u,"
+	       "\"ef_construction\":%u,\"threads\":1,\"rows_per_s\":%.0f,\"indexed_inserts_per_s\":%.0f,"
+	       "\"plain_inserts_per_s\":%.0f,\"resident_bytes\":%llu,\"bytes_per_row\":%.1f,"
+	       "\"share_of_rows\":%.3f,\"exact_searches_per_s\":%.0f,\"exact_agrees\":%.4f,"
+	       "\"digest\":\"%016llx\"}\n", d.name, d.n, d.dim, st.m, st.ef_construction, first / built,
+	       (d.n - first) / extended, (d.n - first) / plain,
+	       (unsigned long long)st.resident_bytes, (double)st.resident_bytes / d.n,
+	       (double)st.resident_bytes / (d.n * d.dim * 4.0), d.nq / exact, agrees,
 	       (unsigned long long)st.digest);
 
-	search(fd, VEXFS_INDEX_EXACT, 0, queries, nq, nq, dim, want, &exact);
-	for (int round = 0; round < rounds; round++)
+	for (int round = 0; round < rounds; round++) {
+		if (turns)
+			wait_for_turn(turns, round);
 		for (size_t i = 0; i < EFS; i++) {
-			counted[i] = search(fd, VEXFS_INDEX_HNSW, efs[i], queries, nq, nq, dim,
-					    hits, &batched[i][round]);
-			found[i] = recall(hits, want, nq);
-			search(fd, VEXFS_INDEX_HNSW, efs[i], queries, nq, 1, dim, hits,
-			       &single[i][round]);
+			struct vexfs_search s = { .index_kind = VEXFS_INDEX_HNSW, .ef = efs[i] };
+
+			single[i][round] = search(fd, &d, 1, hits, &s);
+			s.distances = s.hops = s.rows_exact = 0;
+			batched[i][round] = search(fd, &d, d.nq, hits, &s);
+			counted[i] = s;
+			found[i] = recall(hits, want, d.nq, &filled);
 		}
+	}
+	if (turns)
+		wait_for_turn(turns, rounds);
 	for (size_t i = 0; i < EFS; i++)
-		printf("{\"bench\":\"hnsw_search\",\"rows\":%zu,\"dim\":%zu,\"k\":%d,\"ef\":%u,"
-		       "\"threads\":1,\"rounds\":%d,\"recall_at_10\":%.4f,"
-		       "\"batched_queries\":%zu,\"batched_searches_per_s\":%.0f,"
-		       "\"searches_per_s\":%.0f,\"exact_searches_per_s\":%.0f,"
+		printf("{\"bench\":\"hnsw_search\",\"data\":\"%s\",\"rows\":%zu,\"dim\":%zu,\"k\":%d,"
+		       "\"ef\":%u,\"threads\":1,\"rounds\":%d,\"recall_at_10\":%.4f,"
+		       "\"batched_queries\":%zu,\"batched_searches_per_s\":%.0f,\"searches_per_s\":%.0f,"
 		       "\"distances\":%.0f,\"hops\":%.0f,\"rows_exact\":%llu}\n",
-		       n, dim, K, efs[i], rounds, found[i], nq, nq / median(batched[i], rounds),
-		       nq / median(single[i], rounds), nq / exact,
-		       (double)counted[i].distances / nq, (double)counted[i].hops / nq,
+		       d.name, d.n, d.dim, K, efs[i], rounds, found[i], d.nq,
+		       d.nq / least(batched[i], rounds), d.nq / least(single[i], rounds),
+		       (double)counted[i].distances / d.nq, (double)counted[i].hops / d.nq,
 		       (unsigned long long)counted[i].rows_exact);
+	filtered(fd, &d, tags, rounds, hits, want);
 	return 0;
 }

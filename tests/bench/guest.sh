@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The guest's part of run.sh: a VexFS and an ext4 volume on disks of the same kind, an
-# index, then the distance kernels in the kernel and in user space.
+# The guest's part of run.sh: a VexFS and an ext4 volume on disks of the same kind, then the
+# distance kernels in the kernel and in user space. Indexes are index.sh's.
 set -eu
 program=$1
 shift
@@ -15,9 +15,6 @@ mount -t vexfs "$vexfs" /mnt/vexfs
 mount -t ext4 "$ext4" /mnt/ext4
 status=0
 "$program" /mnt/vexfs /mnt/ext4 "$@" || status=$?
-rm -f /mnt/vexfs/bench
-# shellcheck disable=SC2086 # two files or none
-"${program}_index" /mnt/vexfs "${INDEX_ROWS:-100000}" "$2" "${INDEX_ROUNDS:-5}" ${INDEX_DATA:-} || status=$?
 simd_bench --kernel /sys/kernel/debug/vexfs/simd_bench --rounds "${SIMD_ROUNDS:-5}" || status=$?
 umount /mnt/vexfs /mnt/ext4
 exit $status
