@@ -13,6 +13,7 @@ use kernel::uaccess::UserSlice;
 use libvexfs::format::{vector_area, VectorArea};
 use vexfs_uapi as uapi;
 use vexfs_vfs::file::OpenFile;
+use vexfs_vfs::work;
 use vexfs_vfs::Inode;
 use zerocopy::{FromBytes as FromUser, Immutable, IntoBytes as ToUser, KnownLayout};
 
@@ -407,8 +408,9 @@ fn get(inode: &Inode<VexFs>, b: &mut uapi::vexfs_batch, stride: usize) -> Result
 
 fn build_index(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     let (b, _) = read::<uapi::vexfs_build_index>(argument, uapi::first_size::BUILD_INDEX)?;
-    let (replace, drop) = (uapi::VEXFS_BUILD_REPLACE, uapi::VEXFS_BUILD_DROP);
-    if ![0, replace, drop].contains(&b.flags) || b.reserved != [0; 7] {
+    let drop = uapi::VEXFS_BUILD_DROP;
+    let known = uapi::VEXFS_BUILD_REPLACE | uapi::VEXFS_BUILD_BACKGROUND;
+    if (b.flags != drop && b.flags & !known != 0) || b.reserved != [0; 6] {
         return Err(EINVAL);
     }
     let inode = file.inode();
@@ -430,7 +432,7 @@ fn build_index(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
         ntables: b.ntables,
     };
     if b.flags == drop {
-        if parameters != Parameters::default() {
+        if parameters != Parameters::default() || b.threads != 0 {
             return Err(EINVAL);
         }
         return index::drop(inode, kind);
@@ -438,7 +440,9 @@ fn build_index(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     let request = index::Request {
         kind,
         parameters,
-        replace: b.flags == replace,
+        replace: b.flags & uapi::VEXFS_BUILD_REPLACE != 0,
+        background: b.flags & uapi::VEXFS_BUILD_BACKGROUND != 0,
+        threads: work::threads(b.threads),
     };
     index::build(inode, &request)
 }
@@ -467,7 +471,7 @@ fn check_index(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
 
 fn index_stats(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     let (mut s, size) = read::<uapi::vexfs_index_stats>(argument, uapi::first_size::INDEX_STATS)?;
-    if s.flags & !uapi::VEXFS_INDEX_STATS_DIGEST != 0 || s.reserved != [0; 3] {
+    if s.flags & !uapi::VEXFS_INDEX_STATS_DIGEST != 0 || s.reserved != [0; 2] {
         return Err(EINVAL);
     }
     let inode = file.inode();
@@ -494,7 +498,12 @@ fn index_stats(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
         nbits: summary.parameters.nbits,
         ntables: summary.parameters.ntables,
         trained: summary.trained,
-        reserved: [0; 3],
+        build_error: summary
+            .build_error
+            .map_or(0, |e| e.to_errno().unsigned_abs()),
+        build_watermark: summary.build_watermark,
+        build_rows: summary.build_rows,
+        reserved: [0; 2],
     };
     write(argument, &s, size)
 }

@@ -65,6 +65,8 @@ impl Super for VexFs {
     fn reconfigure(sb: &SuperBlock<Self>, options: Options, read_only: bool) -> Result {
         let volume = sb.volume();
         if read_only && !sb.is_read_only() {
+            // A build saves what it has built. No file is open for writing, so none begins.
+            volume.builds.end_all(false);
             index::checkpoint::save_all(sb);
             volume.settle(sb)?;
         } else if !read_only && sb.is_read_only() {
@@ -78,6 +80,7 @@ impl Super for VexFs {
     }
 
     fn before_shutdown(sb: &SuperBlock<Self>) {
+        sb.volume().builds.end_all(true);
         index::checkpoint::save_all(sb);
     }
 

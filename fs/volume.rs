@@ -3,7 +3,7 @@
 //! A mounted volume: geometry, journal, allocator, and the state in the superblock.
 
 use crate::errno;
-use crate::index::Budget;
+use crate::index::{Budget, Build};
 use crate::options::Options;
 use crate::simd::{self, Simd};
 use crate::txn::{Reader, Txn};
@@ -16,6 +16,7 @@ use libvexfs::alloc::{Allocator, GroupSummary};
 use libvexfs::format::{self, superblock, Geometry, Superblock};
 use vexfs_vfs::jbd2::{self, Journal};
 use vexfs_vfs::task::{crc32c, real_seconds};
+use vexfs_vfs::work::Jobs;
 use vexfs_vfs::SuperBlock;
 
 /// What the journal calls back: seals blocks, releases what was withheld.
@@ -65,6 +66,8 @@ pub(crate) struct Volume {
     pub(crate) simd: Simd,
     /// What the indexes of this volume may take.
     pub(crate) index_memory: Arc<Budget>,
+    /// Builds of indexes in the background.
+    pub(crate) builds: Jobs<Build>,
     /// A feature that only a reader may ignore is set.
     only_readable: bool,
 }
@@ -157,6 +160,7 @@ pub(crate) fn mount(sb: &SuperBlock<VexFs>, options: Options) -> Result<Pin<KBox
             unsaved <- new_mutex!(KVVec::new()),
             simd,
             index_memory,
+            builds: Jobs::new()?,
             only_readable,
         }? Error),
         GFP_KERNEL,

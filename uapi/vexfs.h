@@ -270,12 +270,13 @@ struct vexfs_search {
 
 /* Flags of a build. */
 #define VEXFS_BUILD_REPLACE	(1U << 0)	/* build anew where there is one */
-#define VEXFS_BUILD_DROP	(1U << 1)	/* drop the index instead */
+#define VEXFS_BUILD_DROP	(1U << 1)	/* drop the index instead, or end its build */
+#define VEXFS_BUILD_BACKGROUND	(1U << 2)	/* return at once, and build then */
 
 /**
  * struct vexfs_build_index - build or drop an index over a container
  * @size: sizeof(struct vexfs_build_index)
- * @flags: VEXFS_BUILD_*, one of them at most
+ * @flags: VEXFS_BUILD_*; DROP alone
  * @index_kind: VEXFS_INDEX_*. EXACT needs no building and returns 0 at once
  * @m: HNSW: links per node, even, 4 to VEXFS_MAX_M; 0 for the default of 16. For this
  *	and all that follow 0 is the default, and all that another kind has
@@ -290,10 +291,20 @@ struct vexfs_search {
  *	PQ: 4, the default, or 8. LSH: hash bits of a table, 1 to VEXFS_MAX_NBITS and at
  *	most the dimension; by default such that a bucket has about 16 rows
  * @ntables: LSH: hash tables, 1 to VEXFS_MAX_NTABLES; default 8
+ * @threads: processors to use, as for a search; 0 and 1: one. Kinds other than HNSW
+ *	use one for now
  * @reserved: must be 0
  *
  * Returns when the index is built. Searches and batches go on meanwhile; with
  * VEXFS_BUILD_REPLACE the old index serves them until the new one takes its place.
+ * Several threads may make a different graph each time, as good as that of one.
+ *
+ * With VEXFS_BUILD_BACKGROUND a kernel thread builds, until it is done or the volume is
+ * unmounted or made read-only, which ends the build and does not wait for it. Errors below
+ * about fields and other indexes are told at once, later ones by struct vexfs_index_stats,
+ * which also has its progress. Memory counts as the caller's, time does not.
+ * VEXFS_BUILD_DROP waits until a build in the background has ended.
+ *
  * Batches keep the index in step. It is saved when it is built, at unmount, and when much has
  * changed; the first search of a later mount loads it and takes in what it does not know
  * yet. An index that can't be saved, for lack of space, is in memory only; the log says so.
@@ -319,7 +330,8 @@ struct vexfs_build_index {
 	__u32 nsub;
 	__u32 nbits;
 	__u32 ntables;
-	__u32 reserved[7];
+	__u32 threads;
+	__u32 reserved[6];
 };
 
 /* Flags of index statistics. */
@@ -331,6 +343,7 @@ struct vexfs_build_index {
 #define VEXFS_INDEX_REBUILDING	3	/* in use, and a new one is being built */
 #define VEXFS_INDEX_STORED	4	/* on disk; the next search loads it */
 #define VEXFS_INDEX_UNUSABLE	5	/* damaged or outdated on disk, to be built again */
+#define VEXFS_INDEX_FAILED	6	/* there is none: see @build_error */
 
 /**
  * struct vexfs_index_stats - what an index is
@@ -343,15 +356,20 @@ struct vexfs_build_index {
  * @nodes: rows in the index
  * @deleted: places of deleted rows that are not free for any row yet
  * @watermark: rows below it are in the index, unless deleted; others are compared
- *	exactly. Progress, of an index that is being built
+ *	exactly
  * @resident_bytes: memory the index takes
  * @digest: with VEXFS_INDEX_STATS_DIGEST: equal for equal indexes, as the same
- *	rows inserted in the same order make them; else 0
+ *	rows inserted in the same order by one thread make them; else, and
+ *	while it is being built, 0
  * @nlist: lists
  * @nsub: sub-quantisers
  * @nbits: bits of a code, or of a hash
  * @ntables: hash tables
  * @trained: thousandths of training done, before any row is in
+ * @build_error: errno that ended the last build in the background, until the next
+ *	build or drop; 0 if none did
+ * @build_watermark: rows below it are in the index that is being built
+ * @build_rows: where that will end; 0 if none is being built, or it has not begun
  * @reserved: must be 0
  *
  * Wants the file open for reading. Errors: EINVAL a bad field or no kind of index;
@@ -374,7 +392,10 @@ struct vexfs_index_stats {
 	__u32 nbits;
 	__u32 ntables;
 	__u32 trained;
-	__u32 reserved[3];
+	__u32 build_error;
+	__u64 build_watermark;
+	__u64 build_rows;
+	__u64 reserved[2];
 };
 
 /* Flags of a check. */

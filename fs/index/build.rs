@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Building indexes, and dropping them.
+//! Building indexes, in the background too, and dropping them.
 
+use super::catch_up::GoOn;
+use super::claim::Claim;
 use super::graph::Graph;
 use super::hashes::Hashes;
 use super::lists::Lists;
-use super::{checkpoint, is_live, Index, Kind, Parameters, Structure};
-use crate::container::{self, Container};
+use super::{checkpoint, is_live, Index, Kind, Parameters, Slot, Structure};
+use crate::container;
 use crate::VexFs;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use libvexfs::format::VectorArea;
+use vexfs_vfs::work::{Job, Started, Stop};
 use vexfs_vfs::Inode;
 
 /// What a build is asked for.
@@ -20,6 +24,10 @@ pub(crate) struct Request {
     pub(crate) parameters: Parameters,
     /// Builds anew where there is one, which serves searches meanwhile.
     pub(crate) replace: bool,
+    /// Returns at once and builds then.
+    pub(crate) background: bool,
+    /// Processors to use.
+    pub(crate) threads: u32,
 }
 
 /// Builds an index over the rows of a container, which searches then use. Not with the inode locked:
@@ -27,77 +35,115 @@ pub(crate) struct Request {
 ///
 /// # Errors
 ///
-/// `EEXIST` if there is one that is not to be replaced, `EBUSY` if one is being built, `EINVAL` for bad
-/// parameters, `EOPNOTSUPP` if rows are too long, `ENODATA` if there are none to train on, `ECANCELED` if it was dropped meanwhile; `EINTR`,
-/// `ENOMEM`, and what reading says. Then all is as before.
+/// `EEXIST` if there is one that is not to be replaced, `EBUSY` if one is being built or loaded, `EINVAL`
+/// for bad parameters, `EOPNOTSUPP` if rows are too long, `ENODATA` if there are none to train on,
+/// `ECANCELED` if it was dropped meanwhile; `EINTR`, `ENOMEM`, and what reading says. Then all is as before.
 pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
-    let Request {
-        kind, parameters, ..
-    } = *request;
+    let (kind, parameters) = (request.kind, &request.parameters);
     let area = container::with(inode, |c| Ok(c.area))?;
     // Bad parameters are told before anything is read.
     match kind {
-        Kind::Hnsw => Graph::check(&parameters)?,
-        Kind::Ivf | Kind::Pq => Lists::check(kind, &parameters, &area)?,
-        Kind::Lsh => Hashes::check(&parameters, &area)?,
+        Kind::Hnsw => Graph::check(parameters)?,
+        Kind::Ivf | Kind::Pq => Lists::check(kind, parameters, &area)?,
+        Kind::Lsh => Hashes::check(parameters, &area)?,
     }
-    let may_build = |c: &mut Container| {
-        let area = c.area;
-        let slot = c.indexes.slot(kind);
-        if slot.ready.is_some() && !request.replace {
-            return Err(EEXIST);
-        }
-        match slot.building {
-            Some(_) => Err(EBUSY),
-            None => Ok(area),
-        }
-    };
     checkpoint::load(inode, kind.number())?;
-    let area = container::with(inode, may_build)?;
-    let takes = |row| is_live(inode, row);
-    let structure: Arc<dyn Structure> = match kind {
-        Kind::Hnsw => Graph::new(inode, &area, &parameters, takes)?,
-        Kind::Ivf | Kind::Pq => Lists::new(inode, &area, kind, &parameters)?,
-        Kind::Lsh => Hashes::new(inode, &area, &parameters)?,
+    let stop = if request.background {
+        Stop::without_task()
+    } else {
+        Stop::with_task()
     };
-    let index = Index::new(kind, structure)?;
-    reserve(inode, &index, area.live, area.rows)?;
-    container::with(inode, |c| {
-        may_build(c)?;
-        c.indexes.slot(kind).building = Some(index.clone());
-        Ok(())
-    })?;
-    put_up(inode, &index, area.rows)?;
-    checkpoint::save_or_warn(inode, kind);
-    Ok(())
+    let may = |slot: &Slot| match slot.ready {
+        Some(_) if !request.replace => Err(EEXIST),
+        _ => Ok(()),
+    };
+    let (claim, area) = Claim::take(inode, kind, stop, may)?;
+    claim.with_slot(inode, |slot| slot.error = None);
+    let build = Build {
+        request: *request,
+        claim: claim.clone(),
+    };
+    if !request.background {
+        let built = build.run_now(inode, &area, &|| claim.stop.check());
+        claim.give_up(inode, |_| {});
+        return built;
+    }
+    let builds = &inode.volume().builds;
+    match builds.start(inode, claim.stop.clone(), build) {
+        Ok(job) => {
+            // It may be over.
+            claim.with_slot(inode, |slot| slot.job = Some(job));
+            Ok(())
+        }
+        Err(e) => {
+            claim.give_up(inode, |_| {});
+            Err(e)
+        }
+    }
 }
 
-/// Takes in the first `rows` rows, then gives `index`, which is listed as being built, to searches.
-///
-/// # Errors
-///
-/// `ECANCELED`, and those of [`Index::catch_up`]. It is not listed any more then.
-pub(super) fn put_up(inode: &Inode<VexFs>, index: &Arc<Index>, rows: u64) -> Result {
-    let built = index
-        .structure
-        .train(inode, rows, &index.cancelled)
-        .and_then(|()| index.catch_up(inode, rows));
-    let mut container = inode.node().container.lock();
-    let mine = |other: &mut Arc<Index>| Arc::ptr_eq(other, index);
-    let slot = container.indexes.slot(index.kind);
-    let building = slot.building.take_if(mine);
-    let outcome = match (&built, building.is_some()) {
-        (Ok(()), true) => Ok(core::mem::replace(&mut slot.ready, building)),
-        (Err(e), _) => Err(*e),
-        (Ok(()), false) => Err(ECANCELED),
-    };
-    let rows = container.area.rows;
-    core::mem::drop(container);
-    // What was replaced is freed here, not under the lock.
-    core::mem::drop(outcome?);
-    // Rows that came meanwhile. The index is right without them; the next batch takes them in as well.
-    index.take_in(inode, rows);
-    Ok(())
+/// A build that has its slot.
+pub(crate) struct Build {
+    request: Request,
+    claim: Claim,
+}
+
+impl Job for Build {
+    type Of = VexFs;
+
+    fn run(self, inode: &Inode<VexFs>) {
+        let go_on = || {
+            // Nobody can search in a file that is gone, and its space waits for the build.
+            if inode.is_abandoned() {
+                return Err(ECANCELED);
+            }
+            self.claim.stop.check()
+        };
+        let area = container::with(inode, |c| Ok(c.area));
+        let built = area.and_then(|area| self.run_now(inode, &area, &go_on));
+        self.claim.give_up(inode, |slot| slot.error = built.err());
+    }
+}
+
+impl Build {
+    /// Makes the index, puts it up for searches and saves it.
+    fn run_now(&self, inode: &Inode<VexFs>, area: &VectorArea, go_on: GoOn<'_>) -> Result {
+        let Request {
+            kind,
+            parameters,
+            threads,
+            ..
+        } = self.request;
+        go_on()?;
+        let takes = |row| is_live(inode, row);
+        let structure: Arc<dyn Structure> = match kind {
+            Kind::Hnsw => Graph::new(inode, area, &parameters, takes, go_on)
+                .inspect_err(|e| self.log(inode, *e))?,
+            Kind::Ivf | Kind::Pq => Lists::new(inode, area, kind, &parameters)?,
+            Kind::Lsh => Hashes::new(inode, area, &parameters)?,
+        };
+        let index = Index::new(kind, structure)?;
+        reserve(inode, &index, area.live, area.rows)?;
+        self.claim.list(inode, &index, area.rows)?;
+        self.claim
+            .put_up(inode, &index, area.rows, threads, go_on)
+            .inspect_err(|e| self.log(inode, *e))?;
+        checkpoint::save_or_warn(inode, kind);
+        Ok(())
+    }
+
+    /// Says what nobody else is told.
+    fn log(&self, inode: &Inode<VexFs>, e: Error) {
+        if self.request.background && e != ECANCELED {
+            pr_warn!(
+                "{}: inode {}: the {} index could not be built (error {})\n",
+                inode.sb().id(),
+                inode.ino(),
+                self.request.kind.name(),
+                e.to_errno()
+            );
+        }
+    }
 }
 
 /// Makes room for all rows at once, so that what does not fit is known before it takes time.
@@ -116,30 +162,48 @@ fn reserve(inode: &Inode<VexFs>, index: &Index, live: u64, rows: u64) -> Result 
     })
 }
 
-/// Drops the index of a kind, and one that is being built.
+/// Drops the index of a kind, and ends the build of one, which it waits for if that is in the background.
+/// The caller holds no lock.
 ///
 /// # Errors
 ///
-/// `ENOENT` if there is none.
+/// `ENOENT` if there is none, and those of [`checkpoint::forget`].
 pub(crate) fn drop(inode: &Inode<VexFs>, kind: Kind) -> Result {
     let stored = container::with(inode, |c| Ok(c.indexes.slot(kind).record.is_some()))?;
-    if !drop_from_memory(inode, kind) && !stored {
+    let (any, job) = drop_from_memory(inode, kind);
+    if let Some(job) = job {
+        job.end();
+    }
+    if !any && !stored {
         return Err(ENOENT);
     }
     checkpoint::forget(inode, kind)
 }
 
-/// Has searches not use the index of a kind any more, and ends a build. Says whether there was one.
-pub(super) fn drop_from_memory(inode: &Inode<VexFs>, kind: Kind) -> bool {
+/// Has searches not use the index of a kind any more, and tells a build to end. Says whether there was
+/// either, and returns the build, if it goes on in the background.
+pub(super) fn drop_from_memory(
+    inode: &Inode<VexFs>,
+    kind: Kind,
+) -> (bool, Option<Arc<Started<Build>>>) {
     let mut container = inode.node().container.lock();
     let slot = container.indexes.slot(kind);
-    let dropped = [slot.ready.take(), slot.building.take()];
-    slot.unusable = slot.record.is_some();
+    let record = slot.record;
+    let dropped = core::mem::replace(
+        slot,
+        Slot {
+            record,
+            unusable: record.is_some(),
+            ..Slot::default()
+        },
+    );
     core::mem::drop(container);
-    let mut any = false;
-    for index in dropped.into_iter().flatten() {
-        index.cancelled.store(true, Ordering::Relaxed);
-        any = true;
+    let any = dropped.ready.is_some() || dropped.claim.is_some();
+    if let Some(stop) = dropped.claim {
+        stop.cancel();
     }
-    any
+    for index in [dropped.ready, dropped.building].into_iter().flatten() {
+        index.cancelled.store(true, Ordering::Relaxed);
+    }
+    (any, dropped.job)
 }

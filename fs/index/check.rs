@@ -69,6 +69,8 @@ pub(crate) fn check(inode: &Inode<VexFs>, kind: Kind, repair: bool) -> Result<Fi
             kind,
             parameters: structure.or(recorded).unwrap_or_default(),
             replace: true,
+            background: false,
+            threads: 1,
         };
         build(inode, &request)?;
     }

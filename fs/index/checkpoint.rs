@@ -11,11 +11,12 @@
 //! Lock order: inode lock > `Node::images` > `Node::rows` > a structure's writer > transaction >
 //! `Node::container`. Whoever holds `Node::images` may read and write an image.
 
+use super::claim::Claim;
 use super::graph::Graph;
 use super::hashes::Hashes;
 use super::image::{self, Reader as Image};
 use super::lists::Lists;
-use super::{build, Index, Indexes, Kind, Structure};
+use super::{Index, Indexes, Kind, Slot, Structure};
 use crate::container::{self, Container, Hidden, Unwritten};
 use crate::node::{self, Change};
 use crate::txn::Txn;
@@ -24,8 +25,10 @@ use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use libvexfs::format::index::{IndexRecord, RECORD_STALE};
+use libvexfs::format::VectorArea;
 use libvexfs::{index as records, tree};
 use vexfs_uapi as uapi;
+use vexfs_vfs::work::Stop;
 use vexfs_vfs::{Inode, SuperBlock};
 
 /// Height of the tree of records, with room for more kinds than there are.
@@ -62,24 +65,35 @@ pub(crate) fn read_records(sb: &SuperBlock<VexFs>, tree: &Hidden, indexes: &mut 
 ///
 /// # Errors
 ///
-/// `EINTR`.
+/// `EINTR`, `ENOMEM`.
 pub(super) fn load(inode: &Inode<VexFs>, kind: u32) -> Result {
     if wanted(inode, kind)?.is_none() {
         return Ok(());
     }
     let _images = inode.node().images.lock();
     while let Some((kind, record)) = wanted(inode, kind)? {
-        let Err(e) = load_one(inode, kind, &record) else {
+        let may = |slot: &Slot| match slot.ready {
+            Some(_) => Err(EBUSY),
+            None => Ok(()),
+        };
+        let (claim, area) = match Claim::take(inode, kind, Stop::with_task(), may) {
+            Ok(taken) => taken,
+            // Who was faster builds one.
+            Err(EBUSY) => continue,
+            Err(e) => return Err(e),
+        };
+        let loaded = load_one(inode, &claim, kind, &area, &record);
+        claim.give_up(inode, |slot| {
+            slot.unusable = loaded.is_err_and(|e| e != EINTR);
+        });
+        let Err(e) = loaded else {
             continue;
         };
-        container::with(inode, |c| {
-            let slot = c.indexes.slot(kind);
-            slot.building = None;
-            slot.unusable = e != EINTR;
-            Ok(())
-        })?;
-        if e == EINTR {
-            return Err(e);
+        match e {
+            EINTR => return Err(e),
+            // It was dropped.
+            ECANCELED => continue,
+            _ => {}
         }
         pr_warn!(
             "{}: inode {}: the {} index can't be loaded (error {}); rows are compared exactly until it is built again\n",
@@ -104,7 +118,7 @@ fn wanted(inode: &Inode<VexFs>, kind: u32) -> Result<Option<(Kind, IndexRecord)>
                 return Ok(None);
             }
             let record = slot.record.filter(|record| record.image_ino != 0);
-            if let Some(record) = record.filter(|_| !slot.unusable && slot.building.is_none()) {
+            if let Some(record) = record.filter(|_| !slot.unusable && slot.claim.is_none()) {
                 return Ok(Some((candidate, record)));
             }
         }
@@ -113,29 +127,32 @@ fn wanted(inode: &Inode<VexFs>, kind: u32) -> Result<Option<(Kind, IndexRecord)>
 }
 
 /// Loads one image and puts it up for searches. `Node::images` is held.
-fn load_one(inode: &Inode<VexFs>, kind: Kind, record: &IndexRecord) -> Result {
+fn load_one(
+    inode: &Inode<VexFs>,
+    claim: &Claim,
+    kind: Kind,
+    area: &VectorArea,
+    record: &IndexRecord,
+) -> Result {
     let sb = inode.sb();
-    let area = container::with(inode, |c| Ok(c.area))?;
-    let mut image = Image::new(sb, record.image_ino, kind.number(), &area)?;
+    let mut image = Image::new(sb, record.image_ino, kind.number(), area)?;
     if record.flags & RECORD_STALE != 0 || image.header.generation != record.generation {
         return Err(image.corrupt("is the image of an index whose rows were overwritten since"));
     }
     let structure: Arc<dyn Structure> = match kind {
-        Kind::Hnsw => Graph::load(inode, &area, &mut image)?,
-        Kind::Ivf | Kind::Pq => Lists::load(inode, &area, kind, &mut image)?,
-        Kind::Lsh => Hashes::load(inode, &area, &mut image)?,
+        Kind::Hnsw => Graph::load(inode, area, &mut image)?,
+        Kind::Ivf | Kind::Pq => Lists::load(inode, area, kind, &mut image)?,
+        Kind::Lsh => Hashes::load(inode, area, &mut image)?,
     };
     let index = Index::new(kind, structure)?;
     let watermark = image.header.watermark;
     index.watermark.store(watermark, Ordering::Release);
     core::mem::drop(image);
     // From now on deletes are told to it; those before are found below.
-    container::with(inode, |c| {
-        c.indexes.slot(kind).building = Some(index.clone());
-        Ok(())
-    })?;
-    index.reconcile(inode, watermark)?;
-    build::put_up(inode, &index, area.rows)
+    claim.list(inode, &index, area.rows)?;
+    let go_on = || claim.stop.check();
+    index.reconcile(inode, watermark, &go_on)?;
+    claim.put_up(inode, &index, area.rows, 1, &go_on)
 }
 
 /// Saves the index of a kind. The inode may be locked.

@@ -3,6 +3,7 @@
 //! Codes of rows: how the rows of a container become codes of graph nodes, and the arithmetic of an
 //! operation on a graph, in FPU sections of bounded time.
 
+use super::catch_up::GoOn;
 use super::exact::Rows;
 use crate::element;
 use crate::VexFs;
@@ -35,16 +36,17 @@ impl Codec {
     ///
     /// # Errors
     ///
-    /// `EOPNOTSUPP` if rows are too long for codes; `EINTR`, `ENOMEM`, and what reading says.
+    /// `EOPNOTSUPP` if rows are too long for codes; what `go_on` says, `ENOMEM`, and what reading says.
     pub(crate) fn new(
         inode: &Inode<VexFs>,
         area: &VectorArea,
         rows: u64,
         takes: impl Fn(u64) -> bool,
+        go_on: GoOn<'_>,
     ) -> Result<Self> {
         let mut codec = Codec::around(inode, area, KVVec::new())?;
         if rows > 0 && codec.code.kind() == GraphKind::Rabitq4 {
-            codec.centre = codec.mean(inode, rows, takes)?;
+            codec.centre = codec.mean(inode, rows, takes, go_on)?;
         }
         Ok(codec)
     }
@@ -109,6 +111,7 @@ impl Codec {
         inode: &Inode<VexFs>,
         rows: u64,
         takes: impl Fn(u64) -> bool,
+        go_on: GoOn<'_>,
     ) -> Result<KVVec<u8>> {
         let (isa, dim) = (self.rows.simd.isa, self.rows.dim);
         let bytes = self.rows.vector_bytes();
@@ -119,9 +122,7 @@ impl Codec {
         let mut pinned = Pinned::new()?;
         let step = usize::try_from(rows.div_ceil(SAMPLE).max(1))?;
         for number in (0..rows).step_by(step).filter(|row| takes(*row)) {
-            if task::fatal_signal_pending() {
-                return Err(EINTR);
-            }
+            go_on()?;
             task::cond_resched();
             let read = || self.rows.read(inode, &mut pinned, number, rows, &mut row);
             inode.node().rows.read(read)?;

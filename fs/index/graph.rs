@@ -2,13 +2,14 @@
 
 //! A graph index over the rows of a container: HNSW, see `vexfs_ann::hnsw`.
 
+use super::catch_up::GoOn;
 use super::check::Findings;
 use super::codes::{Arithmetic, Codec, Vectors};
 use super::graph_memory::{Memory, Work};
 use super::image::Reader as Image;
 use super::search::Outcome;
 use super::{
-    graph_check, graph_image, graph_search, is_live, Counts, Parameters, Query, Structure,
+    graph_check, graph_image, graph_search, is_live, Counts, Parameters, Query, Shared, Structure,
 };
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
@@ -122,14 +123,15 @@ impl Graph {
     ///
     /// # Errors
     ///
-    /// `EOPNOTSUPP` if rows are too long; `EINTR`, `EFBIG`, `ENOMEM`, and what reading says.
+    /// `EOPNOTSUPP` if rows are too long; what `go_on` says, `EFBIG`, `ENOMEM`, and what reading says.
     pub(super) fn new(
         inode: &Inode<VexFs>,
         area: &VectorArea,
         parameters: &Parameters,
         takes: impl Fn(u64) -> bool,
+        go_on: GoOn<'_>,
     ) -> Result<Arc<Self>> {
-        let codec = Codec::new(inode, area, area.rows, takes)?;
+        let codec = Codec::new(inode, area, area.rows, takes, go_on)?;
         let params = params(parameters, u32::try_from(codec.code_words())?);
         // What the caller chose is good, so it is the code that is too long.
         let layout = params.layout().map_err(|_| EOPNOTSUPP)?;
@@ -198,8 +200,15 @@ impl Graph {
         result
     }
 
-    /// Inserts the row that is the vector of `arithmetic`. If it is there already, that is fine.
-    fn insert(&self, work: &mut Work, arithmetic: &mut Arithmetic<'_>, row: u64) -> Result {
+    /// Inserts the row that is the vector of `arithmetic`. If it is there already, that is fine. The
+    /// writer's lock is held, or `grow`, which makes room for so many nodes and places, takes it.
+    fn insert(
+        &self,
+        work: &mut Work,
+        arithmetic: &mut Arithmetic<'_>,
+        row: u64,
+        grow: impl Fn(u32, u64) -> Result,
+    ) -> Result {
         let memory = self.graph.store();
         let candidates = self.graph.params().ef_construction as usize;
         loop {
@@ -211,11 +220,33 @@ impl Graph {
                 Ok(_) | Err(hnsw::Error::Exists) => return Ok(()),
                 Err(hnsw::Error::Full) => {
                     let nodes = memory.nodes().checked_add(1).ok_or(EFBIG)?;
-                    memory.grow(nodes, row.saturating_add(1))?;
+                    grow(nodes, row.saturating_add(1))?;
                 }
                 Err(e) => return Err(errno(e)),
             }
         }
+    }
+
+    /// Inserts a row if it is live; `end` rows may be read on the way. As for [`Graph::insert`].
+    fn take_in(
+        &self,
+        inode: &Inode<VexFs>,
+        work: &mut Work,
+        arithmetic: &mut Arithmetic<'_>,
+        row: u64,
+        end: u64,
+        grow: impl Fn(u32, u64) -> Result,
+    ) -> Result {
+        if !is_live(inode, row) {
+            return Ok(());
+        }
+        arithmetic.set_row(row, end)?;
+        self.insert(work, arithmetic, row, grow)?;
+        // Who deleted it meanwhile may not have found it.
+        if !is_live(inode, row) {
+            self.remove_one(work, arithmetic, row)?;
+        }
+        Ok(())
     }
 
     /// Removes a row. If it is not there, that is fine.
@@ -244,6 +275,23 @@ impl Graph {
         let mut work = work.lend(candidates);
         let repaired = self.graph.repair(&mut work, &mut memory, arithmetic);
         repaired.map(|_| ()).map_err(errno)
+    }
+}
+
+impl Shared for Graph {
+    fn insert(&self, inode: &Inode<VexFs>, rows: Range<u64>, end: u64) -> Result {
+        let grow = |nodes, rows| {
+            let _writer = self.writer.lock();
+            self.graph.store().grow(nodes, rows)
+        };
+        self.with_scratch(|scratch| {
+            let Scratch { work, vectors } = scratch;
+            let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
+            for row in rows {
+                self.take_in(inode, work, &mut arithmetic, row, end, grow)?;
+            }
+            Ok(())
+        })
     }
 }
 
@@ -293,22 +341,20 @@ impl Structure for Graph {
         let mut writer = self.writer.lock();
         let first = watermark.load(Ordering::Acquire);
         let last = first.saturating_add(PIECE).min(end);
+        let grow = |nodes, rows| self.graph.store().grow(nodes, rows);
         // Room for nodes is made where no slot of a deleted row is free.
-        self.graph.store().grow(0, last)?;
+        grow(0, last)?;
         let Scratch { work, vectors } = &mut writer.scratch;
         let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
         for row in first..last {
-            if is_live(inode, row) {
-                arithmetic.set_row(row, end)?;
-                self.insert(work, &mut arithmetic, row)?;
-                // Who deleted it meanwhile may not have found it.
-                if !is_live(inode, row) {
-                    self.remove_one(work, &mut arithmetic, row)?;
-                }
-            }
+            self.take_in(inode, work, &mut arithmetic, row, end, grow)?;
             watermark.store(row.saturating_add(1), Ordering::Release);
         }
         Ok(())
+    }
+
+    fn shared(&self) -> Option<&dyn Shared> {
+        Some(self)
     }
 
     /// Tidies up in proportion to what is removed.
@@ -345,12 +391,13 @@ impl Structure for Graph {
         let mut writer = self.writer.lock();
         let Scratch { work, vectors } = &mut writer.scratch;
         let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
+        let grow = |nodes, rows| self.graph.store().grow(nodes, rows);
         for row in rows.clone() {
             task::cond_resched();
             if is_live(inode, row) {
                 arithmetic.set_row(row, rows.end)?;
                 self.remove_one(work, &mut arithmetic, row)?;
-                self.insert(work, &mut arithmetic, row)?;
+                self.insert(work, &mut arithmetic, row, grow)?;
             }
         }
         Ok(())
@@ -371,6 +418,7 @@ impl Structure for Graph {
         let mut writer = self.writer.lock();
         let Scratch { work, vectors } = &mut writer.scratch;
         let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
+        let grow = |nodes, rows| self.graph.store().grow(nodes, rows);
         for row in rows.clone() {
             let place = self.graph.store().place(row);
             let here = place.is_some_and(|place| place.load(Ordering::Relaxed) != NOWHERE);
@@ -378,7 +426,7 @@ impl Structure for Graph {
                 (true, false) => self.remove_one(work, &mut arithmetic, row)?,
                 (false, true) => {
                     arithmetic.set_row(row, rows.end)?;
-                    self.insert(work, &mut arithmetic, row)?;
+                    self.insert(work, &mut arithmetic, row, grow)?;
                 }
                 _ => {}
             }

@@ -4,6 +4,7 @@
 //! codes whose lists are buckets.
 
 use super::budget::{Budget, Charge};
+use super::catch_up::GoOn;
 use super::check::Findings;
 use super::exact::Rows;
 use super::hashes_search::{self, Scratch};
@@ -16,7 +17,7 @@ use super::{hashes_image, is_live, lists_check, Counts, Parameters, Query, Struc
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex, SetOnce};
 use libvexfs::format::VectorArea;
@@ -548,18 +549,14 @@ impl Structure for Hashes {
         })
     }
 
-    fn train(&self, inode: &Inode<VexFs>, rows: u64, cancelled: &AtomicBool) -> Result {
+    fn train(&self, inode: &Inode<VexFs>, rows: u64, go_on: GoOn<'_>) -> Result {
         if self.hasher.scale.copy().is_some() {
             return Ok(());
         }
         let scale = match self.hasher.params.family {
             Family::Signs => SIGNS_SCALE,
             Family::Cells => {
-                let mut stop = || {
-                    task::cond_resched();
-                    cancelled.load(Ordering::Relaxed) || task::fatal_signal_pending()
-                };
-                let near = self.near(inode, rows, &mut stop)?;
+                let near = self.near(inode, rows, &mut || go_on().is_err())?;
                 cell_scale(self.hasher.params.dim, near)
             }
         };

@@ -3,6 +3,7 @@
 //! Inverted lists over the rows of a container, see `vexfs_ann::ivf`: IVF, and PQ, which is one list.
 
 use super::budget::{Budget, Charge};
+use super::catch_up::GoOn;
 use super::check::Findings;
 use super::image::Reader as Image;
 use super::lists_codes::{Coder, Loader, Model, Source};
@@ -15,7 +16,7 @@ use super::{
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex, SetOnce};
 use libvexfs::format::VectorArea;
@@ -561,11 +562,11 @@ impl Structure for Lists {
         self.index.read(|index| index.store().grow(blocks))
     }
 
-    fn train(&self, inode: &Inode<VexFs>, rows: u64, cancelled: &AtomicBool) -> Result {
+    fn train(&self, inode: &Inode<VexFs>, rows: u64, go_on: GoOn<'_>) -> Result {
         if self.model.as_ref().is_some() {
             return Ok(());
         }
-        lists_train::train(self, inode, rows, cancelled)
+        lists_train::train(self, inode, rows, go_on)
     }
 
     fn trained(&self) -> u32 {

@@ -3,19 +3,20 @@
 //! Training of inverted lists: centroids and codebooks from a sample of the rows, then the list of each row,
 //! so that a list's blocks lie together.
 
+use super::catch_up::GoOn;
 use super::lists::{errno, Assigned, Lists};
 use super::lists_codes::{LoadMemory, Loader, Model, Source};
 use super::lists_memory::Batch;
 use super::{is_live, stopped};
 use crate::VexFs;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use vexfs_ann::ivf::params::BLOCK_ROWS;
 use vexfs_ann::ivf::train::{self, TrainMemory, TrainSizes};
 use vexfs_ann::ivf::Params;
 use vexfs_ann::kmeans::Failure;
 use vexfs_vfs::array::Array;
-use vexfs_vfs::{task, Inode};
+use vexfs_vfs::Inode;
 
 /// The sample is a 1/[`SAMPLE_SHARE`] of the rows at most, or [`LEAST_SAMPLE`]: so building takes less than half of
 /// the rows' own memory.
@@ -39,12 +40,7 @@ pub(super) fn bytes(params: &Params, live: u64, rows: u64) -> u64 {
 }
 
 /// As `Structure::train`.
-pub(super) fn train(
-    lists: &Lists,
-    inode: &Inode<VexFs>,
-    rows: u64,
-    cancelled: &AtomicBool,
-) -> Result {
+pub(super) fn train(lists: &Lists, inode: &Inode<VexFs>, rows: u64, go_on: GoOn<'_>) -> Result {
     let params = &lists.coder.params;
     // Loading takes `Node::rows`, which is never taken while lists are changed.
     let charge = lists.writer.lock().training.take().ok_or(EINVAL)?;
@@ -55,9 +51,8 @@ pub(super) fn train(
     let steps = train::steps(params, sizes.rows).saturating_add(batches);
     lists.progress.steps.store(steps, Ordering::Relaxed);
     let mut stop = || {
-        task::cond_resched();
         lists.progress.done.fetch_add(1, Ordering::Relaxed);
-        cancelled.load(Ordering::Relaxed) || task::fatal_signal_pending()
+        go_on().is_err()
     };
     let model = make_model(lists, inode, &mut batch.load, rows, &sizes, &mut stop)?;
     let assigned = assign(lists, inode, &mut batch, rows, &model, &mut stop)?;

@@ -3,7 +3,8 @@
 //! Indexes of containers, kept in step with the rows.
 //!
 //! ```text
-//! build.rs                     building and dropping
+//! build.rs claim.rs            building, in the background too, and dropping
+//! catch_up.rs                  taking in new rows, by several threads
 //! search.rs                    searches: an index, and the rows that it does not have
 //! graph.rs graph_*.rs          HNSW: changes, searches, memory, images
 //! checkpoint.rs image.rs       indexes on disk
@@ -25,6 +26,7 @@
 use crate::container::{self, Container, Hidden};
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
+use catch_up::GoOn;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::prelude::*;
@@ -33,12 +35,15 @@ use libvexfs::format::index::{self as format, IndexRecord};
 use search::Outcome;
 use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
+use vexfs_vfs::work::{Started, Stop};
 use vexfs_vfs::{task, Inode};
 
 mod budget;
 mod build;
+mod catch_up;
 mod check;
 pub(crate) mod checkpoint;
+mod claim;
 mod codes;
 mod exact;
 mod graph;
@@ -60,7 +65,7 @@ mod lists_train;
 pub(crate) mod search;
 
 pub(crate) use budget::Budget;
-pub(crate) use build::{build, drop, Request};
+pub(crate) use build::{build, drop, Build, Request};
 pub(crate) use check::{check, Findings};
 pub(crate) use libvexfs::format::index::Parameters;
 
@@ -144,10 +149,10 @@ pub(crate) trait Structure: Send + Sync {
     /// Makes room for `live` rows, numbered below `rows`. `ENOMEM`, `EFBIG`.
     fn reserve(&self, live: u32, rows: u64) -> Result;
 
-    /// Learns from the first `rows` rows what it must know before it takes any in, unless it knows, until
-    /// `cancelled`. It takes seconds; `Node::rows` is not held. After [`Structure::reserve`].
+    /// Learns from the first `rows` rows what it must know before it takes any in, unless it knows, for as
+    /// long as `go_on` says. It takes seconds; `Node::rows` is not held. After [`Structure::reserve`].
     /// `ENODATA` if there are no rows, `EINTR`, `ECANCELED`, `ENOMEM`, and what reading says.
-    fn train(&self, _inode: &Inode<VexFs>, _rows: u64, _cancelled: &AtomicBool) -> Result {
+    fn train(&self, _inode: &Inode<VexFs>, _rows: u64, _go_on: GoOn<'_>) -> Result {
         Ok(())
     }
 
@@ -159,6 +164,11 @@ pub(crate) trait Structure: Send + Sync {
     /// Takes in some of the rows from `watermark` on, less than `end`, and moves it up as far as that went:
     /// it takes some milliseconds. `Node::rows` is held shared. `ENOMEM`, `EFBIG`, and what reading says.
     fn extend(&self, inode: &Inode<VexFs>, watermark: &AtomicU64, end: u64) -> Result;
+
+    /// Itself, if several threads may insert at the same time.
+    fn shared(&self) -> Option<&dyn Shared> {
+        None
+    }
 
     /// Removes rows that were deleted; those that are not here are none of its business.
     fn remove(&self, inode: &Inode<VexFs>, rows: &[u64]) -> Result;
@@ -199,11 +209,21 @@ pub(crate) trait Structure: Send + Sync {
     ) -> Result;
 }
 
+/// A structure into which several threads may insert at the same time, beside searches and changes.
+pub(crate) trait Shared: Structure {
+    /// Takes in those of `rows` that are live; `end` rows may be read on the way. Those that are here
+    /// already stay. [`Structure::reserve`] has made room for them. `Node::rows` is held shared.
+    /// `ENOMEM`, `EFBIG`, and what reading says; some rows may be here then.
+    fn insert(&self, inode: &Inode<VexFs>, rows: Range<u64>, end: u64) -> Result;
+}
+
 /// An index over the rows of a container.
 pub(crate) struct Index {
     kind: Kind,
     structure: Arc<dyn Structure>,
     watermark: AtomicU64,
+    /// Rows from here on are not in the structure; some of those below may be, from the watermark on.
+    claimed: AtomicU64,
     cancelled: AtomicBool,
     /// Rows taken in, removed or replaced since it was saved.
     changes: AtomicU64,
@@ -217,6 +237,7 @@ impl Index {
             kind,
             structure,
             watermark: AtomicU64::new(0),
+            claimed: AtomicU64::new(0),
             cancelled: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             warned: AtomicBool::new(false),
@@ -229,39 +250,15 @@ impl Index {
         self.watermark.load(Ordering::Acquire)
     }
 
-    /// Takes in the rows up to `end`. The inode may be locked.
-    ///
-    /// # Errors
-    ///
-    /// `EINTR`, `ECANCELED` if the index was dropped, `ENOMEM`, `EFBIG`, and what reading says. What
-    /// was done until then stays.
-    fn catch_up(&self, inode: &Inode<VexFs>, end: u64) -> Result {
-        while self.watermark() < end {
-            if self.cancelled.load(Ordering::Relaxed) {
-                return Err(ECANCELED);
-            }
-            if task::fatal_signal_pending() {
-                return Err(EINTR);
-            }
-            task::cond_resched();
-            let extend = || self.structure.extend(inode, &self.watermark, end);
-            inode.node().rows.read(extend)?;
-        }
-        Ok(())
-    }
-
     /// Makes up for what happened to the first `end` rows since the index was saved.
     ///
     /// # Errors
     ///
     /// As [`Index::catch_up`].
-    fn reconcile(&self, inode: &Inode<VexFs>, end: u64) -> Result {
+    fn reconcile(&self, inode: &Inode<VexFs>, end: u64, go_on: GoOn<'_>) -> Result {
         let mut first = 0u64;
         while first < end {
-            if task::fatal_signal_pending() {
-                return Err(EINTR);
-            }
-            task::cond_resched();
+            self.may_go_on(go_on)?;
             let last = first.saturating_add(RECONCILED).min(end);
             let reconcile = || self.structure.reconcile(inode, first..last);
             inode.node().rows.read(reconcile)?;
@@ -279,9 +276,9 @@ impl Index {
     }
 
     /// Takes in new rows; an index that can't be extended stays as it is.
-    fn take_in(&self, inode: &Inode<VexFs>, rows: u64) {
+    fn take_in(&self, inode: &Inode<VexFs>, rows: u64, go_on: GoOn<'_>) {
         let before = self.watermark();
-        let caught_up = self.catch_up(inode, rows);
+        let caught_up = self.catch_up(inode, rows, 1, go_on);
         self.changed(inode, self.watermark().saturating_sub(before));
         let Err(e) = caught_up else {
             return;
@@ -315,8 +312,18 @@ pub(crate) struct Indexes {
 struct Slot {
     /// What searches use.
     ready: Option<Arc<Index>>,
-    /// One that is being built. Deletes and overwritten rows are told to it too.
+    /// Who builds or loads, and what ends that. Only one does so for a slot.
+    claim: Option<Arc<Stop>>,
+    /// What is being built. Deletes and overwritten rows are told to it too.
     building: Option<Arc<Index>>,
+    /// How many rows it will have.
+    target: u64,
+    /// It is ready, and being saved.
+    saving: bool,
+    /// The build, if it goes on in the background.
+    job: Option<Arc<Started<Build>>>,
+    /// Why the last build in the background failed.
+    error: Option<Error>,
     /// What is on disk.
     record: Option<IndexRecord>,
     /// What is on disk can't be used.
@@ -384,6 +391,7 @@ pub(crate) fn for_search(inode: &Inode<VexFs>, kind: u32) -> Result<Option<Arc<I
 }
 
 /// What statistics say about an index.
+#[derive(Default)]
 pub(crate) struct Summary {
     pub(crate) parameters: Parameters,
     pub(crate) counts: Counts,
@@ -394,55 +402,63 @@ pub(crate) struct Summary {
     /// Thousandths of training.
     pub(crate) trained: u32,
     pub(crate) digest: u64,
+    /// Rows that the build that goes on has taken in and will take in.
+    pub(crate) build_watermark: u64,
+    pub(crate) build_rows: u64,
+    /// Why the last build in the background failed.
+    pub(crate) build_error: Option<Error>,
 }
 
-/// What the index of a kind is; of one that is being built, if there is no other. With `digest` a
-/// checksum of it.
+/// What the index of a kind is, or one that is being built, if there is no other. With `digest` a
+/// checksum of it, unless it is being built.
 ///
 /// # Errors
 ///
-/// `ENOENT` if there is none.
+/// `ENOENT` if there is none and no build failed.
 pub(crate) fn summary(inode: &Inode<VexFs>, kind: Kind, digest: bool) -> Result<Summary> {
     let slot = container::with(inode, |c| Ok(c.indexes.slot(kind).clone()))?;
-    let (index, state) = match (slot.ready, slot.building, slot.record) {
-        (Some(ready), None, _) => (ready, uapi::VEXFS_INDEX_READY),
-        (Some(ready), Some(_), _) => (ready, uapi::VEXFS_INDEX_REBUILDING),
-        (None, Some(building), _) => (building, uapi::VEXFS_INDEX_BUILDING),
-        (None, None, Some(record)) => {
-            return Ok(Summary {
-                parameters: record.parameters,
-                counts: Counts::default(),
-                bytes: 0,
-                watermark: 0,
-                state: if slot.unusable {
-                    uapi::VEXFS_INDEX_UNUSABLE
-                } else {
-                    uapi::VEXFS_INDEX_STORED
-                },
-                trained: 1000,
-                digest: 0,
-            })
-        }
-        (None, None, None) => return Err(ENOENT),
+    let building = slot.claim.is_some() && !slot.saving;
+    let state = match (&slot.ready, building, &slot.record) {
+        (Some(_), false, _) => uapi::VEXFS_INDEX_READY,
+        (Some(_), true, _) => uapi::VEXFS_INDEX_REBUILDING,
+        (None, true, _) => uapi::VEXFS_INDEX_BUILDING,
+        (None, false, Some(_)) if slot.unusable => uapi::VEXFS_INDEX_UNUSABLE,
+        (None, false, Some(_)) => uapi::VEXFS_INDEX_STORED,
+        (None, false, None) if slot.error.is_some() => uapi::VEXFS_INDEX_FAILED,
+        (None, false, None) => return Err(ENOENT),
     };
-    let structure = &index.structure;
-    Ok(Summary {
-        parameters: structure.parameters(),
-        counts: structure.counts(),
-        bytes: (size_of::<Index>() as u64).saturating_add(structure.bytes()),
-        watermark: index.watermark(),
+    let mut summary = Summary {
         state,
-        trained: structure.trained(),
-        digest: if digest { structure.digest() } else { 0 },
-    })
+        build_watermark: slot.building.as_ref().map_or(0, |index| index.watermark()),
+        build_rows: slot.target,
+        build_error: slot.error,
+        ..Summary::default()
+    };
+    let ready = slot.ready.is_some();
+    if let Some(index) = slot.ready.or(slot.building) {
+        let structure = &index.structure;
+        summary.parameters = structure.parameters();
+        summary.counts = structure.counts();
+        summary.bytes = (size_of::<Index>() as u64).saturating_add(structure.bytes());
+        summary.watermark = index.watermark();
+        summary.trained = structure.trained();
+        if digest && ready {
+            summary.digest = structure.digest();
+        }
+    } else if let Some(record) = slot.record {
+        summary.parameters = record.parameters;
+        summary.trained = 1000;
+    }
+    Ok(summary)
 }
 
 /// Keeps the indexes in step with rows that were inserted, and rows that they replace. The inode is
 /// locked exclusively, and the batch is published.
 pub(crate) fn inserted(inode: &Inode<VexFs>, replaced: &[u64]) {
     let (slots, rows) = slots(inode);
+    let stop = Stop::with_task();
     for index in slots.iter().filter_map(|slot| slot.ready.as_ref()) {
-        index.take_in(inode, rows);
+        index.take_in(inode, rows, &|| stop.check());
     }
     deleted(inode, replaced);
     if replaced.is_empty() {
@@ -489,12 +505,13 @@ pub(crate) fn overwriting(
 fn overwritten(inode: &Inode<VexFs>, rows: Range<u64>) {
     for slot in &slots(inode).0 {
         for index in [&slot.ready, &slot.building].into_iter().flatten() {
-            let end = rows.end.min(index.watermark());
+            let end = rows.end.min(index.inserted_below());
             index.changed(inode, end.saturating_sub(rows.start));
             let Err(e) = index.structure.replace(inode, rows.start..end) else {
                 continue;
             };
-            // Searches may miss these rows from now on. What is on disk is marked already.
+            // Searches may miss these rows from now on. What is on disk is marked already. A build waits
+            // for `Node::rows`, so nobody waits for it here.
             build::drop_from_memory(inode, index.kind);
             pr_warn!(
                 "{}: inode {}: the {} index can't follow overwritten rows (error {}) and is dropped\n",

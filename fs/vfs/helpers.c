@@ -182,6 +182,11 @@ void vexfs_inode_set_fop(struct inode *inode, const struct file_operations *fop)
 	inode->i_fop = fop;
 }
 
+int vexfs_inode_count(const struct inode *inode)
+{
+	return icount_read_once(inode);
+}
+
 unsigned int vexfs_inode_nlink(const struct inode *inode)
 {
 	return inode->i_nlink;

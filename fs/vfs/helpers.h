@@ -46,6 +46,7 @@ void vexfs_inode_set_mtime(struct inode *inode, struct timespec64 ts);
 void vexfs_inode_set_nlink(struct inode *inode, unsigned int nlink);
 void vexfs_inode_set_fop(struct inode *inode, const struct file_operations *fop);
 unsigned int vexfs_inode_nlink(const struct inode *inode);
+int vexfs_inode_count(const struct inode *inode);
 void vexfs_inode_init_page_cache(struct inode *inode, bool large_folios);
 void vexfs_inode_lock(struct inode *inode);
 bool vexfs_inode_trylock(struct inode *inode);

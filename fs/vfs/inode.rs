@@ -232,6 +232,13 @@ impl<T: FileSystem> Inode<T> {
         }
     }
 
+    /// Whether it has no name, and the caller's reference, which is not that of an open file, is the only
+    /// one.
+    pub fn is_abandoned(&self) -> bool {
+        // SAFETY: The inode is referenced; the count is atomic.
+        self.nlink() == 0 && unsafe { bindings::vexfs_inode_count(self.as_ptr()) } == 1
+    }
+
     /// The inode's number.
     pub fn ino(&self) -> u64 {
         // SAFETY: Constant after setup.

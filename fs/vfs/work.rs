@@ -265,9 +265,9 @@ pub trait Job: Send + Unpin + 'static {
     /// The filesystem.
     type Of: FileSystem;
 
-    /// Does the work, or as much as `stop` lets it; called once, also if `stop` says no at once. The
-    /// inode may have lost its name, and no task may have it open.
-    fn run(self, inode: &Inode<Self::Of>, stop: &Stop);
+    /// Does the work, or as much as its [`Stop`] lets it; called once, also if that says no at once.
+    /// The inode may have lost its name, and no task may have it open.
+    fn run(self, inode: &Inode<Self::Of>);
 }
 
 /// The jobs of a volume.
@@ -290,7 +290,7 @@ pub struct Started<J: Job> {
     /// What is to be done, until somebody does it.
     #[pin]
     todo: Mutex<Option<Todo<J>>>,
-    stop: Stop,
+    stop: Arc<Stop>,
     /// The job has run, and its reference to the inode is gone.
     #[pin]
     ended: Completion,
@@ -316,12 +316,13 @@ impl<J: Job> Jobs<J> {
         Ok(Jobs(list))
     }
 
-    /// Starts `job` on `inode` in a worker and returns. Memory is charged to the current task.
+    /// Starts `job` on `inode` in a worker and returns; `stop` is what the job looks at. Memory is
+    /// charged to the current task.
     ///
     /// # Errors
     ///
     /// `ENOMEM`, `ESHUTDOWN` after [`Jobs::end_all`].
-    pub fn start(&self, inode: &Inode<J::Of>, job: J) -> Result<Arc<Started<J>>> {
+    pub fn start(&self, inode: &Inode<J::Of>, stop: Arc<Stop>, job: J) -> Result<Arc<Started<J>>> {
         let todo = Todo {
             job,
             inode: inode.hold(),
@@ -330,7 +331,7 @@ impl<J: Job> Jobs<J> {
         let started = Arc::pin_init(
             try_pin_init!(Started {
                 todo <- new_mutex!(Some(todo), "vexfs_job"),
-                stop: Stop::without_task(),
+                stop,
                 ended <- Completion::new(),
             }? Error),
             GFP_KERNEL,
@@ -355,10 +356,11 @@ impl<J: Job> Jobs<J> {
         Ok(started)
     }
 
-    /// Cancels all jobs and waits until none has an inode any more; no more are started.
-    pub fn end_all(&self) {
+    /// Cancels all jobs and waits until none of them has an inode any more. With `for_good` no more
+    /// are started.
+    pub fn end_all(&self, for_good: bool) {
         let mut running = self.0.running.lock();
-        running.closed = true;
+        running.closed |= for_good;
         let jobs = core::mem::replace(&mut running.jobs, KVec::new());
         drop(running);
         for job in &jobs {
@@ -380,11 +382,6 @@ impl<J: Job> List<J> {
 }
 
 impl<J: Job> Started<J> {
-    /// Asks the job to end, without waiting for it.
-    pub fn cancel(&self) {
-        self.stop.cancel();
-    }
-
     /// Cancels the job and waits for its end. The caller holds no lock that the job takes.
     pub fn end(&self) {
         self.stop.cancel();
@@ -399,7 +396,7 @@ impl<J: Job> Started<J> {
         };
         let Todo { job, inode, charge } = todo;
         charge.charge(|| {
-            job.run(&inode, &self.stop);
+            job.run(&inode);
             drop(inode);
         });
         self.ended.complete_all();

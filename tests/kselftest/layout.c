@@ -33,14 +33,17 @@ AT(vexfs_search, elapsed_ns, 144);
 AT(vexfs_search, outcome, 152);
 
 SIZE(vexfs_build_index, 64);
-AT(vexfs_build_index, reserved, 36);
+AT(vexfs_build_index, threads, 36);
+AT(vexfs_build_index, reserved, 40);
 
-SIZE(vexfs_index_stats, 96);
+SIZE(vexfs_index_stats, 120);
 AT(vexfs_index_stats, nodes, 24);
 AT(vexfs_index_stats, digest, 56);
 AT(vexfs_index_stats, nlist, 64);
 AT(vexfs_index_stats, trained, 80);
-AT(vexfs_index_stats, reserved, 84);
+AT(vexfs_index_stats, build_error, 84);
+AT(vexfs_index_stats, build_rows, 96);
+AT(vexfs_index_stats, reserved, 104);
 
 SIZE(vexfs_index_check, 80);
 AT(vexfs_index_check, rows, 16);

@@ -236,10 +236,10 @@ CASE(build_index_exact_is_done_at_once_and_others_want_rows)
 	EXPECT_EQ(0, ERR(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg)));
 	arg.flags = VEXFS_BUILD_DROP;
 	EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg)));
-	arg.flags = 4;
+	arg.flags = 8;
 	EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg)));
 	arg.flags = 0;
-	for (int i = 0; i < 7; i++) {
+	for (int i = 0; i < 6; i++) {
 		arg.reserved[i] = 1;
 		EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg)));
 		arg.reserved[i] = 0;
@@ -475,8 +475,8 @@ ABI_CASE(padding_must_be_zero)
 	struct { unsigned long command; int offset, len; } pads[] = {
 		{ VEXFS_IOCTL_CREATE_VECTOR, offsetof(struct vexfs_create_vector, reserved), 4 },
 		{ VEXFS_IOCTL_BATCH_OPERATIONS, offsetof(struct vexfs_batch, reserved), 16 },
-		{ VEXFS_IOCTL_BUILD_INDEX, offsetof(struct vexfs_build_index, reserved), 28 },
-		{ VEXFS_IOCTL_GET_INDEX_STATS, offsetof(struct vexfs_index_stats, reserved), 32 },
+		{ VEXFS_IOCTL_BUILD_INDEX, offsetof(struct vexfs_build_index, reserved), 24 },
+		{ VEXFS_IOCTL_GET_INDEX_STATS, offsetof(struct vexfs_index_stats, reserved), 16 },
 	};
 
 	for (int i = 0; i < 4; i++)

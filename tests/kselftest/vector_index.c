@@ -297,9 +297,9 @@ CASE(bad_parameters_are_refused)
 	st.flags = 2;
 	EXPECT_EQ(EINVAL, ERR(index_stats(fd, &st)));
 	st.flags = 0;
-	st.reserved[2] = 1;
+	st.reserved[1] = 1;
 	EXPECT_EQ(EINVAL, ERR(index_stats(fd, &st)));
-	st.reserved[2] = 0;
+	st.reserved[1] = 0;
 	st.size = sizeof(st);
 	st.index_kind = VEXFS_INDEX_EXACT;
 	EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &st)));
@@ -415,6 +415,7 @@ CASE(a_build_that_memory_does_not_suffice_for_fails_and_changes_nothing)
 	unsigned int n = 20000;
 	float *rows = new_clustered(1, 0, n), *queries = new_clustered(2, 0, NQ);
 	struct vexfs_search s = { .nq = 1, .k = 1 };
+	struct vexfs_index_stats st = { 0 };
 	struct vexfs_hit hit;
 	int fd = container("f", DIM, VEXFS_METRIC_L2), status = 0;
 	pid_t child;
@@ -442,6 +443,19 @@ CASE(a_build_that_memory_does_not_suffice_for_fails_and_changes_nothing)
 	ASSERT_EQ(child, waitpid(child, &status, 0));
 	EXPECT_TRUE(WIFEXITED(status));
 	EXPECT_EQ(ENOMEM, WEXITSTATUS(status)) TH_LOG("%s", strerror(WEXITSTATUS(status)));
+	/* In the background the memory is the asker's too, though he is gone. */
+	child = fork();
+	if (!child) {
+		if (write_text(group, "cgroup.procs", "0"))
+			_exit(99);
+		_exit(build(fd, VEXFS_BUILD_BACKGROUND, 32, 64) ? errno : 0);
+	}
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, WEXITSTATUS(status));
+	while (!index_stats(fd, &st) && st.state == VEXFS_INDEX_BUILDING)
+		usleep(1000);
+	EXPECT_EQ(VEXFS_INDEX_FAILED, st.state);
+	EXPECT_EQ(ENOMEM, st.build_error);
 	EXPECT_EQ(0, stats_of(fd).index_count);
 	s.queries = PTR(queries);
 	s.hits = PTR(&hit);

@@ -45,7 +45,8 @@ fn layouts() -> Vec<Layout> {
             threads,
         }
         vexfs_build_index {
-            size, flags, index_kind, m, ef_construction, nlist, nsub, nbits, ntables, reserved,
+            size, flags, index_kind, m, ef_construction, nlist, nsub, nbits, ntables,
+            threads, reserved,
         }
         vexfs_vector_stats {
             size, flags, dim, element_type, metric, stride, alignment, isa, rows, live,
@@ -54,7 +55,8 @@ fn layouts() -> Vec<Layout> {
         }
         vexfs_index_stats {
             size, flags, index_kind, state, m, ef_construction, nodes, deleted, watermark,
-            resident_bytes, digest, nlist, nsub, nbits, ntables, trained, reserved,
+            resident_bytes, digest, nlist, nsub, nbits, ntables, trained, build_error,
+            build_watermark, build_rows, reserved,
         }
         vexfs_index_check {
             size, flags, index_kind, reserved0, rows, faults, unreachable, wrong_codes, wrong_rows,

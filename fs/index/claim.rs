@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Claims on the slot of a kind: one build or load goes on for each.
+//!
+//! Who claims a slot lists an index in it that is not for searches yet, then puts it up. Who drops the
+//! index takes the claim away, and whoever finds his gone changes nothing more.
+
+use super::catch_up::GoOn;
+use super::{Index, Kind, Slot};
+use crate::container;
+use crate::VexFs;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use libvexfs::format::VectorArea;
+use vexfs_vfs::work::Stop;
+use vexfs_vfs::Inode;
+
+/// The claim on a slot. It is given up by [`Claim::give_up`].
+#[derive(Clone)]
+pub(super) struct Claim {
+    kind: Kind,
+    /// Whether to go on; also tells claims apart.
+    pub(super) stop: Arc<Stop>,
+}
+
+impl Claim {
+    /// Claims the slot of a kind, if it is free and `may` says so. Returns the container's shape then.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if it is not free, what `may` says, `ENOMEM`.
+    pub(super) fn take(
+        inode: &Inode<VexFs>,
+        kind: Kind,
+        stop: Stop,
+        may: impl FnOnce(&Slot) -> Result,
+    ) -> Result<(Self, VectorArea)> {
+        let stop = Arc::new(stop, GFP_KERNEL)?;
+        container::with(inode, |c| {
+            let area = c.area;
+            let slot = c.indexes.slot(kind);
+            may(slot)?;
+            if slot.claim.is_some() {
+                return Err(EBUSY);
+            }
+            slot.claim = Some(stop.clone());
+            Ok((Claim { kind, stop }, area))
+        })
+    }
+
+    /// Runs `f` with the slot, unless the claim is gone.
+    pub(super) fn with_slot<R>(
+        &self,
+        inode: &Inode<VexFs>,
+        f: impl FnOnce(&mut Slot) -> R,
+    ) -> Option<R> {
+        let mut container = inode.node().container.lock();
+        let slot = container.indexes.slot(self.kind);
+        let mine = |claim: &Arc<Stop>| Arc::ptr_eq(claim, &self.stop);
+        slot.claim.as_ref().is_some_and(mine).then(|| f(slot))
+    }
+
+    /// Lists `index`, which will have `rows` rows: from now on it is told of deletes and overwritten rows.
+    ///
+    /// # Errors
+    ///
+    /// `ECANCELED` if the claim is gone.
+    pub(super) fn list(&self, inode: &Inode<VexFs>, index: &Arc<Index>, rows: u64) -> Result {
+        let list = |slot: &mut Slot| {
+            slot.building = Some(index.clone());
+            slot.target = rows;
+        };
+        self.with_slot(inode, list).ok_or(ECANCELED)
+    }
+
+    /// Trains `index` and takes in the first `rows` rows, then gives it, which is listed, to searches.
+    ///
+    /// # Errors
+    ///
+    /// `ECANCELED` if the claim is gone, and those of [`Index::catch_up`].
+    pub(super) fn put_up(
+        &self,
+        inode: &Inode<VexFs>,
+        index: &Arc<Index>,
+        rows: u64,
+        threads: u32,
+        go_on: GoOn<'_>,
+    ) -> Result {
+        index
+            .structure
+            .train(inode, rows, &|| index.may_go_on(go_on))?;
+        index.catch_up(inode, rows, threads, go_on)?;
+        let replaced = self.with_slot(inode, |slot| {
+            slot.target = 0;
+            slot.saving = true;
+            core::mem::replace(&mut slot.ready, slot.building.take())
+        });
+        // What was replaced is freed here, not under the lock.
+        core::mem::drop(replaced.ok_or(ECANCELED)?);
+        // Rows that came meanwhile. The index is right without them; the next batch takes them in as well.
+        let rows = inode.node().container.lock().area.rows;
+        index.take_in(inode, rows, go_on);
+        Ok(())
+    }
+
+    /// Gives the slot back, after `last` has changed it, unless the claim is gone.
+    pub(super) fn give_up(&self, inode: &Inode<VexFs>, last: impl FnOnce(&mut Slot)) {
+        // Freed without the lock.
+        let _freed = self.with_slot(inode, |slot| {
+            last(slot);
+            slot.claim = None;
+            slot.target = 0;
+            slot.saving = false;
+            (slot.building.take(), slot.job.take())
+        });
+    }
+}
