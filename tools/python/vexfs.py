@@ -48,19 +48,19 @@ _INSERT, _UPSERT, _DELETE, _GET = 1, 2, 3, 4
 _BY_ROW, _SKIP_MISSING = 1, 2
 _RADIUS, _TAGS_ALL, _TAGS_ANY, _ROW_BITMAP, _KEYS = 1, 2, 4, 8, 16
 _PARTIAL = 1
-_REPLACE, _DROP = 1, 2
+_REPLACE, _DROP, _BACKGROUND = 1, 2, 4
 _DIGEST = 1
-BUILDING, READY, REBUILDING, STORED, UNUSABLE = 1, 2, 3, 4, 5
+BUILDING, READY, REBUILDING, STORED, UNUSABLE, FAILED = 1, 2, 3, 4, 5, 6
 
 # The structures of uapi/vexfs.h, without padding, in native byte order.
 _CREATE = struct.Struct("=6I2Q2I")
 _BATCH = struct.Struct("=4I8Q2Q")
 _SEARCH = struct.Struct("=8IQ2I13Q2I")
 _STATS = struct.Struct("=8I12QI7I")
-_BUILD = struct.Struct("=9I7I")
+_BUILD = struct.Struct("=10I6I")
 _CHECK = struct.Struct("=4I6Q2Q")
 _REPAIR = 1
-_INDEX_STATS = struct.Struct("=6I5Q8I")
+_INDEX_STATS = struct.Struct("=6I5Q6I2Q2Q")
 _HIT = struct.Struct("=2Q2I")
 
 
@@ -88,7 +88,7 @@ _STATS_FIELDS = (
 _CHECK_FIELDS = "rows faults unreachable wrong_codes wrong_rows bad_images".split()
 _INDEX_STATS_FIELDS = (
     "state m ef_construction nodes deleted watermark resident_bytes digest nlist nsub nbits ntables "
-    "trained"
+    "trained build_error build_watermark build_rows"
 ).split()
 
 
@@ -323,11 +323,14 @@ class Container:
         return found
 
     def build_index(self, kind=HNSW, m=0, ef_construction=0, replace=False, nlist=0, nsub=0, nbits=0,
-                    ntables=0):
-        """Builds an index; 0 is the kernel's default. `replace` builds anew where there is one."""
+                    ntables=0, threads=0, background=False):
+        """Builds an index; 0 is the kernel's default. `replace` builds anew where there is one.
+
+        With `background` it returns at once: index_stats() tells how far it is.
+        """
         self._call(_IOC_BUILD, _BUILD, (
-            _REPLACE if replace else 0, kind, m, ef_construction, nlist, nsub, nbits, ntables,
-            *(0,) * 7))
+            (_REPLACE if replace else 0) | (_BACKGROUND if background else 0), kind, m, ef_construction,
+            nlist, nsub, nbits, ntables, threads, *(0,) * 6))
 
     def drop_index(self, kind=HNSW):
         """Drops an index, or ends its build."""
@@ -336,7 +339,7 @@ class Container:
     def index_stats(self, kind=HNSW, digest=False):
         """What an index is, as a dict; the names are those of vexfs.h."""
         out = self._call(_IOC_INDEX_STATS, _INDEX_STATS, (
-            _DIGEST if digest else 0, kind, *(0,) * 16))
+            _DIGEST if digest else 0, kind, *(0,) * 18))
         return dict(zip(_INDEX_STATS_FIELDS, out[3:]))
 
     def check_index(self, kind=HNSW, repair=False):

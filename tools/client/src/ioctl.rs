@@ -40,6 +40,15 @@ const fn size_field<T>() -> u32 {
     size_of::<T>() as u32
 }
 
+/// A flag if it is wanted.
+fn flag(wanted: bool, flag: u32) -> u32 {
+    if wanted {
+        flag
+    } else {
+        0
+    }
+}
+
 /// The address of a slice the kernel reads, 0 for none.
 fn input<T>(slice: Option<&[T]>) -> u64 {
     slice.map_or(0, |s| s.as_ptr().expose_provenance() as u64)
@@ -287,11 +296,8 @@ impl Backend for KernelFile {
     fn build_index(&mut self, kind: IndexKind, options: &BuildOptions) -> Result<(), Failure> {
         let mut argument = vexfs_build_index {
             size: size_field::<vexfs_build_index>(),
-            flags: if options.replace {
-                VEXFS_BUILD_REPLACE
-            } else {
-                0
-            },
+            flags: flag(options.replace, VEXFS_BUILD_REPLACE)
+                | flag(options.background, VEXFS_BUILD_BACKGROUND),
             index_kind: kind.raw(),
             m: options.m,
             ef_construction: options.ef_construction,
@@ -299,6 +305,7 @@ impl Backend for KernelFile {
             nsub: options.nsub,
             nbits: options.nbits,
             ntables: options.ntables,
+            threads: options.threads,
             ..FromZeros::new_zeroed()
         };
         // SAFETY: The structure of this command holds no address.
@@ -321,7 +328,7 @@ impl Backend for KernelFile {
     fn index_stats(&self, kind: IndexKind, digest: bool) -> Result<vexfs_index_stats, Failure> {
         let mut stats = vexfs_index_stats {
             size: size_field::<vexfs_index_stats>(),
-            flags: if digest { VEXFS_INDEX_STATS_DIGEST } else { 0 },
+            flags: flag(digest, VEXFS_INDEX_STATS_DIGEST),
             index_kind: kind.raw(),
             ..FromZeros::new_zeroed()
         };
@@ -333,7 +340,7 @@ impl Backend for KernelFile {
     fn check_index(&mut self, kind: IndexKind, repair: bool) -> Result<vexfs_index_check, Failure> {
         let mut check = vexfs_index_check {
             size: size_field::<vexfs_index_check>(),
-            flags: if repair { VEXFS_CHECK_REPAIR } else { 0 },
+            flags: flag(repair, VEXFS_CHECK_REPAIR),
             index_kind: kind.raw(),
             ..FromZeros::new_zeroed()
         };

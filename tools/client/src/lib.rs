@@ -321,6 +321,9 @@ impl Container {
             watermark: raw.watermark,
             resident_bytes: raw.resident_bytes,
             digest: digest.then_some(raw.digest),
+            build_watermark: raw.build_watermark,
+            build_rows: raw.build_rows,
+            build_error: raw.build_error,
         })
     }
 

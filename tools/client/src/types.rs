@@ -153,6 +153,8 @@ wire_enum! {
         Stored = VEXFS_INDEX_STORED, "stored";
         /// What is on disk is damaged or outdated; searches do without.
         Unusable = VEXFS_INDEX_UNUSABLE, "unusable";
+        /// There is none, because its build failed.
+        Failed = VEXFS_INDEX_FAILED, "failed";
     }
 }
 
@@ -374,6 +376,11 @@ pub struct BuildOptions {
     pub nbits: u32,
     /// LSH: hash tables.
     pub ntables: u32,
+    /// Processors to use, as far as there are as many: 0 and 1 for one.
+    pub threads: u32,
+    /// Returns at once; the kernel builds while the volume is mounted. See [`IndexStats`] for progress
+    /// and errors.
+    pub background: bool,
 }
 
 /// A row found.
@@ -513,6 +520,12 @@ pub struct IndexStats {
     pub resident_bytes: u64,
     /// Equal for equal indexes; `None` if it was not asked for.
     pub digest: Option<u64>,
+    /// Rows that the build that goes on has taken in: those below it.
+    pub build_watermark: u64,
+    /// Rows that it will take in; 0 if none goes on, or it has not begun.
+    pub build_rows: u64,
+    /// The errno that ended the last build in the background, or 0.
+    pub build_error: u32,
 }
 
 /// What a check of an index found.

@@ -291,6 +291,12 @@ pub struct Build {
     /// Build anew where there is one, which serves searches until then
     #[arg(long)]
     pub replace: bool,
+    /// Processors to use, as far as there are as many
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: u32,
+    /// Return at once; `vexfs index status` tells how far it is
+    #[arg(long)]
+    pub background: bool,
 }
 
 /// An index of a container.

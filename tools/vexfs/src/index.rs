@@ -6,8 +6,12 @@ use crate::error::Result;
 use crate::output::{per_second, Output};
 use serde::Serialize;
 use std::io::Write;
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 use vexfs_client::{Access, BuildOptions, Container, Errno, IndexKind, Volume};
+
+/// How often a build is asked how far it is.
+const PROGRESS: Duration = Duration::from_millis(100);
 
 /// An index, as it is printed.
 #[derive(Debug, Serialize)]
@@ -28,6 +32,9 @@ struct Report {
     rows: u64,
     resident_bytes: u64,
     digest: Option<String>,
+    build_watermark: u64,
+    build_rows: u64,
+    build_error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,6 +69,12 @@ fn report(container: &Container, of: &OfIndex, digest: bool) -> vexfs_client::Re
         rows,
         resident_bytes: s.resident_bytes,
         digest: s.digest.map(|digest| format!("{digest:016x}")),
+        build_watermark: s.build_watermark,
+        build_rows: s.build_rows,
+        build_error: match s.build_error {
+            0 => None,
+            errno => Some(std::io::Error::from_raw_os_error(errno as i32).to_string()),
+        },
     })
 }
 
@@ -85,9 +98,13 @@ fn build(args: &args::Build, volume: &dyn Volume, output: &mut Output<'_>) -> Re
         nsub: args.nsub,
         nbits: args.nbits,
         ntables: args.ntables,
+        threads: args.threads,
+        background: args.background,
     };
     let start = Instant::now();
-    container.build_index(args.of.kind, &options)?;
+    // A second open file, because a call for the first one goes on.
+    let watcher = volume.open(&args.of.file, Access::Read)?;
+    watch(&mut container, &watcher, args.of.kind, &options, output)?;
     let seconds = start.elapsed().as_secs_f64();
     // There is nothing to tell about a kind that needs no building.
     if args.of.kind == IndexKind::Exact {
@@ -95,11 +112,46 @@ fn build(args: &args::Build, volume: &dyn Volume, output: &mut Output<'_>) -> Re
     }
     let r = report(&container, &args.of, false)?;
     output.print(&r, |to| line(to, &r))?;
+    if args.background {
+        return Ok(());
+    }
     output.remark(&format!(
         "built in {seconds:.3} s ({:.0} rows/s)",
         per_second(r.nodes, seconds)
     ));
     Ok(())
+}
+
+/// Builds, and shows how far it is.
+fn watch(
+    container: &mut Container,
+    watcher: &Container,
+    kind: IndexKind,
+    options: &BuildOptions,
+    output: &Output<'_>,
+) -> vexfs_client::Result<()> {
+    let bar = output.progress(0, "rows");
+    let (done, is_done) = mpsc::channel();
+    let built = std::thread::scope(|scope| {
+        let builder = scope.spawn(move || {
+            let built = container.build_index(kind, options);
+            // Who does not listen any more need not be told.
+            let _ = done.send(());
+            built
+        });
+        while is_done.recv_timeout(PROGRESS) == Err(RecvTimeoutError::Timeout) {
+            // What the statistics say is of no consequence here.
+            if let Ok(s) = watcher.index_stats(kind, false) {
+                if s.build_rows > 0 {
+                    bar.set_length(s.build_rows);
+                    bar.set_position(s.build_watermark);
+                }
+            }
+        }
+        builder.join()
+    });
+    bar.finish_and_clear();
+    built.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn list(args: &args::Stats, volume: &dyn Volume, output: &mut Output<'_>) -> Result<()> {
@@ -145,7 +197,13 @@ fn status(of: &OfIndex, volume: &dyn Volume, output: &mut Output<'_>) -> Result<
     let r = report(&container, of, true)?;
     output.print(&r, |to| {
         writeln!(to, "{}", r.file)?;
-        writeln!(to, "  kind          {}, {}", r.kind, r.state)?;
+        writeln!(
+            to,
+            "  kind          {}, {}{}",
+            r.kind,
+            r.state,
+            progress(&r)
+        )?;
         writeln!(to, "  parameters    {}", parameters(&r))?;
         writeln!(
             to,
@@ -186,7 +244,25 @@ fn line(to: &mut dyn Write, r: &Report) -> std::io::Result<()> {
     };
     writeln!(
         to,
-        "{}: {} {}{training}, {} rows below {} of {}, {} bytes in memory",
-        r.file, r.kind, r.state, r.nodes, r.watermark, r.rows, r.resident_bytes
+        "{}: {} {}{training}, {} rows below {} of {}, {} bytes in memory{}",
+        r.file,
+        r.kind,
+        r.state,
+        r.nodes,
+        r.watermark,
+        r.rows,
+        r.resident_bytes,
+        progress(r)
     )
+}
+
+/// How far a build is, or why it failed.
+fn progress(r: &Report) -> String {
+    match &r.build_error {
+        Some(error) => format!("; the last build failed: {error}"),
+        None if r.build_rows > 0 => {
+            format!("; {} of {} rows built", r.build_watermark, r.build_rows)
+        }
+        None => String::new(),
+    }
 }
