@@ -531,7 +531,9 @@ SCRATCH_CASE(a_failed_build_in_the_background_is_told)
 	/* A failed successor leaves the index. */
 	OK(mount(getenv("VEXFS_SCRATCH_DEV"), getenv("VEXFS_SCRATCH_DIR"), "vexfs", MS_REMOUNT,
 		 "index_memory=100K"));
-	OK(build(fd, VEXFS_BUILD_BACKGROUND | VEXFS_BUILD_REPLACE, 40, 2));
+	/* It may not be saved yet, which is part of its build. */
+	while (ERR(build(fd, VEXFS_BUILD_BACKGROUND | VEXFS_BUILD_REPLACE, 40, 2)) == EBUSY)
+		usleep(1000);
 	st = wait_for_build(fd);
 	EXPECT_EQ(VEXFS_INDEX_READY, st.state);
 	EXPECT_EQ(ENOMEM, st.build_error);

@@ -260,14 +260,16 @@ FIXTURE(abi) {
 	float vector[8];
 	struct vexfs_hit hits[4];
 };
-FIXTURE_VARIANT(abi) { unsigned long command; unsigned int size; };
-#define ABI(name, cmd, type) FIXTURE_VARIANT_ADD(abi, name) { cmd, sizeof(struct type) }
+/* @first: the size of the first version, since when a structure may have grown. */
+FIXTURE_VARIANT(abi) { unsigned long command; unsigned int size, first; };
+#define ABI_GROWN(name, cmd, type, first) FIXTURE_VARIANT_ADD(abi, name) { cmd, sizeof(struct type), first }
+#define ABI(name, cmd, type) ABI_GROWN(name, cmd, type, sizeof(struct type))
 ABI(create_vector, VEXFS_IOCTL_CREATE_VECTOR, vexfs_create_vector);
 ABI(batch_operations, VEXFS_IOCTL_BATCH_OPERATIONS, vexfs_batch);
 ABI(similarity_search, VEXFS_IOCTL_SIMILARITY_SEARCH, vexfs_search);
 ABI(build_index, VEXFS_IOCTL_BUILD_INDEX, vexfs_build_index);
 ABI(get_vector_stats, VEXFS_IOCTL_GET_VECTOR_STATS, vexfs_vector_stats);
-ABI(get_index_stats, VEXFS_IOCTL_GET_INDEX_STATS, vexfs_index_stats);
+ABI_GROWN(get_index_stats, VEXFS_IOCTL_GET_INDEX_STATS, vexfs_index_stats, 96);
 FIXTURE_SETUP(abi)
 {
 	const char *dir = getenv("VEXFS_TEST_DIR");
@@ -339,10 +341,19 @@ ABI_CASE(the_right_size_works_at_the_end_of_memory)
 
 ABI_CASE(a_smaller_size_is_einval)
 {
-	for (unsigned int size = 0; size < variant->size; size++) {
+	for (unsigned int size = 0; size < variant->first; size++) {
 		*(uint32_t *)self->arg = size;
 		ASSERT_EQ(EINVAL, CALL(self->arg)) TH_LOG("size %u", size);
 	}
+}
+
+ABI_CASE(the_first_size_works_and_nothing_is_written_behind_it)
+{
+	*(uint32_t *)self->arg = variant->first;
+	memset(self->arg + variant->first, 0x5a, 256);
+	EXPECT_EQ(0, CALL(self->arg));
+	for (int i = 0; i < 256; i++)
+		EXPECT_EQ(0x5a, self->arg[variant->first + i]);
 }
 
 ABI_CASE(a_larger_size_with_a_zero_tail_works)
@@ -407,7 +418,7 @@ ABI_CASE(every_unknown_flag_is_einval)
 	if (variant->command == VEXFS_IOCTL_SIMILARITY_SEARCH)
 		known = 31;
 	if (variant->command == VEXFS_IOCTL_BUILD_INDEX)
-		known = VEXFS_BUILD_REPLACE | VEXFS_BUILD_DROP;
+		known = VEXFS_BUILD_REPLACE | VEXFS_BUILD_DROP | VEXFS_BUILD_BACKGROUND;
 	if (variant->command == VEXFS_IOCTL_GET_INDEX_STATS)
 		known = VEXFS_INDEX_STATS_DIGEST;
 	for (int bit = 0; bit < 32; bit++) {
@@ -513,7 +524,7 @@ CASE(unknown_commands_are_enotty)
 	char arg[256] = { 0 };
 
 	for (int nr = 0; nr < 256; nr++) {
-		if (nr >= 1 && nr <= 6)
+		if (nr >= 1 && nr <= 7)
 			continue;
 		EXPECT_EQ(ENOTTY, ERR(ioctl(fd, _IOWR(VEXFS_IOCTL_MAGIC, nr, char[64]), arg)));
 	}

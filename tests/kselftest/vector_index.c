@@ -260,7 +260,7 @@ CASE(bad_parameters_are_refused)
 		{ .m = 16, .ef_construction = 15 }, { .ef_construction = 8 },
 		{ .ef_construction = VEXFS_MAX_EF + 1 }, { .ef_construction = ~0u },
 		{ .nlist = 1 }, { .nsub = 1 }, { .nbits = 1 }, { .ntables = 1 },
-		{ .flags = 4 }, { .flags = VEXFS_BUILD_REPLACE | VEXFS_BUILD_DROP },
+		{ .flags = 8 }, { .flags = VEXFS_BUILD_REPLACE | VEXFS_BUILD_DROP },
 		{ .flags = VEXFS_BUILD_DROP, .m = 16 }, { .flags = 1u << 31 },
 	};
 	float *rows = new_clustered(1, 0, 500);

@@ -317,7 +317,9 @@ fn indexes_are_listed_and_missing_ones_are_named() {
     // Containers in memory have none.
     let error = b.run("index build @c").unwrap_err();
     assert!(error.contains("no index of that kind yet"), "{error}");
-    let error = b.run("index build @c --threads 4 --background").unwrap_err();
+    let error = b
+        .run("index build @c --threads 4 --background")
+        .unwrap_err();
     assert!(error.contains("no index of that kind yet"), "{error}");
     let scrubbed = b.json("scrub @c");
     assert_eq!(scrubbed["indexes"].as_array().map(Vec::len), Some(0));
