@@ -162,7 +162,7 @@ pub fn train<V: Vectors>(
                 let Some((at, _)) = farthest else {
                     continue;
                 };
-                out.copy_from_slice(sample.vector(at).ok_or(Failure::Memory)?);
+                copy(out, sample.vector(at).ok_or(Failure::Memory)?);
                 if let Some(key) = keys.get_mut(at) {
                     *key = 0;
                 }
@@ -170,6 +170,13 @@ pub fn train<V: Vectors>(
         }
     }
     Ok(())
+}
+
+/// Copies a vector to a place of the same length.
+pub(crate) fn copy(to: &mut [u8], from: &[u8]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
 }
 
 /// Chooses the first centroids: each with a probability proportional to its squared distance to those before.
@@ -184,7 +191,7 @@ fn choose<V: Vectors>(
 ) -> Result<(), Failure<V::Error>> {
     let Sample { stride, dim, n, .. } = sample;
     let row = dim.saturating_mul(4).max(1);
-    let k = centroids.len() / row;
+    let k = centroids.len().checked_div(row).unwrap_or(0);
     // Every `step`th vector is a candidate.
     let step = n
         .checked_div(k.saturating_mul(SEEDS_PER_CLUSTER))
@@ -192,7 +199,7 @@ fn choose<V: Vectors>(
         .max(1);
     let spread = Sample {
         stride: stride.saturating_mul(step),
-        n: n / step,
+        n: n.checked_div(step).unwrap_or(n),
         ..sample
     };
     let candidates = spread.n.max(1);
@@ -201,7 +208,7 @@ fn choose<V: Vectors>(
     let mut random = Random(seed);
     let mut next = random.below(candidates as u64) as usize;
     for place in centroids.chunks_mut(row) {
-        place.copy_from_slice(spread.vector(next).ok_or(Failure::Memory)?);
+        copy(place, spread.vector(next).ok_or(Failure::Memory)?);
         let batches = best.chunks_mut(BATCH).zip(ids.chunks_mut(BATCH));
         for (i, (best, ids)) in batches.enumerate() {
             if i % CHOICE_BATCHES == 0 && stop() {

@@ -162,7 +162,7 @@ pub fn train<V: Vectors>(
             let at = list.saturating_mul(row);
             let centre = centres.get(at..at.saturating_add(row));
             vectors.subtract(out, centre.ok_or(Failure::Memory)?, spare)?;
-            out.copy_from_slice(spare);
+            kmeans::copy(out, spare);
         }
         let residuals = Sample {
             bytes: sample,

@@ -179,8 +179,8 @@ impl Params {
 /// What a squared distance counts as that is none: cells are 1 wide.
 const UNKNOWN: u32 = 0x3d80_0000;
 
-/// The factor by which projections of rotated vectors become those of [`Family::Cells`], f32 bits: `sqrt(dim) * 2^16 / w`,
-/// where the cells' width `w` is four times the distance of near rows. `near` is its square, f32 bits; if that is no
+/// The factor by which projections of rotated vectors become those of [`Family::Cells`], binary32 bits: `sqrt(dim) * 2^16 / w`,
+/// where the cells' width `w` is four times the distance of near rows. `near` is its square, binary32 bits; if that is no
 /// positive number, cells are 1 wide.
 pub fn cell_scale(dim: u32, near: u32) -> u32 {
     let (exponent, near) = match near >> 23 {
