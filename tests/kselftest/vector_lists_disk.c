@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Inverted lists, product quantisers and hash tables that outlive their mount: the same
+ * index after it, changes that an image does not have, and checks of it.
+ */
+#include "vector_lists.h"
+
+SCRATCH_FIXTURE(scratch)
+
+#define N 1000
+
+/* Checks an index; what is wrong with it, as one number, or -errno. */
+static long long findings(int fd, unsigned int kind, unsigned int flags, uint64_t *rows)
+{
+	struct vexfs_index_check check = { .size = sizeof(check), .flags = flags, .index_kind = kind };
+
+	if (ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &check))
+		return -errno;
+	*rows = check.rows;
+	return check.faults + check.unreachable + check.wrong_codes + check.wrong_rows +
+	       check.bad_images;
+}
+
+static void close_all(void)
+{
+	for (int fd = 3; fd < 30; fd++)
+		close(fd);
+}
+
+/* Mounts again with @flags, and opens "f". */
+static int again(unsigned long flags)
+{
+	close_all();
+	if (chdir("/") || umount(getenv("VEXFS_SCRATCH_DIR")) ||
+	    mount(getenv("VEXFS_SCRATCH_DEV"), getenv("VEXFS_SCRATCH_DIR"), "vexfs", flags, NULL) ||
+	    chdir(getenv("VEXFS_SCRATCH_DIR")))
+		return -1;
+	return open("f", flags & MS_RDONLY ? O_RDONLY : O_RDWR);
+}
+
+static unsigned int state_of(int fd, unsigned int kind)
+{
+	struct vexfs_index_stats st = { 0 };
+
+	return stats_of_kind(fd, kind, &st) ? 0 : st.state;
+}
+
+SCRATCH_CASE(indexes_are_the_same_after_a_remount)
+{
+	float *rows = new_clustered(1, 0, N), *queries = new_clustered(2, 0, NQ);
+	static struct vexfs_hit before[6][NQ * K], after[NQ * K];
+	struct vexfs_index_stats old[6] = { 0 };
+	uint64_t digests[6], looked;
+	int fd;
+
+	NEED_VEXFS();
+	fd = container("f", DIM, VEXFS_METRIC_L2);
+	OK(insert(fd, rows, NULL, N));
+	FOR_EACH_WAY_OF_CHANGES(way) {
+		unsigned int kind = way->build.index_kind;
+		struct vexfs_search s = wide(way);
+
+		/* One of a kind at a time. */
+		if (way == &ways[1])
+			continue;
+		OK(build_way(fd, way, 0));
+		digests[kind] = digest_of_kind(fd, kind);
+		OK(stats_of_kind(fd, kind, &old[kind]));
+		run_search(_metadata, fd, queries, &s, kind, before[kind]);
+	}
+	for (int round = 0; round < 2; round++) {
+		/* Also where nothing can be written. */
+		fd = again(round ? 0 : MS_RDONLY);
+		ASSERT_LE(0, fd);
+		FOR_EACH_WAY_OF_CHANGES(way) {
+			unsigned int kind = way->build.index_kind;
+			struct vexfs_search s = wide(way);
+			struct vexfs_index_stats st = { 0 };
+
+			if (way == &ways[1])
+				continue;
+			OK(stats_of_kind(fd, kind, &st));
+			EXPECT_EQ(VEXFS_INDEX_STORED, st.state);
+			EXPECT_EQ(old[kind].nlist, st.nlist);
+			EXPECT_EQ(old[kind].nsub, st.nsub);
+			EXPECT_EQ(old[kind].nbits, st.nbits);
+			EXPECT_EQ(old[kind].ntables, st.ntables);
+			run_search(_metadata, fd, queries, &s, kind, after);
+			EXPECT_LT(0, s.hops) TH_LOG("%s", way->name);
+			EXPECT_EQ(0, s.rows_exact);
+			EXPECT_EQ(0, memcmp(before[kind], after, sizeof(after)));
+			OK(stats_of_kind(fd, kind, &st));
+			EXPECT_EQ(VEXFS_INDEX_READY, st.state);
+			EXPECT_EQ(N, st.nodes);
+			EXPECT_EQ(N, st.watermark);
+			EXPECT_EQ(1000, st.trained);
+			EXPECT_EQ(digests[kind], digest_of_kind(fd, kind));
+			EXPECT_EQ(0, findings(fd, kind, 0, &looked)) TH_LOG("%s", way->name);
+			EXPECT_EQ(N, looked);
+		}
+	}
+}
+
+SCRATCH_CASE(what_changes_after_the_image_is_found_too)
+{
+	float *rows = new_clustered(1, 0, 2 * N), *queries = new_clustered(2, 0, NQ);
+	uint64_t keys[100], key = 5, looked;
+	struct vexfs_hit hits[NQ * K];
+
+	NEED_VEXFS();
+	FOR_EACH_WAY_OF_CHANGES(way) {
+		unsigned int kind = way->build.index_kind, live = N + 200 - 100;
+		struct vexfs_search s = wide(way);
+		struct vexfs_index_stats st = { 0 };
+		int fd = container("f", DIM, VEXFS_METRIC_L2);
+
+		OK(insert(fd, rows, NULL, N));
+		OK(build_way(fd, way, 0));
+		/* Not in memory: batches change the container alone. */
+		fd = again(0);
+		ASSERT_LE(0, fd);
+		OK(insert(fd, rows + N * DIM, NULL, 200));
+		for (int i = 0; i < 100; i++)
+			keys[i] = i * 7;
+		OK(delete_keys(fd, keys, 100));
+		EXPECT_EQ(VEXFS_INDEX_STORED, state_of(fd, kind));
+		for (int round = 0; round < 2; round++) {
+			EXPECT_RECALL_OF(850, fd, way, queries, &s);
+			EXPECT_EQ(0, s.rows_exact);
+			OK(stats_of_kind(fd, kind, &st));
+			EXPECT_EQ(live, st.nodes) TH_LOG("%s", way->name);
+			EXPECT_EQ(N + 200, st.watermark);
+			EXPECT_EQ(0, findings(fd, kind, 0, &looked)) TH_LOG("%s", way->name);
+			/* Saved at unmount: nothing is left to do. */
+			fd = again(0);
+			ASSERT_LE(0, fd);
+		}
+		/* In memory: they change the index as well. */
+		run_search(_metadata, fd, queries, &s, kind, hits);
+		OK(delete_keys(fd, &key, 1));
+		OK(insert(fd, rows + 5 * DIM, NULL, 1));
+		ASSERT_EQ(DIM * 4, pwrite(fd, queries, DIM * 4, 9 * DIM * 4));
+		fd = again(0);
+		run_search(_metadata, fd, rows + 5 * DIM, &s, kind, hits);
+		EXPECT_EQ(N + 200, hits[0].row) TH_LOG("%s", way->name);
+		EXPECT_EQ(0, hits[0].distance);
+		run_search(_metadata, fd, queries, &s, kind, hits);
+		EXPECT_EQ(9, hits[0].row) TH_LOG("%s", way->name);
+		EXPECT_EQ(0, s.rows_exact);
+		EXPECT_EQ(0, findings(fd, kind, 0, &looked)) TH_LOG("%s", way->name);
+		/* Not in memory it can't follow what is overwritten. */
+		fd = again(0);
+		ASSERT_EQ(DIM * 4, pwrite(fd, rows, DIM * 4, 9 * DIM * 4));
+		EXPECT_RECALL_OF(1000, fd, way, queries, &s);
+		EXPECT_EQ(VEXFS_INDEX_UNUSABLE, state_of(fd, kind));
+		EXPECT_LT(0, findings(fd, kind, VEXFS_CHECK_REPAIR, &looked));
+		EXPECT_EQ(VEXFS_INDEX_READY, state_of(fd, kind));
+		EXPECT_EQ(0, findings(fd, kind, 0, &looked));
+		EXPECT_RECALL_OF(850, fd, way, queries, &s);
+		EXPECT_LT(0, s.hops);
+		close(fd);
+		OK(unlink("f"));
+	}
+}
+
+TEST_HARNESS_MAIN
