@@ -234,6 +234,7 @@ pub(crate) fn with_locked<R>(
     f(&mut inode.node().container.lock())
 }
 
+#[inline(never)]
 fn load_hidden(sb: &SuperBlock<VexFs>, ino: u64) -> Result<Option<Hidden>> {
     if ino == 0 {
         return Ok(None);
@@ -255,6 +256,7 @@ fn load_hidden(sb: &SuperBlock<VexFs>, ino: u64) -> Result<Option<Hidden>> {
 }
 
 /// Which indexes a container has. Without those it has all its rows: what can't be read is not there.
+#[inline(never)]
 fn load_indexes(sb: &SuperBlock<VexFs>, ino: u64) -> Indexes {
     let mut indexes = Indexes::default();
     if let Ok(Some(tree)) = load_hidden(sb, ino) {
@@ -267,6 +269,10 @@ fn load_indexes(sb: &SuperBlock<VexFs>, ino: u64) -> Indexes {
 }
 
 /// Loads the container, if it is not yet. The inode lock is held.
+///
+/// Neither this nor what it calls is inlined: inodes are half a KiB each, and not all of them at once need be on
+/// the stack.
+#[inline(never)]
 fn load(inode: &Inode<VexFs>) -> Result {
     let node = inode.node();
     if node.container.lock().loaded {
@@ -355,6 +361,7 @@ fn load(inode: &Inode<VexFs>) -> Result {
 
 /// Makes the key map name the live rows among `candidates` again: a batch that did not come to
 /// be may have pointed their keys to rows of its own.
+#[inline(never)]
 fn repair_keys(inode: &Inode<VexFs>, candidates: impl Iterator<Item = u64>) -> Result {
     let sb = inode.sb();
     let node = inode.node();
@@ -394,6 +401,7 @@ const MAP_CREDITS: u32 = tree::insert_credits(5) + 1;
 
 /// Removes the traces of batches that a crash cut off: records of rows that never came to
 /// be, and tombstones that were not confirmed.
+#[inline(never)]
 fn forget_unfinished(inode: &Inode<VexFs>, area: &VectorArea, meta: &mut Hidden) -> Result {
     const AT_ONCE: usize = 64;
     let sb = inode.sb();

@@ -7,7 +7,6 @@
 //! compares as many rows with as many queries as fit its time (`simd.rs`). Keys are looked up
 //! only for rows that enter a heap.
 
-use crate::container;
 use crate::element;
 use crate::VexFs;
 use kernel::prelude::*;
@@ -341,7 +340,7 @@ fn offer(scan: &Scan<'_>, batch: &Batch<'_>, distances: &[u32], heap: &mut TopK<
         if distance > heap.bound().min(scan.bound) || !scan.candidates.allows(row) {
             continue;
         }
-        let key = container::with(scan.inode, |c| Ok(c.key_of(row)))?;
+        let key = scan.inode.node().container.lock().key_of(row);
         heap.push(Hit { distance, key, row });
     }
     Ok(())

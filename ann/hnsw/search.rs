@@ -22,6 +22,9 @@ const EXACT_COST: u64 = 4;
 /// beside each other.
 const RERANK_STEP: usize = 4;
 
+/// Candidates that show how far estimates are off, at least.
+const LEAST_SAMPLE: usize = 16;
+
 /// If one row in so many passes the filter, a walk that ignores it finds enough.
 const PERMISSIVE: u64 = 3;
 
@@ -202,7 +205,7 @@ impl<S: Store> Index<S> {
         let mut rows = Rows::new();
         let mut left = (query.rerank as usize).max(top.k());
         // The first ones show how far estimates are off, the others come a few at a time.
-        let mut at_once = top.k();
+        let mut at_once = top.k().max(LEAST_SAMPLE);
         let mut excess = Excess::default();
         let mut candidates = candidates.iter();
         while left > 0 || !top.is_full() {
@@ -277,7 +280,8 @@ impl<S: Store> Index<S> {
     }
 }
 
-/// How much farther than they are rows seemed, at most.
+/// How far the distances of rows were from what they seemed, at most. Those that seem nearest seem nearer than
+/// they are more often than not; the others are as likely to be nearer than they seem.
 ///
 /// A row that is not among the `k` nearest by its estimate, less this, is not likely to be among them, nor
 /// those that seem farther. Keys of distances are nearly logarithms, so this is a ratio rather than a difference.
@@ -286,11 +290,11 @@ struct Excess(u32);
 
 impl Excess {
     fn learn(&mut self, estimate: u32, exact: u32) {
-        self.0 = self.0.max(estimate.saturating_sub(exact));
+        self.0 = self.0.max(estimate.abs_diff(exact));
     }
 
     fn excludes(&self, estimate: u32, bound: u32) -> bool {
-        estimate.saturating_sub(self.0.saturating_mul(2)) > bound
+        estimate.saturating_sub(self.0) > bound
     }
 }
 

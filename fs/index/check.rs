@@ -77,7 +77,8 @@ pub(crate) fn check(inode: &Inode<VexFs>, kind: Kind, repair: bool) -> Result<Fi
     Ok(findings)
 }
 
-/// Reads the image of an index, if it has one, and verifies it.
+/// Reads the image of an index, if it has one, and verifies it. Not inlined: a repair wants the stack.
+#[inline(never)]
 fn check_image(inode: &Inode<VexFs>, kind: Kind) -> Result {
     let _images = inode.node().images.lock();
     let (area, record) = container::with(inode, |c| Ok((c.area, c.indexes.slot(kind).record)))?;

@@ -134,6 +134,23 @@ fn load_one(
     area: &VectorArea,
     record: &IndexRecord,
 ) -> Result {
+    let (index, watermark) = read_image(inode, kind, area, record)?;
+    // From now on deletes are told to it; those before are found below.
+    claim.list(inode, &index, area.rows)?;
+    let go_on = || claim.stop.check();
+    index.reconcile(inode, watermark, &go_on)?;
+    claim.put_up(inode, &index, area.rows, 1, &go_on)
+}
+
+/// Reads the index of an image, and up to which row it knows of all. Not inlined: this needs much of the stack,
+/// and so does what comes afterwards.
+#[inline(never)]
+fn read_image(
+    inode: &Inode<VexFs>,
+    kind: Kind,
+    area: &VectorArea,
+    record: &IndexRecord,
+) -> Result<(Arc<Index>, u64)> {
     let sb = inode.sb();
     let mut image = Image::new(sb, record.image_ino, kind.number(), area)?;
     if record.flags & RECORD_STALE != 0 || image.header.generation != record.generation {
@@ -147,12 +164,7 @@ fn load_one(
     let index = Index::new(kind, structure)?;
     let watermark = image.header.watermark;
     index.watermark.store(watermark, Ordering::Release);
-    core::mem::drop(image);
-    // From now on deletes are told to it; those before are found below.
-    claim.list(inode, &index, area.rows)?;
-    let go_on = || claim.stop.check();
-    index.reconcile(inode, watermark, &go_on)?;
-    claim.put_up(inode, &index, area.rows, 1, &go_on)
+    Ok((index, watermark))
 }
 
 /// Saves the index of a kind. The inode may be locked.

@@ -38,12 +38,12 @@ impl Rows {
         })
     }
 
-    /// Bytes of a row as f32.
+    /// Bytes of a row as binary32.
     pub(super) fn vector_bytes(&self) -> usize {
         Elem::F32.row_bytes(self.dim)
     }
 
-    /// Rows of f32 that one section may compare with a vector, or touch in another way that costs as much.
+    /// Rows of binary32 that one section may compare with a vector, or touch in another way that costs as much.
     pub(super) fn section_vectors(&self) -> usize {
         self.simd.section_rows(Elem::F32, self.vector_bytes())
     }
@@ -61,7 +61,7 @@ impl Rows {
         pinned.read(inode, start, end.saturating_mul(self.stride), out)
     }
 
-    /// Makes a row f32, of length 1 if `unit`; a row of zeros stays one. Within a section.
+    /// Makes a row binary32, of length 1 if `unit`; a row of zeros stays one. Within a section.
     pub(super) fn widen(
         &self,
         t: &FpuToken<'_>,

@@ -37,7 +37,7 @@ use vexfs_vfs::{fpu, sort, task, Inode};
 pub(super) const SEED: u64 = 1;
 /// Rows taken in while `Node::rows` and the writer's lock are held: a millisecond.
 const PIECE: u64 = 64;
-/// The factor of projections whose signs alone count: f32 bits of 2^16. Vectors are of length 1.
+/// The factor of projections whose signs alone count: binary32 bits of 2^16. Vectors are of length 1.
 const SIGNS_SCALE: u32 = 0x4780_0000;
 /// Rows whose nearest ones among a sample tell how wide a cell is; the sample's rows, and bytes.
 const NEAR_ROWS: usize = 64;
@@ -50,17 +50,17 @@ const IDLE: usize = 8;
 pub(super) struct Hasher {
     pub(super) rows: Rows,
     pub(super) params: Params,
-    /// The factor of projections, f32 bits, once it is known.
+    /// The factor of projections, binary32 bits, once it is known.
     scale: SetOnce<u32>,
 }
 
 impl Hasher {
-    /// The factor of projections, f32 bits, once it is known.
+    /// The factor of projections, binary32 bits, once it is known.
     pub(super) fn scale(&self) -> Option<u32> {
         self.scale.copy()
     }
 
-    /// Makes a row a vector: f32, of length 1 if only its direction counts.
+    /// Makes a row a vector: binary32, of length 1 if only its direction counts.
     pub(super) fn vector(&self, row: &[u8], out: &mut [u8]) -> Result {
         let unit = self.params.family == Family::Signs;
         fpu::section(|t| self.rows.widen(t, row, unit, out))?.map_err(|_| EINVAL)
@@ -309,7 +309,7 @@ impl Hashes {
         result
     }
 
-    /// The squared distance of near rows as f32 bits: the median of the distances of some rows to the nearest of a
+    /// The squared distance of near rows as binary32 bits: the median of the distances of some rows to the nearest of a
     /// sample of others.
     fn near(&self, inode: &Inode<VexFs>, rows: u64, stop: &mut dyn FnMut() -> bool) -> Result<u32> {
         let table = self.hasher.params.table().map_err(|_| EINVAL)?;

@@ -99,7 +99,7 @@ pub(super) fn read(
             used: both as u32,
             free: (both >> 32) as u32,
         };
-        Ok(starts.push_within_capacity(start).map_err(|_| EINVAL)?)
+        starts.push_within_capacity(start).map_err(|_| EINVAL)
     })?;
     // No more than there are in the image is asked for.
     let (_, each) = pieces(&table.layout().map_err(|_| EINVAL)?);

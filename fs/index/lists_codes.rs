@@ -117,7 +117,7 @@ impl Coder {
         }
     }
 
-    /// Makes a row a vector: f32, of length 1 for cosine, rotated for codes.
+    /// Makes a row a vector: binary32, of length 1 for cosine, rotated for codes.
     fn vector(&self, row: &[u8], out: &mut [u8]) -> Result {
         let unit = self.rows.metric == Metric::Cosine;
         fpu::section(|t| {

@@ -140,7 +140,8 @@ impl Visible for Snapshot<'_> {
         if !self.allows(row) {
             return Ok(None);
         }
-        container::with(self.scan.inode, |c| Ok(Some(c.key_of(row))))
+        // Loaded, or there were no search. Loading would need much of the stack, deep down as this is.
+        Ok(Some(self.scan.inode.node().container.lock().key_of(row)))
     }
 
     fn stop(&mut self, _distances: u64) -> bool {

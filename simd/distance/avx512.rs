@@ -49,6 +49,8 @@ pub unsafe fn score<R: Rows, const Q: usize>(
 }
 
 /// Keys for float elements of type `E`.
+///
+/// What it calls is not inlined, so that only one of their frames, of up to 2 KiB, is on a kernel's stack.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>(
     queries: [*const u8; Q],
@@ -62,15 +64,14 @@ pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>
         let mut qq = [1.0; Q];
         if M == COSINE {
             for (qq, q) in qq.iter_mut().zip(queries) {
-                let none = Ahead::none(q);
-                let (_, [s]) = float_sums::<E, E, M, 1, 1, false>([q], [q], &none, dim, None);
-                *qq = _mm512_cvtss_f32(sum16(&[s; BLOCK_ROWS]));
+                *qq = squares::<E>(q, dim);
             }
         }
         if Q == 1 {
             let (query, out) = (queries[0], out[0]);
             let dense = rows.are_dense(dim * size_of::<E>());
-            if E == F16 && n > TILE && (dense || dim <= WIDENED) {
+            // Rows that are listed are compared deep in a graph, where a kernel has no stack for a wide query.
+            if E == F16 && n > TILE && dense {
                 return widened::<R, M>(query, qq[0], rows, dim, out, n);
             }
             if E != F16 && dense {
@@ -82,6 +83,18 @@ pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>
             }
         }
         tiles::<R, E, E, M, Q>(queries, queries, qq, rows, dim, out, n);
+    }
+}
+
+/// The sum of the squares of a query of elements `E`.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+unsafe fn squares<const E: u32>(query: *const u8, dim: usize) -> f32 {
+    let none = Ahead::none(query);
+    // SAFETY: the caller promises the query.
+    unsafe {
+        let (_, [s]) = float_sums::<E, E, COSINE, 1, 1, false>([query], [query], &none, dim, None);
+        _mm512_cvtss_f32(sum16(&[s; BLOCK_ROWS]))
     }
 }
 
@@ -125,7 +138,7 @@ unsafe fn widen(query: *const u8, dim: usize, wide: &mut Wide) {
 /// copy of the code for all rows, which a compiler does not unroll, and their lane sums wait for those of a block
 /// of rows. One row at a time needs no prefetches. Two at a time do, of which each load of the query is half the
 /// work: it pays for binary16, which is bound by the loads and conversions.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 unsafe fn in_order<
     R: Rows,
@@ -192,7 +205,7 @@ unsafe fn in_order<
     }
 }
 
-/// Keys for rows of binary16, of which converting is most of the work.
+/// Keys for dense rows of binary16, of which converting is most of the work.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 unsafe fn widened<R: Rows, const M: u32>(
@@ -204,24 +217,21 @@ unsafe fn widened<R: Rows, const M: u32>(
     n: usize,
 ) {
     let mut wide: Wide = [_mm512_setzero_ps(); WIDENED / 16];
-    // SAFETY: the caller promises `dim` elements of the query, and the rest; scattered rows have no more than
-    // `WIDENED`.
+    // SAFETY: the caller promises `dim` elements of the query, and the rest.
     unsafe {
         widen(query, dim, &mut wide);
         let wide = wide.as_ptr().cast();
-        if dim == SHORT && rows.are_dense(dim * 2) {
+        if dim == SHORT {
             in_order::<R, F16, F32, M, 1, false, SHORT>(wide, query, qq, rows, dim, out, n)
-        } else if rows.are_dense(dim * 2) {
-            in_order::<R, F16, F32, M, 2, true, 0>(wide, query, qq, rows, dim, out, n)
         } else {
-            tiles::<R, F16, F32, M, 1>([wide], [query], [qq], rows, dim, [out], n);
+            in_order::<R, F16, F32, M, 2, true, 0>(wide, query, qq, rows, dim, out, n)
         }
     }
 }
 
 /// Keys for float elements of type `E` from queries of elements `QE`, four rows at a time. `own` are the
 /// queries as they came, `qq` the sums of their squares.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 unsafe fn tiles<R: Rows, const E: u32, const QE: u32, const M: u32, const Q: usize>(
     queries: [*const u8; Q],

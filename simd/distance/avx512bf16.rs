@@ -58,6 +58,22 @@ unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>(
         // SAFETY: as promised by the caller.
         return unsafe { avx512::floats::<R, E, M, Q>(queries, rows, dim, out, n) };
     }
+    // SAFETY: as promised by the caller.
+    unsafe { bf16::<R, E, M, Q>(queries, rows, dim, out, n) }
+}
+
+/// Keys for bfloat16 and sums of products. Not inlined: its frame is not on the stack of the others.
+#[inline(never)]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx512bf16,avx2,fma,f16c,popcnt"
+)]
+unsafe fn bf16<R: Rows, const E: u32, const M: u32, const Q: usize>(
+    queries: [*const u8; Q],
+    rows: R,
+    dim: usize,
+    out: [*mut u32; Q],
+    n: usize,
+) {
     let zero = _mm512_setzero_ps();
     let (mut a, mut b) = ([[zero; BLOCK_ROWS]; Q], [zero; BLOCK_ROWS]);
     let dense = Q == 1 && rows.are_dense(dim * 2);
