@@ -73,6 +73,14 @@ user() {
 	if [ $status != 0 ] && ! grep -qE 'FAIL|failed' "$out/user.log"; then
 		broken cargo_test "$(tail -n 3 "$out/user.log" | tr '\n' ' ')" "$out/user.log"
 	fi
+	# 2.5 KiB of the 16 are left for the system call and for what the kernel's own functions need.
+	printf '\n# program module\n' >>"$out/user.log"
+	if scripts/stack build/x86_64/vexfs.ko 13824 >"$out/stack.log" 2>&1; then
+		echo "ok 1 module.fits_a_kernels_stack" >>"$out/user.log"
+	else
+		sed 's/^/# /' "$out/stack.log" >>"$out/user.log"
+		echo "not ok 1 module.fits_a_kernels_stack" >>"$out/user.log"
+	fi
 	return 0
 }
 
