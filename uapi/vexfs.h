@@ -314,7 +314,7 @@ struct vexfs_search {
  *
  * Wants the file open for writing. Errors: EINVAL a bad field, or one that the kind
  * does not have; EEXIST there is an index of the kind; ENOENT there is none to drop;
- * EBUSY one is being built, loaded or saved; ECANCELED it was dropped while being built; EOPNOTSUPP
+ * EBUSY one is being built or loaded; ECANCELED it was dropped while being built; EOPNOTSUPP
  * rows are too long for it (HNSW: above 7,808 elements, or 31,584 of BINARY, at m 16;
  * PQ: above 32,512 that no sub-quantiser divides); ENODATA there are no rows to train on
  * (all kinds but HNSW); ENOTTY not a container; EBADF; ENOMEM; EINTR a fatal signal. After an error

@@ -15,7 +15,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use libvexfs::format::VectorArea;
 use vexfs_vfs::work::{Job, Started, Stop};
-use vexfs_vfs::Inode;
+use vexfs_vfs::{task, Inode};
 
 /// What a build is asked for.
 #[derive(Clone, Copy)]
@@ -57,6 +57,7 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
         Some(_) if !request.replace => Err(EEXIST),
         _ => Ok(()),
     };
+    wait_for_save(inode, kind, &stop)?;
     let (claim, area) = Claim::take(inode, kind, stop, may)?;
     claim.with_slot(inode, |slot| slot.error = None);
     let build = Build {
@@ -80,6 +81,18 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
             Err(e)
         }
     }
+}
+
+/// Waits while the last build saves its index, which is up for searches: nobody would expect to be refused
+/// for its sake.
+fn wait_for_save(inode: &Inode<VexFs>, kind: Kind, stop: &Stop) -> Result {
+    while container::with(inode, |c| Ok(c.indexes.slot(kind).saving))? {
+        stop.check()?;
+        task::cond_resched();
+        // Who saves holds it, or is about to.
+        core::mem::drop(inode.node().images.lock());
+    }
+    Ok(())
 }
 
 /// A build that has its slot.
