@@ -308,6 +308,8 @@ struct vexfs_search {
  * Batches keep the index in step. It is saved when it is built, at unmount, and when much has
  * changed; the first search of a later mount loads it and takes in what it does not know
  * yet. An index that can't be saved, for lack of space, is in memory only; the log says so.
+ * A search that finds it damaged or outdated on disk, or not there because a crash or an
+ * unmount cut off its build, has it built in the background and compares rows exactly meanwhile.
  * Build it over the rows that will be there, not over few: codes and lists are made for
  * those it finds. PQ is one list of codes, all of which a search scans. LSH hashes places
  * of L2, bits of HAMMING, directions else. For HNSW, BINARY rows are their own codes.
@@ -342,7 +344,7 @@ struct vexfs_build_index {
 #define VEXFS_INDEX_READY	2
 #define VEXFS_INDEX_REBUILDING	3	/* in use, and a new one is being built */
 #define VEXFS_INDEX_STORED	4	/* on disk; the next search loads it */
-#define VEXFS_INDEX_UNUSABLE	5	/* damaged or outdated on disk, to be built again */
+#define VEXFS_INDEX_UNUSABLE	5	/* damaged, outdated or missing on disk; a search has it built */
 #define VEXFS_INDEX_FAILED	6	/* there is none: see @build_error */
 
 /**

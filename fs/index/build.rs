@@ -60,12 +60,16 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
     wait_for_save(inode, kind, &stop)?;
     let (claim, area) = Claim::take(inode, kind, stop, may)?;
     claim.with_slot(inode, |slot| slot.error = None);
+    checkpoint::define(inode, &claim, kind, parameters);
     let build = Build {
         request: *request,
         claim: claim.clone(),
     };
     if !request.background {
         let built = build.run_now(inode, &area, &|| claim.stop.check());
+        if built.is_err() {
+            checkpoint::undefine(inode, kind);
+        }
         claim.give_up(inode, |_| {});
         return built;
     }
@@ -77,6 +81,7 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
             Ok(())
         }
         Err(e) => {
+            checkpoint::undefine(inode, kind);
             claim.give_up(inode, |_| {});
             Err(e)
         }
@@ -114,6 +119,10 @@ impl Job for Build {
         };
         let area = container::with(inode, |c| Ok(c.area));
         let built = area.and_then(|area| self.run_now(inode, &area, &go_on));
+        // Cancelled, it starts again after the next mount; a drop has seen to the record itself.
+        if built.is_err_and(|e| e != ECANCELED) {
+            checkpoint::undefine(inode, self.request.kind);
+        }
         self.claim.give_up(inode, |slot| slot.error = built.err());
     }
 }

@@ -16,7 +16,7 @@ use super::graph::Graph;
 use super::hashes::Hashes;
 use super::image::{self, Reader as Image};
 use super::lists::Lists;
-use super::{Index, Indexes, Kind, Slot, Structure};
+use super::{build, Index, Indexes, Kind, Parameters, Request, Slot, Structure};
 use crate::container::{self, Container, Hidden, Unwritten};
 use crate::node::{self, Change};
 use crate::txn::Txn;
@@ -85,6 +85,8 @@ pub(super) fn load(inode: &Inode<VexFs>, kind: u32) -> Result {
         let loaded = load_one(inode, &claim, kind, &area, &record);
         claim.give_up(inode, |slot| {
             slot.unusable = loaded.is_err_and(|e| e != EINTR);
+            // A new one would not fit either.
+            slot.error = loaded.err().filter(|e| *e == ENOMEM);
         });
         let Err(e) = loaded else {
             continue;
@@ -204,8 +206,11 @@ fn save_unfrozen(inode: &Inode<VexFs>, kind: Kind) -> Result {
         image_ino,
         ..record
     };
-    let switched = container::push_durable(inode, Unwritten::Wait)
-        .and_then(|()| set_record(inode, kind, Some((&index, record))));
+    let switched = container::push_durable(inode, Unwritten::Wait).and_then(|()| {
+        let same = |ready: &Arc<Index>| Arc::ptr_eq(ready, &index);
+        let still = |slot: &Slot| slot.ready.as_ref().is_some_and(same);
+        set_record(inode, kind, Some(record), still)
+    });
     if let Err(e) = switched {
         image::discard(inode.sb(), image_ino);
         return Err(e);
@@ -219,20 +224,21 @@ fn save_unfrozen(inode: &Inode<VexFs>, kind: Kind) -> Result {
 
 /// Changes the record of a kind, in one transaction: to `new`, that of `index`, or to none. What the record
 /// referred to so far is an orphan then, and the new image is none any more.
-fn set_record(inode: &Inode<VexFs>, kind: Kind, new: Option<(&Arc<Index>, IndexRecord)>) -> Result {
+fn set_record(
+    inode: &Inode<VexFs>,
+    kind: Kind,
+    record: Option<IndexRecord>,
+    still: impl FnOnce(&Slot) -> bool,
+) -> Result {
     let sb = inode.sb();
     let mut txn = inode.volume().begin(sb, CREDITS, REVOKES)?.essential();
     let mut guard = inode.node().container.lock();
     let container: &mut Container = &mut guard;
     let slot = container.indexes.slot(kind);
-    if let Some((index, _)) = &new {
-        let same = |ready: &Arc<Index>| Arc::ptr_eq(ready, index);
-        if !slot.ready.as_ref().is_some_and(same) {
-            return Err(ENOENT);
-        }
+    if !still(slot) {
+        return Err(ENOENT);
     }
     let old = slot.record.map_or(0, |record| record.image_ino);
-    let record = new.map(|(_, record)| record);
     write_record(&mut txn, inode, container, kind, record.as_ref())?;
     if let Some(record) = record.filter(|record| record.image_ino != 0) {
         orphan::remove(&mut txn, sb, record.image_ino)?;
@@ -283,6 +289,67 @@ fn write_record(
     stored
 }
 
+/// Records that an index is to be built, if there is none, so that a build that a crash or an unmount cuts off
+/// starts again. What can't be recorded does not.
+pub(super) fn define(inode: &Inode<VexFs>, claim: &Claim, kind: Kind, parameters: &Parameters) {
+    let _images = inode.node().images.lock();
+    let record = inode.node().container.lock().indexes.slot(kind).record;
+    if record.is_some() || inode.sb().is_read_only() {
+        return;
+    }
+    let record = IndexRecord {
+        parameters: *parameters,
+        ..IndexRecord::default()
+    };
+    let _ = inode
+        .sb()
+        .with_internal_write(|| set_record(inode, kind, Some(record), |slot| claim.has(slot)));
+}
+
+/// Takes back what [`define`] recorded, after a build that failed by itself.
+pub(super) fn undefine(inode: &Inode<VexFs>, kind: Kind) {
+    let record = inode.node().container.lock().indexes.slot(kind).record;
+    if record.is_some_and(|record| record.image_ino == 0) {
+        let _ = forget(inode, kind);
+    }
+}
+
+/// Has the index that a search for `kind` would use built in the background, if what is on disk of it is
+/// damaged or outdated, or its build was cut off. Where that has failed it is not tried again.
+pub(super) fn rebuild(inode: &Inode<VexFs>, kind: u32) {
+    let wanted = |c: &mut Container| {
+        for candidate in Kind::ALL {
+            if kind != uapi::VEXFS_INDEX_AUTO && Kind::from_uapi(kind) != Some(candidate) {
+                continue;
+            }
+            let slot = c.indexes.slot(candidate);
+            if slot.ready.is_some() {
+                return Ok(None);
+            }
+            let idle = slot.claim.is_none() && slot.error.is_none();
+            let lost = |record: &IndexRecord| slot.unusable || record.image_ino == 0;
+            if let Some(record) = slot.record.filter(lost).filter(|_| idle) {
+                return Ok(Some((candidate, record.parameters)));
+            }
+        }
+        Ok(None)
+    };
+    if inode.sb().is_read_only() {
+        return;
+    }
+    if let Ok(Some((kind, parameters))) = container::with(inode, wanted) {
+        let request = Request {
+            kind,
+            parameters,
+            replace: true,
+            background: true,
+            threads: 0,
+        };
+        // It says in the log what is wrong. Who else builds it meanwhile has done what is wanted.
+        let _ = build::build(inode, &request);
+    }
+}
+
 /// Forgets the index of a kind on disk, if there is one. Searches do not use it any more.
 ///
 /// # Errors
@@ -298,7 +365,7 @@ pub(super) fn forget(inode: &Inode<VexFs>, kind: Kind) -> Result {
         return Err(EROFS);
     }
     inode.sb().with_internal_write(|| {
-        set_record(inode, kind, None)?;
+        set_record(inode, kind, None, |_| true)?;
         if record.image_ino != 0 {
             image::discard(inode.sb(), record.image_ino);
         }

@@ -48,6 +48,12 @@ impl Claim {
         })
     }
 
+    /// Whether this is the claim on `slot`.
+    pub(super) fn has(&self, slot: &Slot) -> bool {
+        let mine = |claim: &Arc<Stop>| Arc::ptr_eq(claim, &self.stop);
+        slot.claim.as_ref().is_some_and(mine)
+    }
+
     /// Runs `f` with the slot, unless the claim is gone.
     pub(super) fn with_slot<R>(
         &self,
@@ -56,8 +62,7 @@ impl Claim {
     ) -> Option<R> {
         let mut container = inode.node().container.lock();
         let slot = container.indexes.slot(self.kind);
-        let mine = |claim: &Arc<Stop>| Arc::ptr_eq(claim, &self.stop);
-        slot.claim.as_ref().is_some_and(mine).then(|| f(slot))
+        self.has(slot).then(|| f(slot))
     }
 
     /// Lists `index`, which will have `rows` rows: from now on it is told of deletes and overwritten rows.

@@ -372,6 +372,7 @@ pub(crate) fn for_search(inode: &Inode<VexFs>, kind: u32) -> Result<Option<Arc<I
         return Ok(None);
     }
     checkpoint::load(inode, kind)?;
+    checkpoint::rebuild(inode, kind);
     container::with(inode, |c| match kind {
         uapi::VEXFS_INDEX_AUTO => {
             let mut all = Kind::ALL.into_iter();
@@ -422,7 +423,9 @@ pub(crate) fn summary(inode: &Inode<VexFs>, kind: Kind, digest: bool) -> Result<
         (Some(_), false, _) => uapi::VEXFS_INDEX_READY,
         (Some(_), true, _) => uapi::VEXFS_INDEX_REBUILDING,
         (None, true, _) => uapi::VEXFS_INDEX_BUILDING,
-        (None, false, Some(_)) if slot.unusable => uapi::VEXFS_INDEX_UNUSABLE,
+        (None, false, Some(record)) if slot.unusable || record.image_ino == 0 => {
+            uapi::VEXFS_INDEX_UNUSABLE
+        }
         (None, false, Some(_)) => uapi::VEXFS_INDEX_STORED,
         (None, false, None) if slot.error.is_some() => uapi::VEXFS_INDEX_FAILED,
         (None, false, None) => return Err(ENOENT),

@@ -18,6 +18,20 @@ static unsigned int state_of(int fd)
 	return index_stats(fd, &st) ? 0 : st.state;
 }
 
+/* Waits until the index is built again in the background; its state then. */
+static unsigned int settled(int fd)
+{
+	unsigned int state;
+
+	for (int i = 0; i < 20000; i++) {
+		state = state_of(fd);
+		if (state != VEXFS_INDEX_BUILDING && state != VEXFS_INDEX_REBUILDING)
+			break;
+		usleep(5000);
+	}
+	return state;
+}
+
 /* Checks the index; what is wrong with it, as one number, or -errno. */
 static long long findings(int fd, unsigned int flags, struct vexfs_index_check *check)
 {
@@ -162,11 +176,19 @@ SCRATCH_CASE(rows_overwritten_in_place_outdate_an_image)
 	fd = again(NULL, 0);
 	ASSERT_EQ(200 * DIM * 4, pwrite(fd, others + 200 * DIM, 200 * DIM * 4, 200 * DIM * 4));
 	EXPECT_RECALL(1000, fd, others + 200 * DIM, &s);
-	EXPECT_EQ(VEXFS_INDEX_UNUSABLE, state_of(fd));
+	EXPECT_EQ(0, s.hops);
+	/* It is built again in the background. */
+	EXPECT_EQ(VEXFS_INDEX_READY, settled(fd));
+	EXPECT_RECALL(960, fd, others + 200 * DIM, &s);
+	EXPECT_LT(0, s.hops);
+	/* Where nothing can be written it stays as it is. */
 	fd = again(NULL, 0);
+	ASSERT_EQ(DIM * 4, pwrite(fd, others, DIM * 4, 0));
+	fd = again(NULL, MS_RDONLY);
 	EXPECT_RECALL(1000, fd, others + 200 * DIM, &s);
 	EXPECT_EQ(VEXFS_INDEX_UNUSABLE, state_of(fd));
-	/* It can be built again, also without saying that it replaces one. */
+	/* A build need not say that it replaces one. */
+	fd = again(NULL, 0);
 	OK(build(fd, 0, 0, 0));
 	EXPECT_EQ(VEXFS_INDEX_READY, state_of(fd));
 	fd = again(NULL, 0);
@@ -330,15 +352,48 @@ SCRATCH_CASE(a_full_volume_keeps_the_index_in_memory)
 	OK(build(fd, 0, 0, 0));
 	EXPECT_EQ(VEXFS_INDEX_READY, state_of(fd));
 	EXPECT_RECALL(960, fd, rows, &s);
-	/* It was never on disk. */
+	/* It was never on disk, but that there is to be one: it is built again. */
+	fd = again(NULL, 0);
+	EXPECT_EQ(VEXFS_INDEX_UNUSABLE, state_of(fd));
+	run_search(_metadata, fd, rows, &s, VEXFS_INDEX_HNSW, hits);
+	EXPECT_EQ(0, s.hops);
+	EXPECT_EQ(VEXFS_INDEX_READY, settled(fd));
+	EXPECT_RECALL(960, fd, rows, &s);
+}
+
+SCRATCH_CASE(a_build_that_an_unmount_cuts_off_starts_again)
+{
+	unsigned int n = 4 * N;
+	float *rows = new_clustered(1, 0, n);
+	struct vexfs_search s = { .ef = 100 };
+	struct vexfs_build_index b = { .size = sizeof(b), .flags = VEXFS_BUILD_BACKGROUND,
+				       .index_kind = VEXFS_INDEX_HNSW, .m = 12, .ef_construction = 300 };
+	struct vexfs_index_stats st = { 0 };
+	int fd;
+
+	NEED_VEXFS();
+	fd = container("f", DIM, VEXFS_METRIC_L2);
+	OK(insert(fd, rows, NULL, n));
+	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b));
+	fd = again(NULL, 0);
+	ASSERT_LE(0, fd);
+	OK(index_stats(fd, &st));
+	EXPECT_EQ(VEXFS_INDEX_UNUSABLE, st.state) TH_LOG("the build was done before the unmount");
+	EXPECT_RECALL(1000, fd, rows, &s);
+	EXPECT_EQ(VEXFS_INDEX_READY, settled(fd));
+	OK(index_stats(fd, &st));
+	EXPECT_EQ(12, st.m);
+	EXPECT_EQ(300, st.ef_construction);
+	EXPECT_EQ(n, st.nodes);
+	EXPECT_RECALL(960, fd, rows, &s);
+	EXPECT_LT(0, s.hops);
+	/* One that is dropped does not. */
+	OK(build(fd, VEXFS_BUILD_DROP, 0, 0));
+	b.flags = VEXFS_BUILD_BACKGROUND;
+	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b));
+	OK(build(fd, VEXFS_BUILD_DROP, 0, 0));
 	fd = again(NULL, 0);
 	EXPECT_EQ(0, state_of(fd));
-	s.nq = NQ;
-	s.k = K;
-	s.index_kind = VEXFS_INDEX_HNSW;
-	s.queries = PTR(rows);
-	s.hits = PTR(hits);
-	EXPECT_EQ(ENOENT, ERR(search(fd, &s)));
 }
 
 SCRATCH_CASE(a_ceiling_that_an_image_exceeds_is_no_loss)
@@ -408,10 +463,9 @@ SCRATCH_CASE(a_damaged_image_is_noticed)
 		fd = open("f", O_RDWR);
 		EXPECT_RECALL(1000, fd, rows, &s);
 		EXPECT_EQ(0, s.hops) TH_LOG("damage %d was not noticed", i);
-		EXPECT_EQ(VEXFS_INDEX_UNUSABLE, state_of(fd));
-		/* Inserts go on, and a new build repairs it. */
+		/* Inserts go on, and it is built again in the background. */
 		OK(insert(fd, rows, NULL, 1));
-		OK(build(fd, VEXFS_BUILD_REPLACE, 0, 0));
+		EXPECT_EQ(VEXFS_INDEX_READY, settled(fd));
 		EXPECT_RECALL(960, fd, rows + 10 * DIM, &s);
 		EXPECT_LT(0, s.hops);
 		/* So that the next image lies where this one did, before what is left of others. */
