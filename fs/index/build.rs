@@ -192,7 +192,7 @@ fn reserve(inode: &Inode<VexFs>, index: &Index, live: u64, rows: u64) -> Result 
 /// `ENOENT` if there is none, and those of [`checkpoint::forget`].
 pub(crate) fn drop(inode: &Inode<VexFs>, kind: Kind) -> Result {
     let stored = container::with(inode, |c| Ok(c.indexes.slot(kind).record.is_some()))?;
-    let (any, job) = drop_from_memory(inode, kind);
+    let (any, job) = drop_from_memory(inode, kind, true);
     if let Some(job) = job {
         job.end();
     }
@@ -203,10 +203,11 @@ pub(crate) fn drop(inode: &Inode<VexFs>, kind: Kind) -> Result {
 }
 
 /// Has searches not use the index of a kind any more, and tells a build to end. Says whether there was
-/// either, and returns the build, if it goes on in the background.
+/// either, and returns the build, if it goes on in the background. `forever` if its record is about to go too.
 pub(super) fn drop_from_memory(
     inode: &Inode<VexFs>,
     kind: Kind,
+    forever: bool,
 ) -> (bool, Option<Arc<Started<Build>>>) {
     let mut container = inode.node().container.lock();
     let slot = container.indexes.slot(kind);
@@ -216,6 +217,8 @@ pub(super) fn drop_from_memory(
         Slot {
             record,
             unusable: record.is_some(),
+            // No search has it built again before its record is gone too.
+            error: record.filter(|_| forever).map(|_| ECANCELED),
             ..Slot::default()
         },
     );

@@ -249,6 +249,9 @@ fn set_record(
     let slot = container.indexes.slot(kind);
     slot.record = record;
     slot.unusable = false;
+    if record.is_none() {
+        slot.error = slot.error.filter(|e| *e != ECANCELED);
+    }
     let tree = container.area.index_ino;
     core::mem::drop(guard);
     // Also where it is not new, so that fsync(2) of the container waits for this transaction.

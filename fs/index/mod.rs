@@ -515,7 +515,7 @@ fn overwritten(inode: &Inode<VexFs>, rows: Range<u64>) {
             };
             // Searches may miss these rows from now on. What is on disk is marked already. A build waits
             // for `Node::rows`, so nobody waits for it here.
-            build::drop_from_memory(inode, index.kind);
+            build::drop_from_memory(inode, index.kind, false);
             pr_warn!(
                 "{}: inode {}: the {} index can't follow overwritten rows (error {}) and is dropped\n",
                 inode.sb().id(),

@@ -415,13 +415,11 @@ static void wait_for_build(struct __test_metadata *_metadata, int fd, pid_t chil
 		usleep(1000);
 	}
 	EXPECT_EQ(VEXFS_INDEX_BUILDING, st.state);
-	EXPECT_GT(1000, st.trained);
-	EXPECT_EQ(0, st.nodes);
 }
 
 CASE(a_killed_build_leaves_nothing)
 {
-	unsigned int n = rows_of_a_test();
+	unsigned int n = 4 * rows_of_a_test();
 	float *rows = new_clustered(1, 0, n);
 	struct vexfs_index_stats st = { 0 };
 	uint64_t key = 3;
@@ -447,7 +445,7 @@ CASE(a_killed_build_leaves_nothing)
 
 CASE(dropping_an_index_ends_its_build)
 {
-	unsigned int n = rows_of_a_test();
+	unsigned int n = 4 * rows_of_a_test();
 	float *rows = new_clustered(1, 0, n);
 	struct vexfs_index_stats st = { 0 };
 	int fd = container("f", DIM, VEXFS_METRIC_L2), status = 0;
