@@ -9,7 +9,7 @@
 # Without names all of them, arm64 only where its kernel is in the cache. `isa` runs the
 # search tests on instruction sets that the vector tests do not come by.
 #
-# VEXFS_CRASH_ROUNDS=20, VEXFS_IMAGE_ROUNDS=4, VEXFS_SEED=..., VEXFS_BIG=1 for the
+# VEXFS_CRASH_ROUNDS=12, VEXFS_IMAGE_ROUNDS=4, VEXFS_SEED=..., VEXFS_BIG=1 for the
 # sizes that take minutes more. VEXFS_VM_OPTIONS goes to qemu/vm (as --debug), but
 # not for arm64.
 set -uo pipefail
@@ -50,6 +50,7 @@ guest() {
 	qemu/vm --log "$out/$name.dmesg" "${options[@]}" "$@" >"$log" 2>&1 </dev/null &
 	vm=$!
 	wait $vm || status=$?
+	say "== $name ended ($((SECONDS - started)) s)"
 	printf '\n# program guest\n' >>"$log"
 	case $status in
 	0 | 1) echo "ok 1 $name.kernel_log_is_clean" >>"$log" ;;
@@ -73,6 +74,7 @@ user() {
 	if [ $status != 0 ] && ! grep -qE 'FAIL|failed' "$out/user.log"; then
 		broken cargo_test "$(tail -n 3 "$out/user.log" | tr '\n' ' ')" "$out/user.log"
 	fi
+	say "== user ended ($((SECONDS - started)) s)"
 	# 2.5 KiB of the 16 are left for the system call and for what the kernel's own functions need.
 	printf '\n# program module\n' >>"$out/user.log"
 	if scripts/stack build/x86_64/vexfs.ko 13824 >"$out/stack.log" 2>&1; then
@@ -161,9 +163,10 @@ isa() {
 other_jobs() {
 	want user && user
 	if want crash; then
-		tests/crash/run.sh "${VEXFS_CRASH_ROUNDS:-20}" "$((VEXFS_SEED))" "${vm_options[@]}" >"$out/crash.log" 2>&1 ||
+		tests/crash/run.sh "${VEXFS_CRASH_ROUNDS:-12}" "$((VEXFS_SEED))" "${vm_options[@]}" >"$out/crash.log" 2>&1 ||
 			grep -q '^not ok' "$out/crash.log" || broken crash "tests/crash/run.sh failed" "$out/crash.log"
 	fi
+	want crash && say "== crash ended ($((SECONDS - started)) s)"
 	want arm64 && kselftests arm64 "$out/arm64.log" "$arm64_bin" --arch arm64 --env VEXFS_TEST_ISA=neondot -- \
 		$(programs posix) $(arm64_programs) vector_search:simd=neon vector_search:simd=scalar
 	return 0
