@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
-//! Distances with AVX-512 F, BW, DQ and VL.
+//! Distances of floats with AVX-512 F, BW, DQ and VL.
 //!
 //! Rows without gaps are read one after the other. Of others two or four share each load of the query, and two
 //! queries, where there are two, each load of a row.
 
 use core::arch::x86_64::*;
 
+use super::avx512bytes::{bits, bytes};
+use super::avx512keys::{store_keys, sum16};
 use super::{
-    avx2, scalar, Ahead, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, LEAD,
-    TILE, U8,
+    Ahead, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, LEAD, TILE, U8,
 };
 use crate::abi::{Elem, Metric};
 
@@ -301,66 +302,6 @@ unsafe fn tiles<R: Rows, const E: u32, const QE: u32, const M: u32, const Q: usi
     }
 }
 
-/// Writes the keys of the first `count` rows of a block from the lane sums of their terms and squares; of sums
-/// that are out of range, from another look at the row.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-pub(super) unsafe fn store_keys<const E: u32, const M: u32>(
-    a: &[__m512; BLOCK_ROWS],
-    b: &[__m512; BLOCK_ROWS],
-    qq: f32,
-    query: *const u8,
-    row: impl Fn(usize) -> *const u8,
-    dim: usize,
-    out: *mut u32,
-    count: usize,
-) {
-    let rr = if M == COSINE { sum16(b) } else { a[0] };
-    let (keys, good) = float_keys::<M>(sum16(a), rr, qq);
-    let wanted = (0xffff_u32 >> (BLOCK_ROWS - count)) as __mmask16;
-    // SAFETY: the caller has room for `count` keys; masked ones are not written.
-    unsafe {
-        _mm512_mask_storeu_epi32(out.cast(), wanted, keys);
-        let mut bad = wanted & !good;
-        while bad != 0 {
-            let k = bad.trailing_zeros() as usize;
-            *out.add(k) = scalar::float_key::<E, M>(query, row(k), dim);
-            bad &= bad - 1;
-        }
-    }
-}
-
-/// Sixteen keys from pairs of sums, and a bit for each that says whether the sums were in range.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-fn float_keys<const M: u32>(a: __m512, rr: __m512, qq: f32) -> (__m512i, __mmask16) {
-    let zero = _mm512_setzero_ps();
-    // Not a number and infinity fail the comparison.
-    let infinity = _mm512_set1_ps(f32::INFINITY);
-    let mut good = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(a), infinity);
-    let distance = match M {
-        L2SQ => a,
-        INNER_PRODUCT => _mm512_sub_ps(zero, a),
-        _ => {
-            // Squares this far from the ends of the range have lost nothing to overflow or
-            // underflow, and neither does their product's root.
-            let (low, high) = (_mm512_set1_ps(1e-24), _mm512_set1_ps(1e30));
-            let qq = _mm512_set1_ps(qq);
-            let inside = |v| {
-                _mm512_cmp_ps_mask::<_CMP_GE_OQ>(v, low) & _mm512_cmp_ps_mask::<_CMP_LE_OQ>(v, high)
-            };
-            good &= inside(rr) & inside(qq);
-            let norms = _mm512_mul_ps(_mm512_sqrt_ps(rr), _mm512_sqrt_ps(qq));
-            let d = _mm512_sub_ps(_mm512_set1_ps(1.0), _mm512_div_ps(a, norms));
-            _mm512_min_ps(_mm512_max_ps(d, zero), _mm512_set1_ps(2.0))
-        }
-    };
-    // Order-preserving image: negative numbers are complemented, others get the sign bit.
-    let bits = _mm512_castps_si512(distance);
-    let flip = _mm512_or_si512(_mm512_srai_epi32::<31>(bits), _mm512_set1_epi32(i32::MIN));
-    (_mm512_xor_si512(bits, flip), good)
-}
-
 /// Lane sums for `N` rows, added to those of the elements `before`: of squared differences or products with each of `Q`
 /// queries, and for `COSINE` of the squares of the row; the queries' elements are of type `QE`. Each pair has
 /// four independent sums of a kind: a multiply-add has a latency of four cycles. The order of additions is
@@ -561,166 +502,4 @@ fn widen_f16(v: __m256i) -> __m512 {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 fn widen_bf16(v: __m256i) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v)))
-}
-
-/// The sums of the lanes of each of sixteen vectors.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-pub(super) fn sum16(v: &[__m512; BLOCK_ROWS]) -> __m512 {
-    // A transposition with the additions between its steps: fewer shuffles than horizontal additions are made
-    // of.
-    let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    let four = |a, b, c, d| {
-        let (low, high) = (_mm512_castps_pd(pair(a, b)), _mm512_castps_pd(pair(c, d)));
-        _mm512_add_ps(
-            _mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
-            _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)),
-        )
-    };
-    let eight = |a, b| {
-        _mm512_add_ps(
-            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
-            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
-        )
-    };
-    let low = eight(four(v[0], v[1], v[2], v[3]), four(v[4], v[5], v[6], v[7]));
-    let high = eight(
-        four(v[8], v[9], v[10], v[11]),
-        four(v[12], v[13], v[14], v[15]),
-    );
-    _mm512_add_ps(
-        _mm512_shuffle_f32x4::<0b10_00_10_00>(low, high),
-        _mm512_shuffle_f32x4::<0b11_01_11_01>(low, high),
-    )
-}
-
-/// Keys for byte elements of type `E`.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-unsafe fn bytes<R: Rows, const E: u32, const M: u32, const Q: usize>(
-    queries: [*const u8; Q],
-    rows: R,
-    dim: usize,
-    out: [*mut u32; Q],
-    n: usize,
-) {
-    for (query, out) in queries.into_iter().zip(out) {
-        // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index
-        // below is less than `n`.
-        unsafe {
-            let qq = if M == COSINE {
-                let (_, [qq]) = byte_sums::<E, M, 1>(query, [query], &Ahead::none(query), dim);
-                qq
-            } else {
-                0
-            };
-            let mut i = 0;
-            while i < n {
-                // The last tile repeats its last row.
-                let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
-                let p = [row(0), row(1), row(2), row(3)];
-                let count = if n - i < TILE { n - i } else { TILE };
-                let (dot, rr) = if count == 1 {
-                    let none = Ahead::none(p[0]);
-                    let ([dot], [rr]) = byte_sums::<E, M, 1>(query, [p[0]], &none, dim);
-                    ([dot; TILE], [rr; TILE])
-                } else {
-                    byte_sums::<E, M, TILE>(query, p, &Ahead::tile(rows, i, n, dim), dim)
-                };
-                for k in 0..count {
-                    *out.add(i + k) = scalar::finish_bytes::<E, M>(dot[k], qq, rr[k]);
-                }
-                i += TILE;
-            }
-        }
-    }
-}
-
-/// Exact sums for `N` rows: of squared differences or products, and for `COSINE` of the squares of
-/// the row. They are modulo 2^32, which `MAX_DIM` makes enough.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-unsafe fn byte_sums<const E: u32, const M: u32, const N: usize>(
-    q: *const u8,
-    p: [*const u8; N],
-    ahead: &Ahead<N>,
-    dim: usize,
-) -> ([u32; N], [u32; N]) {
-    let zero = _mm512_setzero_si512();
-    let (mut a, mut b) = ([zero; N], [zero; N]);
-    let mut fetch = &ahead.near;
-    let mut i = 0;
-    // SAFETY: each load ends at or before element `dim`, prefetches do not fault,
-    // masked lanes are not read.
-    unsafe {
-        while i + 32 <= dim {
-            if i >= ahead.cut {
-                fetch = &ahead.far;
-            }
-            let q0 = widen_bytes::<E>(_mm256_loadu_si256(q.add(i).cast()));
-            for k in 0..N {
-                if i % 64 == 0 {
-                    _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(i << ahead.shift).cast());
-                }
-                let r0 = widen_bytes::<E>(_mm256_loadu_si256(p[k].add(i).cast()));
-                byte_terms::<M>(q0, r0, &mut a[k], &mut b[k]);
-            }
-            i += 32;
-        }
-        if i < dim {
-            let mask = u32::MAX >> (32 - (dim - i));
-            let q0 = widen_bytes::<E>(_mm256_maskz_loadu_epi8(mask, q.add(i).cast()));
-            for k in 0..N {
-                let r0 = widen_bytes::<E>(_mm256_maskz_loadu_epi8(mask, p[k].add(i).cast()));
-                byte_terms::<M>(q0, r0, &mut a[k], &mut b[k]);
-            }
-        }
-    }
-    let (mut dot, mut rr) = ([0; N], [0; N]);
-    for k in 0..N {
-        dot[k] = _mm512_reduce_add_epi32(a[k]) as u32;
-        rr[k] = _mm512_reduce_add_epi32(b[k]) as u32;
-    }
-    (dot, rr)
-}
-
-/// Adds the terms of 32 widened elements.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-fn byte_terms<const M: u32>(q: __m512i, r: __m512i, a: &mut __m512i, b: &mut __m512i) {
-    let term = if M == L2SQ {
-        let d = _mm512_sub_epi16(q, r);
-        _mm512_madd_epi16(d, d)
-    } else {
-        _mm512_madd_epi16(q, r)
-    };
-    *a = _mm512_add_epi32(*a, term);
-    if M == COSINE {
-        *b = _mm512_add_epi32(*b, _mm512_madd_epi16(r, r));
-    }
-}
-
-/// 32 bytes as 16-bit integers.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-fn widen_bytes<const E: u32>(v: __m256i) -> __m512i {
-    if E == I8 {
-        _mm512_cvtepi8_epi16(v)
-    } else {
-        _mm512_cvtepu8_epi16(v)
-    }
-}
-
-/// Keys for bit vectors: the portable code, compiled with the POPCNT instruction.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-unsafe fn bits<R: Rows, const M: u32, const Q: usize>(
-    queries: [*const u8; Q],
-    rows: R,
-    dim: usize,
-    out: [*mut u32; Q],
-    n: usize,
-) {
-    for (query, out) in queries.into_iter().zip(out) {
-        // SAFETY: as promised by the caller, who has AVX2 with this instruction set.
-        unsafe { avx2::bits::<R, M>(query, rows, dim, out, n) }
-    }
 }

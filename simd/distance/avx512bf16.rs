@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 
-//! Products of bfloat16 with AVX-512 BF16; integers and bits are those of `avx512vnni.rs`, other floats
-//! those of `avx512.rs`.
+//! Products of bfloat16 with AVX-512 BF16; integers are those of `avx512vnni.rs`, bits those of
+//! `avx512bits.rs`, other floats those of `avx512.rs`.
 //!
 //! `vdpbf16ps` multiplies pairs and adds them to an f32 sum. It takes subnormal elements as zeros and
 //! flushes subnormal results, whatever the control register says.
 
 use core::arch::x86_64::*;
 
-use super::avx512::{store_keys, sum16};
-use super::avx512vnni::{bits, bytes};
+use super::avx512bits::bits;
+use super::avx512keys::{store_keys, sum16};
+use super::avx512vnni::bytes;
 use super::{
     avx512, Ahead, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
 };

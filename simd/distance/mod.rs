@@ -72,6 +72,12 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
 #[cfg(target_arch = "x86_64")]
+mod avx512bits;
+#[cfg(target_arch = "x86_64")]
+mod avx512bytes;
+#[cfg(target_arch = "x86_64")]
+mod avx512keys;
+#[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
