@@ -7,6 +7,8 @@ use super::check::Findings;
 use super::codes::{Arithmetic, Codec, Vectors};
 use super::graph_memory::{Memory, Work};
 use super::image::Reader as Image;
+use super::loaded::Difference;
+use super::pool::{self, Pool, Scratch as _};
 use super::search::Outcome;
 use super::{
     graph_check, graph_image, graph_search, is_live, Counts, Parameters, Query, Shared, Structure,
@@ -38,8 +40,6 @@ pub(super) const SEED: u64 = 1;
 /// Defaults of a build.
 const M: u32 = 16;
 const EF_CONSTRUCTION: u32 = 200;
-/// Scratch memories of searches that are kept for the next ones.
-const IDLE: usize = 8;
 
 /// A graph over the rows of a container.
 #[pin_data]
@@ -50,7 +50,7 @@ pub(super) struct Graph {
     #[pin]
     writer: Mutex<Writer>,
     #[pin]
-    idle: Mutex<KVec<Scratch>>,
+    pool: Pool<Scratch>,
 }
 
 /// Scratch memory of a search.
@@ -66,7 +66,9 @@ impl Scratch {
             vectors: Vectors::new(codec)?,
         })
     }
+}
 
+impl pool::Scratch for Scratch {
     fn bytes(&self) -> u64 {
         self.work.bytes().saturating_add(self.vectors.bytes())
     }
@@ -167,7 +169,6 @@ impl Graph {
 
     fn with(graph: hnsw::Index<Memory>, codec: Codec) -> Result<Arc<Self>> {
         let scratch = Scratch::new(&codec)?;
-        let idle = KVec::with_capacity(IDLE, GFP_KERNEL_ACCOUNT)?;
         let writer = Writer {
             scratch,
             swept: 0,
@@ -178,26 +179,11 @@ impl Graph {
                 graph,
                 codec,
                 writer <- new_mutex!(writer, "vexfs_graph_writer"),
-                idle <- new_mutex!(idle, "vexfs_graph_idle"),
+                pool <- Pool::new()?,
             }? Error),
             GFP_KERNEL_ACCOUNT,
         )?;
         Ok(graph)
-    }
-
-    /// Runs `f` with scratch memory.
-    pub(super) fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> Result<R>) -> Result<R> {
-        let idle = self.idle.lock().pop();
-        let mut scratch = match idle {
-            Some(scratch) => scratch,
-            None => Scratch::new(&self.codec)?,
-        };
-        let result = f(&mut scratch);
-        let mut idle = self.idle.lock();
-        if idle.len() < idle.capacity() {
-            let _ = idle.push_within_capacity(scratch);
-        }
-        result
     }
 
     /// Inserts the row that is the vector of `arithmetic`. If it is there already, that is fine. The
@@ -284,14 +270,17 @@ impl Shared for Graph {
             let _writer = self.writer.lock();
             self.graph.store().grow(nodes, rows)
         };
-        self.with_scratch(|scratch| {
-            let Scratch { work, vectors } = scratch;
-            let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
-            for row in rows {
-                self.take_in(inode, work, &mut arithmetic, row, end, grow)?;
-            }
-            Ok(())
-        })
+        self.pool.with(
+            || Scratch::new(&self.codec),
+            |scratch| {
+                let Scratch { work, vectors } = scratch;
+                let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
+                for row in rows {
+                    self.take_in(inode, work, &mut arithmetic, row, end, grow)?;
+                }
+                Ok(())
+            },
+        )
     }
 }
 
@@ -315,13 +304,11 @@ impl Structure for Graph {
 
     fn bytes(&self) -> u64 {
         let scratch = self.writer.lock().scratch.bytes();
-        let idle = self.idle.lock();
-        let idle = idle.iter().map(Scratch::bytes).fold(0, u64::saturating_add);
         (size_of::<Graph>() as u64)
             .saturating_add(self.graph.store().bytes())
             .saturating_add(self.codec.bytes())
             .saturating_add(scratch)
-            .saturating_add(idle)
+            .saturating_add(self.pool.bytes())
     }
 
     fn digest(&self) -> u64 {
@@ -419,17 +406,17 @@ impl Structure for Graph {
         let Scratch { work, vectors } = &mut writer.scratch;
         let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
         let grow = |nodes, rows| self.graph.store().grow(nodes, rows);
-        for row in rows.clone() {
+        let here = |row| {
             let place = self.graph.store().place(row);
-            let here = place.is_some_and(|place| place.load(Ordering::Relaxed) != NOWHERE);
-            match (here, is_live(inode, row)) {
-                (true, false) => self.remove_one(work, &mut arithmetic, row)?,
-                (false, true) => {
-                    arithmetic.set_row(row, rows.end)?;
-                    self.insert(work, &mut arithmetic, row, grow)?;
-                }
-                _ => {}
-            }
+            place.is_some_and(|place| place.load(Ordering::Relaxed) != NOWHERE)
+        };
+        let Difference { gone, missing } = Difference::of(inode, rows.clone(), here)?;
+        for row in &gone {
+            self.remove_one(work, &mut arithmetic, *row)?;
+        }
+        for row in &missing {
+            arithmetic.set_row(*row, rows.end)?;
+            self.insert(work, &mut arithmetic, *row, grow)?;
         }
         Ok(())
     }
@@ -471,8 +458,9 @@ impl Structure for Graph {
         heaps: &mut [TopK<'_>],
         outcome: &mut Outcome,
     ) -> Result {
-        self.with_scratch(|scratch| {
-            graph_search::search(self, scratch, scan, query, end, heaps, outcome)
-        })
+        self.pool.with(
+            || Scratch::new(&self.codec),
+            |scratch| graph_search::search(self, scratch, scan, query, end, heaps, outcome),
+        )
     }
 }

@@ -2,7 +2,8 @@
 
 //! Hash tables on disk: the heads and blocks of all tables as they are in memory.
 
-use super::hashes::{Hashes, SEED};
+use super::hashes::Hashes;
+use super::hashes_hasher::SEED;
 use super::image::{self, Reader as Image, Writer};
 use super::lists_image::{self, pieces, section, BLOCKS, HEADS, HEAD_BYTES};
 use super::lists_memory::Memory;

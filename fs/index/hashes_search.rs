@@ -2,8 +2,10 @@
 
 //! Searches in hash tables.
 
-use super::hashes::{Hasher, Hashes};
+use super::hashes::Hashes;
+use super::hashes_hasher::Hasher;
 use super::lists::errno;
+use super::pool;
 use super::search::{Outcome, Snapshot};
 use super::Query;
 use crate::scorer::{Candidates, Scan};
@@ -70,8 +72,10 @@ impl Scratch {
         }
         Ok(())
     }
+}
 
-    pub(super) fn bytes(&self) -> u64 {
+impl pool::Scratch for Scratch {
+    fn bytes(&self) -> u64 {
         let QueryMemory {
             row,
             vector,

@@ -6,12 +6,16 @@ use super::budget::{Budget, Charge};
 use super::catch_up::GoOn;
 use super::check::Findings;
 use super::image::Reader as Image;
+use super::listed::{Elsewhere, Extent, Listed, Taken};
 use super::lists_codes::{Coder, Loader, Model, Source};
 use super::lists_memory::{Batch, Lent, Memory, Scratch};
+use super::lists_params::params;
+use super::loaded::Loaded;
+use super::pool::Pool;
 use super::search::Outcome;
 use super::{
-    is_live, lists_check, lists_image, lists_search, lists_train, Counts, Kind, Parameters, Query,
-    Structure,
+    is_live, listed, lists_check, lists_image, lists_params, lists_search, lists_train, Counts,
+    Kind, Parameters, Query, Structure,
 };
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
@@ -20,30 +24,20 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex, SetOnce};
 use libvexfs::format::VectorArea;
-use vexfs_ann::ivf::params::{MAX_NLIST, MAX_ROWS};
-use vexfs_ann::ivf::{self, Code, Params};
-use vexfs_ann::pq;
+use vexfs_ann::ivf::params::MAX_ROWS;
+use vexfs_ann::ivf::{self, Params};
 use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
 use vexfs_vfs::array::Array;
 use vexfs_vfs::rwlock::RwLock;
-use vexfs_vfs::{sort, task, Inode};
+use vexfs_vfs::{task, Inode};
 
 /// Decides the sample, the first centroids and the random rotation. The same for all, so that equal rows
 /// give equal indexes.
 pub(super) const SEED: u64 = 1;
-/// Bits of a code in the interface: signs of the elements, and none at all.
-const SIGNS: u32 = 1;
-const NO_CODES: u32 = 32;
-/// Lists are compacted once holes are a 1/[`HOLE_SHARE`] of the rows, and all of them by the time that as many
-/// more were deleted.
-const HOLE_SHARE: u64 = 16;
 /// The longest list that is compacted: that keeps searches out for some milliseconds. Later rows fill the
 /// holes of longer ones.
 const MOST_SLOTS: u32 = 1 << 16;
-/// Scratch memories of searches that are kept for the next ones.
-const IDLE: usize = 8;
-
 /// Lists over the rows of a container.
 #[pin_data]
 pub(super) struct Lists {
@@ -59,7 +53,7 @@ pub(super) struct Lists {
     #[pin]
     pub(super) writer: Mutex<Writer>,
     #[pin]
-    idle: Mutex<KVec<Scratch>>,
+    pool: Pool<Scratch>,
     pub(super) progress: Progress,
 }
 
@@ -72,120 +66,17 @@ pub(super) struct Progress {
 /// What who changes the lists needs, one at a time.
 pub(super) struct Writer {
     batch: Batch,
-    /// No row from here on was taken in.
-    taken: u64,
-    sweep: Sweep,
+    taken: Taken,
     /// Memory of training, before it begins.
     pub(super) training: Option<Charge>,
     /// Lists of the first rows, as training left them.
     pub(super) assigned: Option<Assigned>,
-    /// Rows that an image had, until all are reconciled.
-    loaded: Option<Loaded>,
 }
 
 /// The list of each of the first rows, or `u32::MAX`.
 pub(super) struct Assigned {
     pub(super) lists: Array<u32>,
     pub(super) _charge: Charge,
-}
-
-/// A bit for each row that an image had.
-pub(super) struct Loaded(pub(super) KVVec<u64>);
-
-impl Loaded {
-    pub(super) fn has(&self, row: u64) -> bool {
-        let word = self.0.get((row / 64) as usize).copied();
-        word.unwrap_or(0) >> (row % 64) & 1 != 0
-    }
-
-    /// Rows that were removed since.
-    pub(super) fn forget(&mut self, rows: &[u64]) {
-        for row in rows {
-            if let Some(word) = self.0.get_mut((row / 64) as usize) {
-                *word &= !(1 << (row % 64));
-            }
-        }
-    }
-}
-
-/// Which lists are compacted when.
-#[derive(Default)]
-pub(super) struct Sweep {
-    next: u32,
-}
-
-impl Sweep {
-    /// How many of `nlist` lists to compact, now that there are `holes` beside `live` rows, `removed` of them new.
-    pub(super) fn due(nlist: u32, live: u64, holes: u64, removed: u64) -> u32 {
-        if holes <= live / HOLE_SHARE {
-            return 0;
-        }
-        let lists = removed
-            .saturating_mul(u64::from(nlist))
-            .saturating_mul(HOLE_SHARE)
-            .checked_div(live);
-        let lists = lists.unwrap_or(u64::MAX).saturating_add(1);
-        u32::try_from(lists).unwrap_or(u32::MAX).min(nlist)
-    }
-
-    /// The one whose turn it is.
-    pub(super) fn next(&mut self, nlist: u32) -> u32 {
-        let list = self.next;
-        let next = list.saturating_add(1);
-        self.next = if next < nlist { next } else { 0 };
-        list
-    }
-}
-
-/// What a build asks for, with defaults filled in.
-///
-/// # Errors
-///
-/// `EINVAL` for a bad field, `EOPNOTSUPP` if rows are too long for the defaults.
-fn params(kind: Kind, parameters: &Parameters, area: &VectorArea, bytes: usize) -> Result<Params> {
-    let Parameters {
-        m,
-        ef_construction,
-        nlist,
-        nsub,
-        nbits,
-        ntables,
-    } = *parameters;
-    let (ivf, dim) = (kind == Kind::Ivf, area.dim);
-    if m | ef_construction | ntables != 0 || (!ivf && nlist != 0) {
-        return Err(EINVAL);
-    }
-    let parts = |eight_bits| match (pq::flat(dim, eight_bits, SEED).code, nsub) {
-        (code, 0) => code,
-        (Code::Pq8 { .. }, nsub) => Code::Pq8 { nsub },
-        (_, nsub) => Code::Pq4 { nsub },
-    };
-    let row_bytes = u32::try_from(bytes)?;
-    let code = match (nbits, nsub) {
-        (0, 0) if ivf => Params::default_for(area.live, dim, row_bytes).code,
-        (SIGNS, 0) if ivf => Code::Signs,
-        (NO_CODES, 0) if ivf => Code::Flat,
-        (0 | 4, _) => parts(false),
-        (8, _) => parts(true),
-        _ => return Err(EINVAL),
-    };
-    let nlist = match (kind, nlist) {
-        (Kind::Ivf, 0) => Params::default_nlist(area.live),
-        (Kind::Ivf, nlist) => nlist,
-        _ => 1,
-    };
-    let params = Params {
-        dim,
-        nlist,
-        code,
-        seed: SEED,
-    };
-    match params.layout() {
-        Ok(_) => Ok(params),
-        // What the caller chose is good, so it is the code that is too long.
-        Err(_) if nsub == 0 && nlist <= MAX_NLIST => Err(EOPNOTSUPP),
-        Err(_) => Err(EINVAL),
-    }
 }
 
 pub(super) fn errno(error: ivf::Error<Error>) -> Error {
@@ -226,7 +117,7 @@ impl Lists {
         let blocks = blocks_for(&params, area.live);
         let memory = Memory::new(budget.clone(), &params, blocks, model as u64)?;
         let index = ivf::Index::new(params, memory).map_err(|_| EINVAL)?;
-        Lists::with(kind, coder, budget, index, 0, None)
+        Lists::with(kind, coder, budget, index, Taken::new(0, None))
     }
 
     /// The lists of an image.
@@ -252,10 +143,10 @@ impl Lists {
         let blocks = blocks_for(&params, area.live);
         let memory = Memory::new(budget.clone(), &params, blocks, model as u64)?;
         let rows = image.header.watermark;
-        let words = usize::try_from(rows.div_ceil(64))?;
-        let mut loaded = Loaded(KVVec::from_elem(0, words, GFP_KERNEL_ACCOUNT)?);
-        let (index, model) = lists_image::read(image, &params, memory, &mut loaded.0)?;
-        let lists = Lists::with(kind, coder, budget, index, rows, Some(loaded))?;
+        let mut loaded = Loaded::none_of(rows)?;
+        let (index, model) = lists_image::read(image, &params, memory, &mut loaded.words)?;
+        let taken = Taken::new(rows, Some(loaded));
+        let lists = Lists::with(kind, coder, budget, index, taken)?;
         lists.model.populate(model);
         Ok(lists)
     }
@@ -265,18 +156,14 @@ impl Lists {
         coder: Coder,
         budget: Arc<Budget>,
         index: ivf::Index<Memory>,
-        taken: u64,
-        loaded: Option<Loaded>,
+        taken: Taken,
     ) -> Result<Arc<Self>> {
         let writer = Writer {
             batch: Batch::new(&coder)?,
             taken,
-            sweep: Sweep::default(),
             training: None,
             assigned: None,
-            loaded,
         };
-        let idle = KVec::with_capacity(IDLE, GFP_KERNEL_ACCOUNT)?;
         let progress = Progress {
             done: AtomicU64::new(0),
             steps: AtomicU64::new(1),
@@ -289,27 +176,12 @@ impl Lists {
                 model: SetOnce::new(),
                 index <- RwLock::new(index),
                 writer <- new_mutex!(writer, "vexfs_lists_writer"),
-                idle <- new_mutex!(idle, "vexfs_lists_idle"),
+                pool <- Pool::new()?,
                 progress,
             }? Error),
             GFP_KERNEL_ACCOUNT,
         )?;
         Ok(lists)
-    }
-
-    /// Runs `f` with scratch memory.
-    pub(super) fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> Result<R>) -> Result<R> {
-        let idle = self.idle.lock().pop();
-        let mut scratch = match idle {
-            Some(scratch) => scratch,
-            None => Scratch::new(&self.coder)?,
-        };
-        let result = f(&mut scratch);
-        let mut idle = self.idle.lock();
-        if idle.len() < idle.capacity() {
-            let _ = idle.push_within_capacity(scratch);
-        }
-        result
     }
 
     /// Takes the rows of `batch` in, in order. `in_lists` is told each of them once it and all before it are.
@@ -369,8 +241,8 @@ impl Lists {
         })
     }
 
-    /// Removes rows from the lists that their vectors belong to. Those that are not there are left in `batch`.
-    fn remove_from_own(&self, inode: &Inode<VexFs>, batch: &mut Batch) -> Result {
+    /// Removes the rows of `batch` from the lists that their vectors belong to. Those that are not there are left.
+    fn remove_batch(&self, inode: &Inode<VexFs>, batch: &mut Batch) -> Result {
         let model = self.model.as_ref().ok_or(EINVAL)?.lend();
         let Lent {
             load,
@@ -396,8 +268,49 @@ impl Lists {
         batch.rows.retain(|_| found.next() != Some(&true));
         Ok(())
     }
+}
 
-    /// Removes the rows that `gone` says yes to from whatever lists they are in.
+impl Listed for Lists {
+    type Writer = Writer;
+
+    fn taken(writer: &mut Writer) -> &mut Taken {
+        &mut writer.taken
+    }
+
+    fn extent(&self) -> Extent {
+        let nlist = self.coder.params.nlist;
+        self.index.read(|index| Extent {
+            nlist,
+            live: u64::from(index.counts().live),
+            holes: index.holes(),
+        })
+    }
+
+    fn remove_from_own(
+        &self,
+        inode: &Inode<VexFs>,
+        writer: &mut Writer,
+        rows: &[u64],
+        elsewhere: &mut Elsewhere,
+    ) -> Result {
+        let Writer { batch, taken, .. } = writer;
+        for rows in rows.chunks(self.coder.batch()) {
+            task::cond_resched();
+            batch.rows.clear();
+            for row in rows.iter().filter(|row| **row < taken.end) {
+                batch.rows.push_within_capacity(*row).map_err(|_| EINVAL)?;
+            }
+            // One list is looked through once for all of them.
+            if self.coder.params.nlist > 1 {
+                self.remove_batch(inode, batch)?;
+            }
+            for row in &batch.rows {
+                elsewhere.push((*row, 0), GFP_KERNEL)?;
+            }
+        }
+        Ok(())
+    }
+
     fn remove_where(&self, mut gone: impl FnMut(u64) -> bool) -> Result {
         self.index.read(|index| {
             for list in 0..self.coder.params.nlist {
@@ -409,71 +322,36 @@ impl Lists {
         })
     }
 
-    /// Removes rows; those that were not taken in are left out.
-    fn remove_all(&self, inode: &Inode<VexFs>, writer: &mut Writer, rows: &[u64]) -> Result {
-        let mut elsewhere = KVVec::new();
-        let at_once = self.coder.batch();
-        for rows in rows.chunks(at_once) {
-            task::cond_resched();
-            let Writer { batch, taken, .. } = &mut *writer;
-            batch.rows.clear();
-            for row in rows.iter().filter(|row| **row < *taken) {
-                batch.rows.push_within_capacity(*row).map_err(|_| EINVAL)?;
-            }
-            // One list is looked through once for all of them.
-            if self.coder.params.nlist > 1 {
-                self.remove_from_own(inode, batch)?;
-            }
-            for row in &batch.rows {
-                elsewhere.push((*row, 0usize), GFP_KERNEL)?;
-            }
-        }
-        if elsewhere.is_empty() {
-            return Ok(());
-        }
-        sort::pairs(&mut elsewhere);
-        self.remove_where(|row| elsewhere.binary_search_by_key(&row, |gone| gone.0).is_ok())
-    }
-
-    /// Takes in the live ones of `rows`, none of which is here.
     fn insert_live(
         &self,
         inode: &Inode<VexFs>,
         writer: &mut Writer,
-        rows: Range<u64>,
-        wanted: impl Fn(u64) -> bool,
+        rows: impl Iterator<Item = u64>,
+        end: u64,
     ) -> Result {
-        let mut next = rows.start;
-        while next < rows.end {
+        let batch = &mut writer.batch;
+        let at_once = self.coder.batch();
+        let mut rows = rows.filter(|row| is_live(inode, *row));
+        loop {
             task::cond_resched();
-            let batch = &mut writer.batch;
-            let last = next.saturating_add(self.coder.batch() as u64).min(rows.end);
             batch.rows.clear();
-            for row in (next..last).filter(|row| wanted(*row) && is_live(inode, *row)) {
+            for row in rows.by_ref().take(at_once) {
                 batch.rows.push_within_capacity(row).map_err(|_| EINVAL)?;
             }
-            self.insert(inode, batch, None, rows.end, |_| ())?;
-            next = last;
+            if batch.rows.is_empty() {
+                return Ok(());
+            }
+            self.insert(inode, batch, None, end, |_| ())?;
         }
-        Ok(())
     }
 
-    /// Moves the rows of some lists together, in proportion to the `removed` rows.
-    fn tidy(&self, sweep: &mut Sweep, removed: u64) -> Result {
-        let (live, holes) = self
-            .index
-            .read(|index| (u64::from(index.counts().live), index.holes()));
-        let nlist = self.coder.params.nlist;
-        for _ in 0..Sweep::due(nlist, live, holes, removed) {
-            task::cond_resched();
-            let list = sweep.next(nlist);
-            let slots = self.index.read(|index| index.slots(list));
-            if slots.is_some_and(|slots| slots <= MOST_SLOTS) {
-                let compact = |index: &mut ivf::Index<Memory>| index.compact(list);
-                self.index.write(compact).map_err(errno)?;
-            }
+    fn compact(&self, list: u32) -> Result {
+        let slots = self.index.read(|index| index.slots(list));
+        if slots.is_none_or(|slots| slots > MOST_SLOTS) {
+            return Ok(());
         }
-        Ok(())
+        let compact = |index: &mut ivf::Index<Memory>| index.compact(list);
+        self.index.write(compact).map(|_| ()).map_err(errno)
     }
 }
 
@@ -496,19 +374,7 @@ fn copy_assigned(assigned: Option<&Assigned>, rows: &[u64], lists: &mut [u32]) -
 
 impl Structure for Lists {
     fn parameters(&self) -> Parameters {
-        let Params { nlist, code, .. } = self.coder.params;
-        let (nsub, nbits) = match code {
-            Code::Flat => (0, NO_CODES),
-            Code::Signs => (0, SIGNS),
-            Code::Pq4 { nsub } => (nsub, 4),
-            Code::Pq8 { nsub } => (nsub, 8),
-        };
-        Parameters {
-            nlist: if self.kind == Kind::Ivf { nlist } else { 0 },
-            nsub,
-            nbits,
-            ..Parameters::default()
-        }
+        lists_params::of(self.kind, &self.coder.params)
     }
 
     fn counts(&self) -> Counts {
@@ -523,12 +389,10 @@ impl Structure for Lists {
         let assigned = writer.assigned.as_ref().map_or(0, |a| a.lists.bytes());
         let batch = writer.batch.bytes().saturating_add(assigned as u64);
         core::mem::drop(writer);
-        let idle = self.idle.lock();
-        let idle = idle.iter().map(Scratch::bytes).fold(0, u64::saturating_add);
         (size_of::<Lists>() as u64)
             .saturating_add(self.index.read(|index| index.store().bytes()))
             .saturating_add(batch)
-            .saturating_add(idle)
+            .saturating_add(self.pool.bytes())
     }
 
     fn digest(&self) -> u64 {
@@ -592,7 +456,7 @@ impl Structure for Lists {
         if last > MAX_ROWS {
             return Err(EFBIG);
         }
-        *taken = last.max(*taken);
+        taken.end = last.max(taken.end);
         batch.rows.clear();
         for row in (first..last).filter(|row| is_live(inode, *row)) {
             batch.rows.push_within_capacity(row).map_err(|_| EINVAL)?;
@@ -613,11 +477,7 @@ impl Structure for Lists {
         if self.model.as_ref().is_none() {
             return Ok(());
         }
-        if let Some(loaded) = &mut writer.loaded {
-            loaded.forget(rows);
-        }
-        self.remove_all(inode, &mut writer, rows)?;
-        self.tidy(&mut writer.sweep, rows.len() as u64)
+        listed::remove(self, inode, &mut writer, rows)
     }
 
     fn replace(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result {
@@ -625,9 +485,7 @@ impl Structure for Lists {
         if self.model.as_ref().is_none() {
             return Ok(());
         }
-        // Where they are, their former vectors would say.
-        self.remove_where(|row| rows.contains(&row))?;
-        self.insert_live(inode, &mut writer, rows, |_| true)
+        listed::replace(self, inode, &mut writer, rows)
     }
 
     fn save(&self, inode: &Inode<VexFs>, generation: u64, watermark: &AtomicU64) -> Result<u64> {
@@ -637,22 +495,7 @@ impl Structure for Lists {
 
     fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result {
         let mut writer = self.writer.lock();
-        let Some(loaded) = writer.loaded.take() else {
-            return Ok(());
-        };
-        let mut gone = KVVec::new();
-        for row in rows.clone().filter(|row| loaded.has(*row)) {
-            if !is_live(inode, row) {
-                gone.push(row, GFP_KERNEL)?;
-            }
-        }
-        self.remove_all(inode, &mut writer, &gone)?;
-        let last = rows.end >= writer.taken;
-        self.insert_live(inode, &mut writer, rows, |row| !loaded.has(row))?;
-        if !last {
-            writer.loaded = Some(loaded);
-        }
-        Ok(())
+        listed::reconcile(self, inode, &mut writer, rows)
     }
 
     fn check(&self, inode: &Inode<VexFs>, watermark: u64, findings: &mut Findings) -> Result {
@@ -681,8 +524,9 @@ impl Structure for Lists {
         heaps: &mut [TopK<'_>],
         outcome: &mut Outcome,
     ) -> Result {
-        self.with_scratch(|scratch| {
-            lists_search::search(self, scratch, scan, query, end, heaps, outcome)
-        })
+        self.pool.with(
+            || Scratch::new(&self.coder),
+            |scratch| lists_search::search(self, scratch, scan, query, end, heaps, outcome),
+        )
     }
 }

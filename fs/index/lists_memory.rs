@@ -4,6 +4,7 @@
 
 use super::budget::Budget;
 use super::lists_codes::{Coder, LoadMemory, QueryMemory};
+use super::pool;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::lock::{mutex::MutexBackend, Guard};
@@ -162,8 +163,10 @@ impl Scratch {
         };
         (workspace, &mut self.query)
     }
+}
 
-    pub(super) fn bytes(&self) -> u64 {
+impl pool::Scratch for Scratch {
+    fn bytes(&self) -> u64 {
         let longs = self.lists.len().saturating_add(self.candidates.len());
         let words = [&self.near, &self.lower, &self.hits];
         let words = words.iter().map(|words| words.len() as u64);

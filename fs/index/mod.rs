@@ -12,6 +12,9 @@
 //! codes.rs                     rows become codes; arithmetic of a graph
 //! lists.rs lists_*.rs          IVF and PQ: training, changes, searches, memory, images, arithmetic
 //! hashes.rs hashes_*.rs        LSH: changes, searches, images
+//! listed.rs                    what the last two have in common: which rows are in which lists
+//! loaded.rs                    what a loaded structure has to make up for
+//! pool.rs                      scratch memory of operations
 //! exact.rs                     rows, and distances to them
 //! budget.rs                    how much memory indexes take
 //! ```
@@ -52,16 +55,21 @@ mod graph_image;
 mod graph_memory;
 mod graph_search;
 mod hashes;
+mod hashes_hasher;
 mod hashes_image;
 mod hashes_search;
 mod image;
+mod listed;
 mod lists;
 mod lists_check;
 mod lists_codes;
 mod lists_image;
 mod lists_memory;
+mod lists_params;
 mod lists_search;
 mod lists_train;
+mod loaded;
+mod pool;
 pub(crate) mod search;
 
 pub(crate) use budget::Budget;

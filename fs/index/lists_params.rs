@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Parameters of inverted lists: what the interface calls them, and their defaults.
+
+use super::lists::SEED;
+use super::{Kind, Parameters};
+use kernel::prelude::*;
+use libvexfs::format::VectorArea;
+use vexfs_ann::ivf::params::MAX_NLIST;
+use vexfs_ann::ivf::{Code, Params};
+use vexfs_ann::pq;
+
+/// Bits of a code in the interface: signs of the elements, and none at all.
+const SIGNS: u32 = 1;
+const NO_CODES: u32 = 32;
+
+/// What a build asks for, with defaults filled in.
+///
+/// # Errors
+///
+/// `EINVAL` for a bad field, `EOPNOTSUPP` if rows are too long for the defaults.
+pub(super) fn params(
+    kind: Kind,
+    parameters: &Parameters,
+    area: &VectorArea,
+    bytes: usize,
+) -> Result<Params> {
+    let Parameters {
+        m,
+        ef_construction,
+        nlist,
+        nsub,
+        nbits,
+        ntables,
+    } = *parameters;
+    let (ivf, dim) = (kind == Kind::Ivf, area.dim);
+    if m | ef_construction | ntables != 0 || (!ivf && nlist != 0) {
+        return Err(EINVAL);
+    }
+    let parts = |eight_bits| match (pq::flat(dim, eight_bits, SEED).code, nsub) {
+        (code, 0) => code,
+        (Code::Pq8 { .. }, nsub) => Code::Pq8 { nsub },
+        (_, nsub) => Code::Pq4 { nsub },
+    };
+    let row_bytes = u32::try_from(bytes)?;
+    let code = match (nbits, nsub) {
+        (0, 0) if ivf => Params::default_for(area.live, dim, row_bytes).code,
+        (SIGNS, 0) if ivf => Code::Signs,
+        (NO_CODES, 0) if ivf => Code::Flat,
+        (0 | 4, _) => parts(false),
+        (8, _) => parts(true),
+        _ => return Err(EINVAL),
+    };
+    let nlist = match (kind, nlist) {
+        (Kind::Ivf, 0) => Params::default_nlist(area.live),
+        (Kind::Ivf, nlist) => nlist,
+        _ => 1,
+    };
+    let params = Params {
+        dim,
+        nlist,
+        code,
+        seed: SEED,
+    };
+    match params.layout() {
+        Ok(_) => Ok(params),
+        // What the caller chose is good, so it is the code that is too long.
+        Err(_) if nsub == 0 && nlist <= MAX_NLIST => Err(EOPNOTSUPP),
+        Err(_) => Err(EINVAL),
+    }
+}
+
+/// Parameters as the interface has them.
+pub(super) fn of(kind: Kind, params: &Params) -> Parameters {
+    let Params { nlist, code, .. } = *params;
+    let (nsub, nbits) = match code {
+        Code::Flat => (0, NO_CODES),
+        Code::Signs => (0, SIGNS),
+        Code::Pq4 { nsub } => (nsub, 4),
+        Code::Pq8 { nsub } => (nsub, 8),
+    };
+    Parameters {
+        nlist: if kind == Kind::Ivf { nlist } else { 0 },
+        nsub,
+        nbits,
+        ..Parameters::default()
+    }
+}

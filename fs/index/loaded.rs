@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a structure that was loaded has to make up for.
+
+use super::is_live;
+use crate::VexFs;
+use core::ops::Range;
+use kernel::prelude::*;
+use vexfs_vfs::Inode;
+
+/// A bit for each row that an image had.
+pub(super) struct Loaded {
+    pub(super) words: KVVec<u64>,
+}
+
+impl Loaded {
+    /// None of `rows` rows.
+    pub(super) fn none_of(rows: u64) -> Result<Self> {
+        let words = usize::try_from(rows.div_ceil(64))?;
+        Ok(Loaded {
+            words: KVVec::from_elem(0, words, GFP_KERNEL_ACCOUNT)?,
+        })
+    }
+
+    pub(super) fn has(&self, row: u64) -> bool {
+        let word = self.words.get((row / 64) as usize).copied();
+        word.unwrap_or(0) >> (row % 64) & 1 != 0
+    }
+
+    /// Rows that were removed since.
+    pub(super) fn forget(&mut self, rows: &[u64]) {
+        for row in rows {
+            if let Some(word) = self.words.get_mut((row / 64) as usize) {
+                *word &= !(1 << (row % 64));
+            }
+        }
+    }
+}
+
+/// How a structure differs from the rows of its container.
+pub(super) struct Difference {
+    /// Rows that it has and that were deleted.
+    pub(super) gone: KVVec<u64>,
+    /// Live rows that it has not.
+    pub(super) missing: KVVec<u64>,
+}
+
+impl Difference {
+    /// About `rows`, of which the structure has those that `here` says yes to. Who changes it is kept out. Rows that
+    /// are deleted later are told to the structure by who deletes them.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn of(
+        inode: &Inode<VexFs>,
+        rows: Range<u64>,
+        here: impl Fn(u64) -> bool,
+    ) -> Result<Self> {
+        let (mut gone, mut missing) = (KVVec::new(), KVVec::new());
+        for row in rows {
+            match (here(row), is_live(inode, row)) {
+                (true, false) => gone.push(row, GFP_KERNEL)?,
+                (false, true) => missing.push(row, GFP_KERNEL)?,
+                _ => {}
+            }
+        }
+        Ok(Difference { gone, missing })
+    }
+}
