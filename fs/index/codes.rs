@@ -3,6 +3,7 @@
 //! Codes of rows: how the rows of a container become codes of graph nodes, and the arithmetic of an
 //! operation on a graph, in FPU sections of bounded time.
 
+use super::budget::Charge;
 use super::catch_up::GoOn;
 use super::exact::Rows;
 use crate::element;
@@ -153,23 +154,15 @@ pub(crate) struct Vectors {
 }
 
 impl Vectors {
-    pub(crate) fn new(codec: &Codec) -> Result<Self> {
+    /// Memory that is charged to `charge`.
+    pub(crate) fn new(charge: &mut Charge, codec: &Codec) -> Result<Self> {
         let code = &codec.code;
-        let gathered = codec.rows.gathered_bytes(BATCH);
         Ok(Vectors {
-            row: KVVec::from_elem(0, codec.row_bytes(), GFP_KERNEL_ACCOUNT)?,
-            vector: KVVec::from_elem(0, code.vector_words(), GFP_KERNEL_ACCOUNT)?,
-            query: KVVec::from_elem(0, code.query_words(), GFP_KERNEL_ACCOUNT)?,
-            gathered: KVVec::from_elem(0, gathered, GFP_KERNEL_ACCOUNT)?,
+            row: charge.make(codec.row_bytes())?,
+            vector: charge.make(code.vector_words())?,
+            query: charge.make(code.query_words())?,
+            gathered: charge.make(codec.rows.gathered_bytes(BATCH))?,
         })
-    }
-
-    /// Bytes that this holds.
-    pub(crate) fn bytes(&self) -> u64 {
-        let words = self.vector.len().saturating_add(self.query.len());
-        (self.row.len() as u64)
-            .saturating_add(self.gathered.len() as u64)
-            .saturating_add((words as u64).saturating_mul(4))
     }
 }
 

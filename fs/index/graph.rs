@@ -2,13 +2,14 @@
 
 //! A graph index over the rows of a container: HNSW, see `vexfs_ann::hnsw`.
 
+use super::budget::{Account, Charge};
 use super::catch_up::GoOn;
 use super::check::Findings;
 use super::codes::{Arithmetic, Codec, Vectors};
 use super::graph_memory::{Memory, Work};
 use super::image::Reader as Image;
 use super::loaded::Difference;
-use super::pool::{self, Pool, Scratch as _};
+use super::pool::{Pool, CANDIDATES};
 use super::search::Outcome;
 use super::{
     graph_check, graph_image, graph_search, is_live, Counts, Parameters, Query, Shared, Structure,
@@ -44,6 +45,7 @@ const EF_CONSTRUCTION: u32 = 200;
 /// A graph over the rows of a container.
 #[pin_data]
 pub(super) struct Graph {
+    account: Arc<Account>,
     pub(super) graph: hnsw::Index<Memory>,
     pub(super) codec: Codec,
     /// Held by who changes the graph.
@@ -55,22 +57,20 @@ pub(super) struct Graph {
 
 /// Scratch memory of a search.
 pub(super) struct Scratch {
-    pub(super) work: KBox<Work>,
     pub(super) vectors: Vectors,
+    /// Has the charge, so it goes last.
+    pub(super) work: KBox<Work>,
 }
 
 impl Scratch {
-    fn new(codec: &Codec) -> Result<Self> {
+    fn new(account: &Arc<Account>, codec: &Codec) -> Result<Self> {
+        let mut charge = Charge::new(account.clone(), 0)?;
+        let vectors = Vectors::new(&mut charge, codec)?;
+        let work = Work::new(charge, codec.code_words())?;
         Ok(Scratch {
-            work: KBox::new(Work::new(codec.code_words())?, GFP_KERNEL_ACCOUNT)?,
-            vectors: Vectors::new(codec)?,
+            vectors,
+            work: KBox::new(work, GFP_KERNEL_ACCOUNT)?,
         })
-    }
-}
-
-impl pool::Scratch for Scratch {
-    fn bytes(&self) -> u64 {
-        self.work.bytes().saturating_add(self.vectors.bytes())
     }
 }
 
@@ -138,10 +138,10 @@ impl Graph {
         // What the caller chose is good, so it is the code that is too long.
         let layout = params.layout().map_err(|_| EOPNOTSUPP)?;
         let expected = u32::try_from(area.rows).map_err(|_| EFBIG)?;
-        let budget = inode.volume().index_memory.clone();
-        let memory = Memory::new(budget, layout, expected)?;
+        let account = Account::new(&inode.volume().index_memory)?;
+        let memory = Memory::new(account.clone(), layout, expected)?;
         let graph = hnsw::Index::new(params, memory).map_err(|_| EINVAL)?;
-        Graph::with(graph, codec)
+        Graph::with(account, graph, codec)
     }
 
     /// The graph of an image, over the rows of `inode`.
@@ -161,14 +161,14 @@ impl Graph {
         let params = params(&parameters, u32::try_from(codec.code_words())?);
         let layout = params.layout().map_err(|_| EOPNOTSUPP)?;
         let expected = u32::try_from(area.rows).map_err(|_| EFBIG)?;
-        let budget = inode.volume().index_memory.clone();
-        let memory = Memory::new(budget, layout, expected)?;
+        let account = Account::new(&inode.volume().index_memory)?;
+        let memory = Memory::new(account.clone(), layout, expected)?;
         let graph = graph_image::read(image, params, memory, area.rows)?;
-        Graph::with(graph, codec)
+        Graph::with(account, graph, codec)
     }
 
-    fn with(graph: hnsw::Index<Memory>, codec: Codec) -> Result<Arc<Self>> {
-        let scratch = Scratch::new(&codec)?;
+    fn with(account: Arc<Account>, graph: hnsw::Index<Memory>, codec: Codec) -> Result<Arc<Self>> {
+        let scratch = Scratch::new(&account, &codec)?;
         let writer = Writer {
             scratch,
             swept: 0,
@@ -176,6 +176,7 @@ impl Graph {
         };
         let graph = Arc::pin_init(
             try_pin_init!(Graph {
+                account,
                 graph,
                 codec,
                 writer <- new_mutex!(writer, "vexfs_graph_writer"),
@@ -271,7 +272,7 @@ impl Shared for Graph {
             self.graph.store().grow(nodes, rows)
         };
         self.pool.with(
-            || Scratch::new(&self.codec),
+            || Scratch::new(&self.account, &self.codec),
             |scratch| {
                 let Scratch { work, vectors } = scratch;
                 let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
@@ -303,12 +304,9 @@ impl Structure for Graph {
     }
 
     fn bytes(&self) -> u64 {
-        let scratch = self.writer.lock().scratch.bytes();
         (size_of::<Graph>() as u64)
-            .saturating_add(self.graph.store().bytes())
+            .saturating_add(self.account.used())
             .saturating_add(self.codec.bytes())
-            .saturating_add(scratch)
-            .saturating_add(self.pool.bytes())
     }
 
     fn digest(&self) -> u64 {
@@ -321,7 +319,14 @@ impl Structure for Graph {
     }
 
     fn reserve(&self, live: u32, rows: u64) -> Result {
-        self.graph.store().grow(live, rows)
+        self.graph.store().grow(live, rows)?;
+        self.pool.prepare(|| {
+            let mut scratch = Scratch::new(&self.account, &self.codec)?;
+            let candidates = self.graph.params().ef_construction as usize;
+            let candidates = candidates.max(CANDIDATES);
+            scratch.work.reserve(self.graph.store(), candidates)?;
+            Ok(scratch)
+        })
     }
 
     fn extend(&self, inode: &Inode<VexFs>, watermark: &AtomicU64, end: u64) -> Result {
@@ -459,7 +464,7 @@ impl Structure for Graph {
         outcome: &mut Outcome,
     ) -> Result {
         self.pool.with(
-            || Scratch::new(&self.codec),
+            || Scratch::new(&self.account, &self.codec),
             |scratch| graph_search::search(self, scratch, scan, query, end, heaps, outcome),
         )
     }

@@ -2,7 +2,7 @@
 
 //! The memory of a graph, and scratch memory for operations on it.
 
-use super::budget::Budget;
+use super::budget::{Account, Charge};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::lock::{mutex::MutexBackend, Guard};
@@ -20,9 +20,9 @@ const TOUCHED: usize = 4096;
 ///
 /// # Invariants
 ///
-/// `charged` bytes are taken from `budget`, at least what the arenas hold.
+/// `charged` bytes are taken from `account`, at least what the arenas hold.
 pub(crate) struct Memory {
-    budget: Arc<Budget>,
+    account: Arc<Account>,
     charged: AtomicU64,
     layout: Layout,
     nodes: Arena,
@@ -37,7 +37,7 @@ impl Memory {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(budget: Arc<Budget>, layout: Layout, expected: u32) -> Result<Self> {
+    pub(crate) fn new(account: Arc<Account>, layout: Layout, expected: u32) -> Result<Self> {
         let mut locks = KVec::with_capacity(STRIPES, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..STRIPES {
             let lock = KBox::pin_init(new_mutex!((), "vexfs_node"), GFP_KERNEL_ACCOUNT)?;
@@ -45,7 +45,7 @@ impl Memory {
         }
         // INVARIANT: `grow` takes what is needed before it makes a first block.
         Ok(Memory {
-            budget,
+            account,
             charged: AtomicU64::new(0),
             layout,
             nodes: Arena::new(layout.node_words(), expected, false)?,
@@ -79,7 +79,7 @@ impl Memory {
         let after = self.bytes_with(nodes, u64::from(rows));
         let charged = self.charged.load(Ordering::Relaxed);
         if let Some(more @ 1..) = after.checked_sub(charged) {
-            self.budget.take(more)?;
+            self.account.take(more)?;
             // INVARIANT: taken before the arenas grow. If they cannot, the next call needs less.
             self.charged.store(after, Ordering::Relaxed);
         }
@@ -87,16 +87,11 @@ impl Memory {
         self.nodes.grow(nodes)?;
         self.uppers.grow(self.layout.upper_blocks(nodes))
     }
-
-    /// Bytes that this holds.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes_with(0, 0)
-    }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.budget.give(self.charged.load(Ordering::Relaxed));
+        self.account.give(self.charged.load(Ordering::Relaxed));
     }
 }
 
@@ -139,29 +134,26 @@ pub(crate) struct Work {
     touched: KVVec<u32>,
     candidates: KVVec<u64>,
     code: KVVec<u32>,
+    charge: Charge,
 }
 
 impl Work {
-    /// Scratch memory for codes of `code_words` words; [`Work::reserve`] makes the rest.
-    pub(crate) fn new(code_words: usize) -> Result<Self> {
+    /// Scratch memory for codes of `code_words` words, charged to `charge`; [`Work::reserve`] makes the rest.
+    pub(crate) fn new(mut charge: Charge, code_words: usize) -> Result<Self> {
         Ok(Work {
             visited: KVVec::new(),
-            touched: KVVec::from_elem(0, TOUCHED, GFP_KERNEL_ACCOUNT)?,
+            touched: charge.make(TOUCHED)?,
             candidates: KVVec::new(),
-            code: KVVec::from_elem(0, code_words, GFP_KERNEL_ACCOUNT)?,
+            code: charge.make(code_words)?,
+            charge,
         })
     }
 
     /// Makes room for as many nodes as `memory` has now, and for `candidates` candidates.
     pub(crate) fn reserve(&mut self, memory: &Memory, candidates: usize) -> Result {
         let words = visited_words(memory.nodes());
-        if self.visited.len() < words {
-            self.visited.resize(words, 0, GFP_KERNEL_ACCOUNT)?;
-        }
-        if self.candidates.len() < candidates {
-            self.candidates.resize(candidates, 0, GFP_KERNEL_ACCOUNT)?;
-        }
-        Ok(())
+        self.charge.widen(&mut self.visited, words)?;
+        self.charge.widen(&mut self.candidates, candidates)
     }
 
     /// Lends the memory, with room for exactly `candidates` candidates if there is.
@@ -173,14 +165,5 @@ impl Work {
             candidates: self.candidates.get_mut(..candidates).unwrap_or(&mut []),
             code: &mut self.code,
         }
-    }
-
-    /// Bytes that this holds.
-    pub(crate) fn bytes(&self) -> u64 {
-        let words = self.touched.len().saturating_add(self.code.len());
-        let longs = self.visited.len().saturating_add(self.candidates.len());
-        (words as u64)
-            .saturating_mul(4)
-            .saturating_add((longs as u64).saturating_mul(8))
     }
 }

@@ -3,7 +3,7 @@
 //! Hash tables over the rows of a container: LSH, see `vexfs_ann::lsh`. A table is an inverted file without
 //! codes whose lists are buckets.
 
-use super::budget::Budget;
+use super::budget::{Account, Charge};
 use super::catch_up::GoOn;
 use super::check::Findings;
 use super::exact::Rows;
@@ -14,7 +14,7 @@ use super::listed::{Elsewhere, Extent, Listed, Taken};
 use super::lists::{blocks_for, errno};
 use super::lists_memory::Memory;
 use super::loaded::Loaded;
-use super::pool::Pool;
+use super::pool::{Pool, CANDIDATES};
 use super::search::Outcome;
 use super::{hashes_image, is_live, listed, lists_check, Counts, Parameters, Query, Structure};
 use crate::scorer::{Candidates, Scan};
@@ -35,11 +35,13 @@ use vexfs_vfs::{task, Inode};
 
 /// Rows taken in while `Node::rows` and the writer's lock are held: a millisecond.
 const PIECE: u64 = 64;
+/// Rows that the scratch memory of searches is for at least.
+const LEAST_ROWS: u64 = 1 << 16;
 /// Tables over the rows of a container.
 #[pin_data]
 pub(super) struct Hashes {
     pub(super) hasher: Hasher,
-    budget: Arc<Budget>,
+    account: Arc<Account>,
     /// Held exclusively only to move the rows of a bucket, by who holds `writer`.
     #[pin]
     pub(super) tables: RwLock<KVec<ivf::Index<Memory>>>,
@@ -56,6 +58,7 @@ pub(super) struct Writer {
     vector: KVVec<u8>,
     rotated: KVVec<u8>,
     taken: Taken,
+    _charge: Charge,
 }
 
 impl Writer {
@@ -87,12 +90,6 @@ impl Writer {
         }
         Ok(())
     }
-
-    fn bytes(&self) -> u64 {
-        let bytes = [&self.row, &self.vector, &self.rotated];
-        let bytes = bytes.iter().map(|bytes| bytes.len() as u64);
-        bytes.fold(0, u64::saturating_add)
-    }
 }
 
 impl Hashes {
@@ -117,13 +114,14 @@ impl Hashes {
             return Err(ENODATA);
         }
         let table = params.table().map_err(|_| EINVAL)?;
-        let memories = Hashes::memories(inode, area, &params)?;
+        let account = Account::new(&inode.volume().index_memory)?;
+        let memories = Hashes::memories(&account, area, &params)?;
         let mut tables = KVec::with_capacity(memories.len(), GFP_KERNEL_ACCOUNT)?;
         for memory in memories {
             let index = ivf::Index::new(table, memory).map_err(|_| EINVAL)?;
             tables.push_within_capacity(index).map_err(|_| ENOMEM)?;
         }
-        Hashes::with(inode, rows, params, tables, Taken::new(0, None))
+        Hashes::with(account, rows, params, tables, Taken::new(0, None))
     }
 
     /// The tables of an image.
@@ -141,11 +139,12 @@ impl Hashes {
             .map_err(|_| image.corrupt("has bad parameters"))?;
         let scale = hashes_image::scale(image)?;
         let watermark = image.header.watermark;
-        let mut loaded = Loaded::none_of(watermark)?;
-        let memories = Hashes::memories(inode, area, &params)?;
+        let account = Account::new(&inode.volume().index_memory)?;
+        let mut loaded = Loaded::none_of(&account, watermark)?;
+        let memories = Hashes::memories(&account, area, &params)?;
         let tables = hashes_image::read(image, &params, memories, &mut loaded.words)?;
         let hashes = Hashes::with(
-            inode,
+            account,
             rows,
             params,
             tables,
@@ -156,38 +155,42 @@ impl Hashes {
     }
 
     /// Empty memory of each table.
-    fn memories(inode: &Inode<VexFs>, area: &VectorArea, params: &Params) -> Result<KVec<Memory>> {
+    fn memories(
+        account: &Arc<Account>,
+        area: &VectorArea,
+        params: &Params,
+    ) -> Result<KVec<Memory>> {
         let table = params.table().map_err(|_| EINVAL)?;
         let blocks = blocks_for(&table, area.live);
-        let budget = &inode.volume().index_memory;
         let mut memories = KVec::with_capacity(params.ntables as usize, GFP_KERNEL)?;
         for _ in 0..params.ntables {
-            let memory = Memory::new(budget.clone(), &table, blocks, 0)?;
+            let memory = Memory::new(account.clone(), &table, blocks, 0)?;
             memories.push_within_capacity(memory).map_err(|_| ENOMEM)?;
         }
         Ok(memories)
     }
 
     fn with(
-        inode: &Inode<VexFs>,
+        account: Arc<Account>,
         rows: Rows,
         params: Params,
         tables: KVec<ivf::Index<Memory>>,
         taken: Taken,
     ) -> Result<Arc<Self>> {
-        let budget = inode.volume().index_memory.clone();
+        let mut charge = Charge::new(account.clone(), 0)?;
         let wide = rows.vector_bytes();
         let writer = Writer {
-            row: KVVec::from_elem(0, rows.bytes, GFP_KERNEL_ACCOUNT)?,
-            vector: KVVec::from_elem(0, wide, GFP_KERNEL_ACCOUNT)?,
-            rotated: KVVec::from_elem(0, wide, GFP_KERNEL_ACCOUNT)?,
+            row: charge.make(rows.bytes)?,
+            vector: charge.make(wide)?,
+            rotated: charge.make(wide)?,
             taken,
+            _charge: charge,
         };
         let hasher = Hasher::new(rows, params);
         let hashes = Arc::pin_init(
             try_pin_init!(Hashes {
                 hasher,
-                budget,
+                account,
                 tables <- RwLock::new(tables),
                 writer <- new_mutex!(writer, "vexfs_hashes_writer"),
                 pool <- Pool::new()?,
@@ -359,11 +362,7 @@ impl Structure for Hashes {
     }
 
     fn bytes(&self) -> u64 {
-        let writer = self.writer.lock().bytes();
-        (size_of::<Hashes>() as u64)
-            .saturating_add(self.sum(|table| table.store().bytes()))
-            .saturating_add(writer)
-            .saturating_add(self.pool.bytes())
+        (size_of::<Hashes>() as u64).saturating_add(self.account.used())
     }
 
     fn digest(&self) -> u64 {
@@ -391,12 +390,18 @@ impl Structure for Hashes {
                 let blocks = blocks_for(table.params(), u64::from(live));
                 table.store().grow(blocks)?;
             }
-            Ok(())
+            Ok::<(), Error>(())
+        })?;
+        self.pool.prepare(|| {
+            let mut scratch = Scratch::new(&self.account, &self.hasher)?;
+            // Rows will be added, and a search marks all that it has seen.
+            scratch.reserve(rows.saturating_mul(2).max(LEAST_ROWS), CANDIDATES as u32)?;
+            Ok(scratch)
         })
     }
 
     fn train(&self, inode: &Inode<VexFs>, rows: u64, go_on: GoOn<'_>) -> Result {
-        self.hasher.learn(inode, rows, &self.budget, go_on)
+        self.hasher.learn(inode, rows, &self.account, go_on)
     }
 
     fn trained(&self) -> u32 {
@@ -499,7 +504,7 @@ impl Structure for Hashes {
         outcome: &mut Outcome,
     ) -> Result {
         self.pool.with(
-            || Scratch::new(&self.hasher),
+            || Scratch::new(&self.account, &self.hasher),
             |scratch| hashes_search::search(self, scratch, scan, query, end, heaps, outcome),
         )
     }

@@ -2,7 +2,7 @@
 
 //! How rows become buckets of hash tables.
 
-use super::budget::{Budget, Charge};
+use super::budget::{Account, Charge};
 use super::catch_up::GoOn;
 use super::exact::Rows;
 use super::lists_codes::{Coder, LoadMemory, Loader, Source};
@@ -127,7 +127,7 @@ impl Hasher {
         &self,
         inode: &Inode<VexFs>,
         rows: u64,
-        budget: &Arc<Budget>,
+        account: &Arc<Account>,
         go_on: GoOn<'_>,
     ) -> Result {
         if self.scale().is_some() {
@@ -136,7 +136,7 @@ impl Hasher {
         let scale = match self.params.family {
             Family::Signs => SIGNS_SCALE,
             Family::Cells => {
-                let near = self.near(inode, rows, budget, go_on)?;
+                let near = self.near(inode, rows, account, go_on)?;
                 cell_scale(self.params.dim, near)
             }
         };
@@ -150,7 +150,7 @@ impl Hasher {
         &self,
         inode: &Inode<VexFs>,
         rows: u64,
-        budget: &Arc<Budget>,
+        account: &Arc<Account>,
         go_on: GoOn<'_>,
     ) -> Result<u32> {
         let table = self.params.table().map_err(|_| EINVAL)?;
@@ -160,9 +160,9 @@ impl Hasher {
         let most = (SAMPLE_BYTES / bytes.max(1)).clamp(1, SAMPLE_ROWS);
         let others = usize::try_from(rows / 2)?.clamp(1, most);
         let len = others.saturating_add(NEAR_ROWS).saturating_mul(bytes);
-        let _charge = Charge::new(budget.clone(), len as u64)?;
+        let mut charge = Charge::new(account.clone(), len as u64)?;
         let mut sample = Array::zeros(len)?;
-        let mut memory = LoadMemory::new(&coder)?;
+        let mut memory = LoadMemory::new(&mut charge, &coder)?;
         let mut loader = Loader::new(inode, &coder, &mut memory, Source::Sample)?;
         let mut random = Random(SEED);
         for (i, vector) in sample.chunks_mut(bytes.max(1)).enumerate() {

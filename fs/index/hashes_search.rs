@@ -2,15 +2,16 @@
 
 //! Searches in hash tables.
 
+use super::budget::{Account, Charge};
 use super::hashes::Hashes;
 use super::hashes_hasher::Hasher;
 use super::lists::errno;
-use super::pool;
 use super::search::{Outcome, Snapshot};
 use super::Query;
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 use vexfs_ann::ivf::BATCH;
 use vexfs_ann::lsh::probe::Perturbation;
 use vexfs_ann::lsh::{self, Numeric, Workspace};
@@ -32,6 +33,7 @@ pub(super) struct Scratch {
     touched: KVVec<u32>,
     heap: KVVec<Perturbation>,
     query: QueryMemory,
+    charge: Charge,
 }
 
 /// Scratch memory of a query.
@@ -43,52 +45,29 @@ struct QueryMemory {
 }
 
 impl Scratch {
-    pub(super) fn new(hasher: &Hasher) -> Result<Self> {
+    /// Scratch memory that is charged to `account`.
+    pub(super) fn new(account: &Arc<Account>, hasher: &Hasher) -> Result<Self> {
+        let mut charge = Charge::new(account.clone(), 0)?;
         let wide = hasher.rows.vector_bytes();
-        let gathered = hasher.rows.gathered_bytes(BATCH);
         Ok(Scratch {
             visited: KVVec::new(),
-            touched: KVVec::from_elem(0, TOUCHED, GFP_KERNEL_ACCOUNT)?,
+            touched: charge.make(TOUCHED)?,
             heap: KVVec::new(),
             query: QueryMemory {
-                row: KVVec::from_elem(0, hasher.rows.bytes, GFP_KERNEL_ACCOUNT)?,
-                vector: KVVec::from_elem(0, wide, GFP_KERNEL_ACCOUNT)?,
-                rotated: KVVec::from_elem(0, wide, GFP_KERNEL_ACCOUNT)?,
-                gathered: KVVec::from_elem(0, gathered, GFP_KERNEL_ACCOUNT)?,
+                row: charge.make(hasher.rows.bytes)?,
+                vector: charge.make(wide)?,
+                rotated: charge.make(wide)?,
+                gathered: charge.make(hasher.rows.gathered_bytes(BATCH))?,
             },
+            charge,
         })
     }
 
     /// Makes room for `rows` rows and `nprobe` probes.
-    fn reserve(&mut self, rows: u64, nprobe: u32) -> Result {
+    pub(super) fn reserve(&mut self, rows: u64, nprobe: u32) -> Result {
         let words = usize::try_from(rows.div_ceil(64))?;
-        if self.visited.len() < words {
-            self.visited.resize(words, 0, GFP_KERNEL_ACCOUNT)?;
-        }
-        let probes = nprobe as usize;
-        if self.heap.len() < probes {
-            let none = Perturbation::default();
-            self.heap.resize(probes, none, GFP_KERNEL_ACCOUNT)?;
-        }
-        Ok(())
-    }
-}
-
-impl pool::Scratch for Scratch {
-    fn bytes(&self) -> u64 {
-        let QueryMemory {
-            row,
-            vector,
-            rotated,
-            gathered,
-        } = &self.query;
-        let bytes = [row, vector, rotated, gathered];
-        let bytes = bytes.iter().map(|bytes| bytes.len() as u64);
-        let heap = self.heap.len().saturating_mul(size_of::<Perturbation>());
-        bytes
-            .fold(heap as u64, u64::saturating_add)
-            .saturating_add((self.visited.len() as u64).saturating_mul(8))
-            .saturating_add((self.touched.len() as u64).saturating_mul(4))
+        self.charge.widen(&mut self.visited, words)?;
+        self.charge.widen(&mut self.heap, nprobe as usize)
     }
 }
 
@@ -198,6 +177,7 @@ pub(super) fn search(
         touched,
         heap,
         query: memory,
+        ..
     } = scratch;
     let mut work = Workspace {
         visited,

@@ -2,7 +2,7 @@
 
 //! Inverted lists over the rows of a container, see `vexfs_ann::ivf`: IVF, and PQ, which is one list.
 
-use super::budget::{Budget, Charge};
+use super::budget::{Account, Charge};
 use super::catch_up::GoOn;
 use super::check::Findings;
 use super::image::Reader as Image;
@@ -11,7 +11,7 @@ use super::lists_codes::{Coder, Loader, Model, Source};
 use super::lists_memory::{Batch, Lent, Memory, Scratch};
 use super::lists_params::params;
 use super::loaded::Loaded;
-use super::pool::Pool;
+use super::pool::{Pool, CANDIDATES};
 use super::search::Outcome;
 use super::{
     is_live, listed, lists_check, lists_image, lists_params, lists_search, lists_train, Counts,
@@ -43,7 +43,7 @@ const MOST_SLOTS: u32 = 1 << 16;
 pub(super) struct Lists {
     pub(super) kind: Kind,
     pub(super) coder: Coder,
-    budget: Arc<Budget>,
+    pub(super) account: Arc<Account>,
     /// What training made. Until then there are no rows in the lists.
     pub(super) model: SetOnce<Model>,
     /// Held exclusively only to move the rows of a list, by who holds `writer`.
@@ -65,7 +65,7 @@ pub(super) struct Progress {
 
 /// What who changes the lists needs, one at a time.
 pub(super) struct Writer {
-    batch: Batch,
+    pub(super) batch: Batch,
     taken: Taken,
     /// Memory of training, before it begins.
     pub(super) training: Option<Charge>,
@@ -110,14 +110,14 @@ impl Lists {
             return Err(ENODATA);
         }
         let coder = Coder::new(inode, area, params)?;
-        let budget = inode.volume().index_memory.clone();
+        let account = Account::new(&inode.volume().index_memory)?;
         let model = params
             .centroid_bytes()
             .saturating_add(params.codebook_bytes());
         let blocks = blocks_for(&params, area.live);
-        let memory = Memory::new(budget.clone(), &params, blocks, model as u64)?;
+        let memory = Memory::new(account.clone(), &params, blocks, model as u64)?;
         let index = ivf::Index::new(params, memory).map_err(|_| EINVAL)?;
-        Lists::with(kind, coder, budget, index, Taken::new(0, None))
+        Lists::with(kind, coder, account, index, Taken::new(0, None))
     }
 
     /// The lists of an image.
@@ -136,17 +136,17 @@ impl Lists {
         let params = params(kind, &parameters, area, crate::element::row_bytes(area)?)
             .map_err(|_| image.corrupt("has bad parameters"))?;
         let coder = Coder::new(inode, area, params)?;
-        let budget = inode.volume().index_memory.clone();
+        let account = Account::new(&inode.volume().index_memory)?;
         let model = params
             .centroid_bytes()
             .saturating_add(params.codebook_bytes());
         let blocks = blocks_for(&params, area.live);
-        let memory = Memory::new(budget.clone(), &params, blocks, model as u64)?;
+        let memory = Memory::new(account.clone(), &params, blocks, model as u64)?;
         let rows = image.header.watermark;
-        let mut loaded = Loaded::none_of(rows)?;
+        let mut loaded = Loaded::none_of(&account, rows)?;
         let (index, model) = lists_image::read(image, &params, memory, &mut loaded.words)?;
         let taken = Taken::new(rows, Some(loaded));
-        let lists = Lists::with(kind, coder, budget, index, taken)?;
+        let lists = Lists::with(kind, coder, account, index, taken)?;
         lists.model.populate(model);
         Ok(lists)
     }
@@ -154,12 +154,12 @@ impl Lists {
     fn with(
         kind: Kind,
         coder: Coder,
-        budget: Arc<Budget>,
+        account: Arc<Account>,
         index: ivf::Index<Memory>,
         taken: Taken,
     ) -> Result<Arc<Self>> {
         let writer = Writer {
-            batch: Batch::new(&coder)?,
+            batch: Batch::new(&account, &coder)?,
             taken,
             training: None,
             assigned: None,
@@ -172,7 +172,7 @@ impl Lists {
             try_pin_init!(Lists {
                 kind,
                 coder,
-                budget,
+                account,
                 model: SetOnce::new(),
                 index <- RwLock::new(index),
                 writer <- new_mutex!(writer, "vexfs_lists_writer"),
@@ -385,14 +385,7 @@ impl Structure for Lists {
     }
 
     fn bytes(&self) -> u64 {
-        let writer = self.writer.lock();
-        let assigned = writer.assigned.as_ref().map_or(0, |a| a.lists.bytes());
-        let batch = writer.batch.bytes().saturating_add(assigned as u64);
-        core::mem::drop(writer);
-        (size_of::<Lists>() as u64)
-            .saturating_add(self.index.read(|index| index.store().bytes()))
-            .saturating_add(batch)
-            .saturating_add(self.pool.bytes())
+        (size_of::<Lists>() as u64).saturating_add(self.account.used())
     }
 
     fn digest(&self) -> u64 {
@@ -420,10 +413,15 @@ impl Structure for Lists {
         let mut writer = self.writer.lock();
         if self.model.as_ref().is_none() && writer.training.is_none() {
             let bytes = lists_train::bytes(&self.coder.params, u64::from(live), rows);
-            writer.training = Some(Charge::new(self.budget.clone(), bytes)?);
+            writer.training = Some(Charge::new(self.account.clone(), bytes)?);
         }
         let blocks = blocks_for(&self.coder.params, u64::from(live));
-        self.index.read(|index| index.store().grow(blocks))
+        self.index.read(|index| index.store().grow(blocks))?;
+        self.pool.prepare(|| {
+            let mut scratch = Scratch::new(&self.account, &self.coder)?;
+            scratch.reserve(CANDIDATES)?;
+            Ok(scratch)
+        })
     }
 
     fn train(&self, inode: &Inode<VexFs>, rows: u64, go_on: GoOn<'_>) -> Result {
@@ -525,7 +523,7 @@ impl Structure for Lists {
         outcome: &mut Outcome,
     ) -> Result {
         self.pool.with(
-            || Scratch::new(&self.coder),
+            || Scratch::new(&self.account, &self.coder),
             |scratch| lists_search::search(self, scratch, scan, query, end, heaps, outcome),
         )
     }

@@ -58,7 +58,6 @@ pub(super) fn codes(lists: &Lists, inode: &Inode<VexFs>, findings: &mut Findings
     if lists.coder.layout.nsub == 0 || lists.model.as_ref().is_none() {
         return Ok(());
     }
-    let mut batch = Batch::new(&lists.coder)?;
     let mut places = KVec::from_elem((0u64, 0u32), lists.coder.batch(), GFP_KERNEL)?;
     for list in 0..lists.coder.params.nlist {
         let mut from = Some(0);
@@ -68,8 +67,8 @@ pub(super) fn codes(lists: &Lists, inode: &Inode<VexFs>, findings: &mut Findings
             }
             task::cond_resched();
             from = inode.node().rows.read(|| {
-                let _writer = lists.writer.lock();
-                some_codes(lists, inode, &mut batch, &mut places, list, skip, findings)
+                let batch = &mut lists.writer.lock().batch;
+                some_codes(lists, inode, batch, &mut places, list, skip, findings)
             })?;
         }
     }

@@ -3,6 +3,7 @@
 //! Arithmetic of inverted files: rows of a container become vectors and codes, queries tables, in FPU
 //! sections of bounded time.
 
+use super::budget::Charge;
 use super::exact::Rows;
 use crate::VexFs;
 use kernel::prelude::*;
@@ -147,20 +148,17 @@ pub(super) struct LoadMemory {
 }
 
 impl LoadMemory {
-    pub(super) fn new(coder: &Coder) -> Result<Self> {
+    /// Memory that is charged to `charge`.
+    pub(super) fn new(charge: &mut Charge, coder: &Coder) -> Result<Self> {
         let residual = if coder.layout.ksub > 0 {
             coder.rows.vector_bytes()
         } else {
             0
         };
         Ok(LoadMemory {
-            row: KVVec::from_elem(0, coder.rows.bytes, GFP_KERNEL_ACCOUNT)?,
-            residual: KVVec::from_elem(0, residual, GFP_KERNEL_ACCOUNT)?,
+            row: charge.make(coder.rows.bytes)?,
+            residual: charge.make(residual)?,
         })
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        (self.row.len() as u64).saturating_add(self.residual.len() as u64)
     }
 }
 
@@ -325,24 +323,16 @@ pub(super) struct QueryMemory {
 }
 
 impl QueryMemory {
-    pub(super) fn new(coder: &Coder) -> Result<Self> {
-        let Rows { bytes, .. } = coder.rows;
-        let gathered = coder.rows.gathered_bytes(BATCH);
+    /// Memory that is charged to `charge`.
+    pub(super) fn new(charge: &mut Charge, coder: &Coder) -> Result<Self> {
         Ok(QueryMemory {
-            row: KVVec::from_elem(0, bytes, GFP_KERNEL_ACCOUNT)?,
-            vector: KVVec::from_elem(0, coder.rows.vector_bytes(), GFP_KERNEL_ACCOUNT)?,
-            table: KVVec::from_elem(0, coder.table_len(), GFP_KERNEL_ACCOUNT)?,
-            small: KVVec::from_elem(0, coder.small_len(), GFP_KERNEL_ACCOUNT)?,
+            row: charge.make(coder.rows.bytes)?,
+            vector: charge.make(coder.rows.vector_bytes())?,
+            table: charge.make(coder.table_len())?,
+            small: charge.make(coder.small_len())?,
             affine: [0; 2],
-            gathered: KVVec::from_elem(0, gathered, GFP_KERNEL_ACCOUNT)?,
+            gathered: charge.make(coder.rows.gathered_bytes(BATCH))?,
         })
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        let bytes = [&self.row, &self.vector, &self.small, &self.gathered];
-        let bytes = bytes.iter().map(|bytes| bytes.len() as u64);
-        let table = (self.table.len() as u64).saturating_mul(4);
-        bytes.fold(table, u64::saturating_add)
     }
 }
 

@@ -2,9 +2,8 @@
 
 //! The memory of inverted lists, and scratch memory for operations on them.
 
-use super::budget::Budget;
+use super::budget::{Account, Charge};
 use super::lists_codes::{Coder, LoadMemory, QueryMemory};
-use super::pool;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::lock::{mutex::MutexBackend, Guard};
@@ -19,9 +18,9 @@ use vexfs_vfs::array::Array;
 ///
 /// # Invariants
 ///
-/// `charged` bytes are taken from `budget`, at least what the blocks hold.
+/// `charged` bytes are taken from `account`, at least what the blocks hold.
 pub(super) struct Memory {
-    budget: Arc<Budget>,
+    account: Arc<Account>,
     charged: AtomicU64,
     heads: Array<AtomicU32>,
     blocks: Arena,
@@ -31,14 +30,14 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Memory of lists without blocks, in chunks that suit `expected` of them. Nothing is taken from the
-    /// budget yet: [`Memory::grow`] does that first of all, `beside` bytes among it.
+    /// Memory of lists without blocks, in chunks that suit `expected` of them. Nothing is taken from
+    /// `account` yet: [`Memory::grow`] does that first of all, `beside` bytes among it.
     ///
     /// # Errors
     ///
     /// `EINVAL` for bad parameters, `ENOMEM`.
     pub(super) fn new(
-        budget: Arc<Budget>,
+        account: Arc<Account>,
         params: &Params,
         expected: u32,
         beside: u64,
@@ -46,7 +45,7 @@ impl Memory {
         let layout = params.layout().map_err(|_| EINVAL)?;
         // INVARIANT: There are no blocks.
         Ok(Memory {
-            budget,
+            account,
             charged: AtomicU64::new(0),
             heads: Array::zeros(params.list_words())?,
             blocks: Arena::new(layout.block_words as usize, expected, false)?,
@@ -71,7 +70,7 @@ impl Memory {
         let after = self.bytes_with(blocks);
         let charged = self.charged.load(Ordering::Relaxed);
         if let Some(more @ 1..) = after.checked_sub(charged) {
-            self.budget.take(more)?;
+            self.account.take(more)?;
             // INVARIANT: Taken before there are more blocks. If there will not be, the next call needs less.
             self.charged.store(after, Ordering::Relaxed);
         }
@@ -82,16 +81,11 @@ impl Memory {
     pub(super) fn grow_by_one(&self) -> Result {
         self.grow(self.blocks.blocks().checked_add(1).ok_or(EFBIG)?)
     }
-
-    /// Bytes that this holds.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes_with(0)
-    }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.budget.give(self.charged.load(Ordering::Relaxed));
+        self.account.give(self.charged.load(Ordering::Relaxed));
     }
 }
 
@@ -125,31 +119,30 @@ pub(super) struct Scratch {
     lower: KVVec<u32>,
     hits: KVVec<u32>,
     pub(super) query: QueryMemory,
+    charge: Charge,
 }
 
 impl Scratch {
-    pub(super) fn new(coder: &Coder) -> Result<Self> {
+    /// Scratch memory that is charged to `account`.
+    pub(super) fn new(account: &Arc<Account>, coder: &Coder) -> Result<Self> {
+        let mut charge = Charge::new(account.clone(), 0)?;
         let nlist = coder.params.nlist;
         let codes = coder.codes_at_once();
-        let near = (nlist as usize).saturating_add(1);
-        let lists = Workspace::lists_for(nlist);
         Ok(Scratch {
-            lists: KVVec::from_elem(0, lists, GFP_KERNEL_ACCOUNT)?,
-            near: KVVec::from_elem(0, near, GFP_KERNEL_ACCOUNT)?,
+            lists: charge.make(Workspace::lists_for(nlist))?,
+            near: charge.make((nlist as usize).saturating_add(1))?,
             candidates: KVVec::new(),
-            lower: KVVec::from_elem(0, codes, GFP_KERNEL_ACCOUNT)?,
-            hits: KVVec::from_elem(0, codes / BLOCK_ROWS as usize, GFP_KERNEL_ACCOUNT)?,
-            query: QueryMemory::new(coder)?,
+            lower: charge.make(codes)?,
+            hits: charge.make(codes / BLOCK_ROWS as usize)?,
+            query: QueryMemory::new(&mut charge, coder)?,
+            charge,
         })
     }
 
     /// Makes room for `keep` candidates.
     pub(super) fn reserve(&mut self, keep: usize) -> Result {
         let len = reservoir::memory(keep);
-        if self.candidates.len() < len {
-            self.candidates.resize(len, 0, GFP_KERNEL_ACCOUNT)?;
-        }
-        Ok(())
+        self.charge.widen(&mut self.candidates, len)
     }
 
     /// Lends the memory, and that of the query.
@@ -165,19 +158,6 @@ impl Scratch {
     }
 }
 
-impl pool::Scratch for Scratch {
-    fn bytes(&self) -> u64 {
-        let longs = self.lists.len().saturating_add(self.candidates.len());
-        let words = [&self.near, &self.lower, &self.hits];
-        let words = words.iter().map(|words| words.len() as u64);
-        let words = words.fold(0, u64::saturating_add);
-        (longs as u64)
-            .saturating_mul(8)
-            .saturating_add(words.saturating_mul(4))
-            .saturating_add(self.query.bytes())
-    }
-}
-
 /// Scratch memory of who changes lists: a batch of rows.
 pub(super) struct Batch {
     pub(super) load: LoadMemory,
@@ -186,28 +166,25 @@ pub(super) struct Batch {
     pub(super) rows: KVec<u64>,
     pub(super) lists: KVec<u32>,
     pub(super) factors: KVec<[u32; 3]>,
+    _charge: Charge,
 }
 
 impl Batch {
-    pub(super) fn new(coder: &Coder) -> Result<Self> {
+    /// Scratch memory that is charged to `account`.
+    pub(super) fn new(account: &Arc<Account>, coder: &Coder) -> Result<Self> {
+        let mut charge = Charge::new(account.clone(), 0)?;
         let rows = coder.batch();
         let vectors = rows.saturating_mul(coder.rows.vector_bytes());
         let codes = rows.saturating_mul(coder.layout.nsub as usize);
         Ok(Batch {
-            load: LoadMemory::new(coder)?,
-            vectors: KVVec::from_elem(0, vectors, GFP_KERNEL_ACCOUNT)?,
-            codes: KVVec::from_elem(0, codes, GFP_KERNEL_ACCOUNT)?,
+            load: LoadMemory::new(&mut charge, coder)?,
+            vectors: charge.make(vectors)?,
+            codes: charge.make(codes)?,
             rows: KVec::with_capacity(BATCH, GFP_KERNEL_ACCOUNT)?,
             lists: KVec::from_elem(0, BATCH, GFP_KERNEL_ACCOUNT)?,
             factors: KVec::from_elem([0; 3], BATCH, GFP_KERNEL_ACCOUNT)?,
+            _charge: charge,
         })
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.load
-            .bytes()
-            .saturating_add(self.vectors.len() as u64)
-            .saturating_add(self.codes.len() as u64)
     }
 }
 

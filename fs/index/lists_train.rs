@@ -44,7 +44,7 @@ pub(super) fn train(lists: &Lists, inode: &Inode<VexFs>, rows: u64, go_on: GoOn<
     let params = &lists.coder.params;
     // Loading takes `Node::rows`, which is never taken while lists are changed.
     let charge = lists.writer.lock().training.take().ok_or(EINVAL)?;
-    let mut batch = Batch::new(&lists.coder)?;
+    let mut batch = Batch::new(&lists.account, &lists.coder)?;
     let live = inode.node().container.lock().area.live;
     let sizes = sizes(params, live, rows);
     let batches = rows.div_ceil(lists.coder.batch() as u64);

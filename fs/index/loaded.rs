@@ -2,23 +2,28 @@
 
 //! What a structure that was loaded has to make up for.
 
+use super::budget::{Account, Charge};
 use super::is_live;
 use crate::VexFs;
 use core::ops::Range;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 use vexfs_vfs::Inode;
 
 /// A bit for each row that an image had.
 pub(super) struct Loaded {
     pub(super) words: KVVec<u64>,
+    _charge: Charge,
 }
 
 impl Loaded {
-    /// None of `rows` rows.
-    pub(super) fn none_of(rows: u64) -> Result<Self> {
+    /// None of `rows` rows; charged to `account`.
+    pub(super) fn none_of(account: &Arc<Account>, rows: u64) -> Result<Self> {
+        let mut charge = Charge::new(account.clone(), 0)?;
         let words = usize::try_from(rows.div_ceil(64))?;
         Ok(Loaded {
-            words: KVVec::from_elem(0, words, GFP_KERNEL_ACCOUNT)?,
+            words: charge.make(words)?,
+            _charge: charge,
         })
     }
 

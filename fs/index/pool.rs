@@ -1,62 +1,103 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Scratch memories of operations on a structure, kept for the next ones.
+//!
+//! They are charged to the structure's account. An operation for which there is no more memory waits until another
+//! one has done with its; only if there is no other, it has to do without.
 
 use kernel::prelude::*;
-use kernel::sync::{new_mutex, Mutex};
+use kernel::sync::{new_condvar, new_mutex, CondVar, Mutex};
+use vexfs_vfs::task;
 
 /// Scratch memories that are kept at most.
 const IDLE: usize = 8;
+/// Candidates that there is always room for: more than searches with defaults want.
+pub(super) const CANDIDATES: usize = 1024;
+/// Scratch memories at most: more operations than that wait for each other.
+const MOST: usize = 64;
 
-/// Scratch memory of one operation at a time.
-pub(super) trait Scratch: Sized {
-    /// Bytes that it holds.
-    fn bytes(&self) -> u64;
-}
-
-/// The scratch memories of a structure that nobody uses.
+/// The scratch memories of a structure.
 #[pin_data]
 pub(super) struct Pool<S> {
     #[pin]
-    idle: Mutex<KVec<S>>,
+    state: Mutex<State<S>>,
+    #[pin]
+    returned: CondVar,
 }
 
-impl<S: Scratch> Pool<S> {
+struct State<S> {
+    idle: KVec<S>,
+    /// How many are in use.
+    lent: usize,
+}
+
+impl<S> Pool<S> {
     /// An empty pool. `ENOMEM`.
     pub(super) fn new() -> Result<impl PinInit<Self>> {
-        let idle = KVec::with_capacity(IDLE, GFP_KERNEL_ACCOUNT)?;
+        let state = State {
+            idle: KVec::with_capacity(IDLE, GFP_KERNEL_ACCOUNT)?,
+            lent: 0,
+        };
         Ok(pin_init!(Pool {
-            idle <- new_mutex!(idle, "vexfs_pool"),
+            state <- new_mutex!(state, "vexfs_pool"),
+            returned <- new_condvar!("vexfs_pool_returned"),
         }))
     }
 
-    /// Runs `f` with a scratch memory: one that is idle, or one that `make` makes.
+    /// Sees to it that there is one, so that no operation has to do without. What `make` says.
+    pub(super) fn prepare(&self, make: impl Fn() -> Result<S>) -> Result {
+        self.with(make, |_| Ok(()))
+    }
+
+    /// Runs `f` with a scratch memory: one that is idle, one that `make` makes, or another operation's afterwards.
+    /// Whoever has one takes no other, and takes no lock that is held here.
     ///
     /// # Errors
     ///
-    /// What `make` and `f` return.
+    /// What `f` returns, and what `make` does, `ENOMEM` only if none is in use; `EINTR` for a fatal signal.
     pub(super) fn with<R>(
         &self,
-        make: impl FnOnce() -> Result<S>,
+        make: impl Fn() -> Result<S>,
         f: impl FnOnce(&mut S) -> Result<R>,
     ) -> Result<R> {
-        let idle = self.idle.lock().pop();
-        let mut scratch = match idle {
-            Some(scratch) => scratch,
-            None => make()?,
-        };
+        let mut scratch = self.take(make)?;
         let result = f(&mut scratch);
-        let mut idle = self.idle.lock();
-        let left = idle.push_within_capacity(scratch);
-        // One too many is freed without the lock.
-        drop(idle);
+        let mut state = self.state.lock();
+        state.lent = state.lent.saturating_sub(1);
+        let left = state.idle.push_within_capacity(scratch);
+        drop(state);
+        // One too many is freed without the lock, and before somebody makes one.
         drop(left);
+        self.returned.notify_all();
         result
     }
 
-    /// Bytes of those that are idle.
-    pub(super) fn bytes(&self) -> u64 {
-        let idle = self.idle.lock();
-        idle.iter().map(S::bytes).fold(0, u64::saturating_add)
+    fn take(&self, make: impl Fn() -> Result<S>) -> Result<S> {
+        loop {
+            let mut state = self.state.lock();
+            let idle = state.idle.pop();
+            if idle.is_some() || state.lent < MOST {
+                state.lent = state.lent.saturating_add(1);
+                drop(state);
+                let made = idle.map_or_else(&make, Ok);
+                let Err(e) = made else {
+                    return made;
+                };
+                state = self.state.lock();
+                state.lent = state.lent.saturating_sub(1);
+                if e != ENOMEM || state.lent == 0 && state.idle.is_empty() {
+                    return Err(e);
+                }
+            }
+            if state.idle.is_empty() && self.returned.wait_interruptible(&mut state) {
+                if task::fatal_signal_pending() {
+                    return Err(EINTR);
+                }
+                // Other signals do not end a search, and it takes no longer than one.
+                if state.idle.is_empty() && state.lent > 0 {
+                    self.returned.wait(&mut state);
+                }
+            }
+        }
     }
 }

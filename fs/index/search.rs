@@ -42,7 +42,8 @@ impl Walk {
         }))
     }
 
-    /// Searches for each of the packed queries of `scan` in the index, then in the rows behind it.
+    /// Searches for each of the packed queries of `scan` in the index, then in the rows behind it; in all rows,
+    /// exactly, if there is no memory for the former.
     ///
     /// # Errors
     ///
@@ -55,7 +56,14 @@ impl Walk {
     ) -> Result {
         let end = self.watermark.min(scan.candidates.rows);
         let structure = &self.index.structure;
-        structure.search(scan, &self.query, end, heaps, outcome)?;
+        match structure.search(scan, &self.query, end, heaps, outcome) {
+            // There is no memory for a walk, under `index_memory=` or at all. A scan needs little.
+            Err(e) if e == ENOMEM => {
+                outcome.add(&scan_beside(scan, heaps)?);
+                return Ok(());
+            }
+            walked => walked?,
+        }
         let deleted = Candidates {
             bitmap: Some(deleted_since(scan)?),
             ..Candidates::new(end)
