@@ -158,7 +158,8 @@ impl Hasher {
         let coder = Coder::new(inode, &area, table)?;
         let bytes = coder.rows.vector_bytes();
         let most = (SAMPLE_BYTES / bytes.max(1)).clamp(1, SAMPLE_ROWS);
-        let others = usize::try_from(rows / 2)?.clamp(1, most);
+        // Building takes less than half of the rows' own memory.
+        let others = usize::try_from(rows / 4)?.clamp(1, most);
         let len = others.saturating_add(NEAR_ROWS).saturating_mul(bytes);
         let mut charge = Charge::new(account.clone(), len as u64)?;
         let mut sample = Array::zeros(len)?;

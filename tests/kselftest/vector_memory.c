@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What an index takes of memory, as the kernel says of itself: less than half of its rows
+ * at the defaults, while it is built and afterwards, as much as its statistics say, and
+ * nothing any more when it is dropped.
+ */
+#include "vector_test.h"
+#include <stdatomic.h>
+
+VECTOR_FIXTURE(box)
+
+#define DIM 384
+#define NQ 16
+#define K 10
+#define SEARCHERS 8
+/*
+ * KiB that samples of training and the scratch memory of eight searches take of few rows
+ * too: what is told of half of the rows is told of many.
+ */
+#define FIXED 2048
+
+FIXTURE_VARIANT(box) {
+	unsigned int kind;
+};
+FIXTURE_VARIANT_ADD(box, hnsw) { VEXFS_INDEX_HNSW };
+FIXTURE_VARIANT_ADD(box, ivf) { VEXFS_INDEX_IVF };
+FIXTURE_VARIANT_ADD(box, pq) { VEXFS_INDEX_PQ };
+FIXTURE_VARIANT_ADD(box, lsh) { VEXFS_INDEX_LSH };
+
+/* KiB of a line of /proc/meminfo. */
+static long line_of(const char *text, const char *name)
+{
+	const char *at = strstr(text, name);
+
+	return at ? atol(at + strlen(name)) : 0;
+}
+
+/* KiB of memory, and those of them in vmalloc areas and in slabs that can't be shrunk. */
+struct memory {
+	long used, vmalloc, slab;
+};
+
+/*
+ * What is neither free, nor the page cache's, nor a process's: pages, vmalloc areas and
+ * slabs of the kernel. Pages in the processors' own lists of free ones are taken for used.
+ */
+static struct memory memory_now(void)
+{
+	int fd = open("/proc/meminfo", O_RDONLY);
+	struct memory m = { 0 };
+	char text[8192] = "";
+
+	if (read(fd, text, sizeof(text) - 1) < 0)
+		perror("/proc/meminfo");
+	close(fd);
+	m.used = line_of(text, "MemTotal:") - line_of(text, "MemFree:") - line_of(text, "Buffers:") -
+		 line_of(text, "\nCached:") - line_of(text, "SReclaimable:") -
+		 line_of(text, "AnonPages:") - line_of(text, "PageTables:");
+	m.vmalloc = line_of(text, "VmallocUsed:");
+	m.slab = line_of(text, "SUnreclaim:");
+	return m;
+}
+
+/* With caches dropped and the processors' counters added up. */
+static struct memory settled_memory(void)
+{
+	int fd;
+
+	drop_caches();
+	usleep(300000);
+	fd = open("/proc/sys/vm/stat_refresh", O_WRONLY);
+	if (fd >= 0) {
+		if (write(fd, "1", 1) != 1)
+			perror("stat_refresh");
+		close(fd);
+	}
+	return memory_now();
+}
+
+static _Atomic bool stop;
+static long most;
+
+static void *sampler(void *arg)
+{
+	while (!stop) {
+		long used = memory_now().used;
+
+		if (used > most)
+			most = used;
+		usleep(1000);
+	}
+	return NULL;
+}
+
+static float queries[NQ * DIM];
+
+static void *searcher(void *arg)
+{
+	int fd = open("f", O_RDONLY);
+	struct vexfs_hit hits[NQ * K];
+	struct vexfs_search s = { .nq = NQ, .k = K, .index_kind = (uintptr_t)arg,
+				  .queries = PTR(queries), .hits = PTR(hits) };
+	long failed = search(fd, &s) ? errno : 0;
+
+	close(fd);
+	return (void *)failed;
+}
+
+TEST_F_TIMEOUT(box, an_index_takes_less_than_half_of_its_rows, 1500)
+{
+	uint64_t n = quick() ? 3000 : 30000;
+	long raw = n * DIM * 4 / 1024, slack = 512 + raw / 50, half = raw / 2 + (quick() ? FIXED : 0);
+	long index, peak, counted, searching;
+	struct vexfs_build_index b = { .size = sizeof(b), .index_kind = variant->kind };
+	struct vexfs_index_stats st = { .size = sizeof(st), .index_kind = variant->kind };
+	int fd = container("f", DIM, VEXFS_METRIC_L2);
+	pthread_t sampling, threads[SEARCHERS];
+	struct memory before, after;
+
+	ASSERT_LE(0, fd);
+	for (uint64_t row = 0; row < n; row += 500) {
+		float *rows = new_rows(1, row, 500, DIM);
+
+		OK(insert(fd, rows, NULL, 500));
+		free(rows);
+	}
+	make_rows(queries, 2, 0, NQ, DIM);
+	OK(fsync(fd));
+	/* What the first index of all leaves behind is not this one's. */
+	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b));
+	b.flags = VEXFS_BUILD_DROP;
+	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b));
+	before = settled_memory();
+	most = 0;
+	stop = false;
+	pthread_create(&sampling, NULL, sampler, NULL);
+	b.flags = 0;
+	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b));
+	stop = true;
+	pthread_join(sampling, NULL);
+	after = settled_memory();
+	OK(ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &st));
+	index = after.used - before.used;
+	peak = most - before.used;
+	counted = st.resident_bytes / 1024;
+	TH_LOG("rows %ld KiB; index %ld KiB by its statistics (%ld %%), %ld KiB by the kernel (%ld %%; "
+	       "vmalloc %ld, slab %ld); at most %ld KiB while it was built (%ld %%)", raw, counted,
+	       100 * counted / raw, index, 100 * index / raw, after.vmalloc - before.vmalloc,
+	       after.slab - before.slab, peak, 100 * peak / raw);
+	EXPECT_EQ(n, st.nodes);
+	EXPECT_GT(raw / 2, counted);
+	EXPECT_GT(raw / 2, index);
+	EXPECT_GT(half, peak);
+	EXPECT_GE(counted + counted / 10 + slack, index);
+	EXPECT_LE(counted - counted / 10 - slack, index);
+
+	for (int i = 0; i < SEARCHERS; i++)
+		pthread_create(&threads[i], NULL, searcher, (void *)(uintptr_t)variant->kind);
+	for (int i = 0; i < SEARCHERS; i++) {
+		void *failed;
+
+		pthread_join(threads[i], &failed);
+		EXPECT_EQ(NULL, failed);
+	}
+	searching = settled_memory().used - before.used;
+	TH_LOG("after eight searches at a time %ld KiB (%ld %%)", searching, 100 * searching / raw);
+	EXPECT_GT(half, searching);
+
+	b.flags = VEXFS_BUILD_DROP;
+	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b));
+	after = settled_memory();
+	TH_LOG("dropped, %ld KiB are left", after.used - before.used);
+	EXPECT_GE(slack, after.used - before.used);
+}
+
+TEST_HARNESS_MAIN
