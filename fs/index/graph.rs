@@ -438,10 +438,13 @@ impl Structure for Graph {
             task::cond_resched();
             let rows = first..first.saturating_add(CHECKED).min(watermark);
             first = rows.end;
+            // A batch deletes rows from the container and then from here.
+            let lock = inode.lock();
             inode.node().rows.read(|| {
                 let mut writer = self.writer.lock();
                 graph_check::codes(self, inode, &mut writer.scratch, rows, findings)
             })?;
+            core::mem::drop(lock);
         }
         Ok(())
     }

@@ -45,7 +45,8 @@ pub(super) fn rows(
         };
         let dead = container.tombstones.get(at as usize).copied();
         let live = !dead.unwrap_or(0) & below & ours;
-        let wrong = (live ^ there).count_ones();
+        // Of rows from the watermark on some may be there.
+        let wrong = (live ^ (there & below)).count_ones();
         findings.wrong_rows = findings.wrong_rows.saturating_add(u64::from(wrong));
         let looked = (below & ours).count_ones();
         findings.rows = findings.rows.saturating_add(u64::from(looked));

@@ -72,7 +72,7 @@ static inline struct vexfs_search wide(const struct way *way)
 } while (0)
 
 /* The kinds that differ in how rows come and go. */
-static const struct way *ways_of_changes[] = { &ways[0], &ways[1], &ways[4], &ways[6] };
+__attribute__((unused)) static const struct way *ways_of_changes[] = { &ways[0], &ways[1], &ways[4], &ways[6] };
 #define FOR_EACH_WAY_OF_CHANGES(way)						\
 	for (unsigned int i_ = 0; i_ < 4; i_++)					\
 		for (const struct way *way = ways_of_changes[i_]; way; way = NULL)
