@@ -72,6 +72,9 @@ pub(crate) struct Container {
     pub(crate) replacing: KVVec<(u64, usize)>,
     /// `key_map` names rows of batches that a crash cut off, and could not be repaired.
     stale_map: bool,
+    /// Records of a batch that failed or was cut off are still there. No later one may be confirmed
+    /// before they are removed.
+    unfinished: bool,
 }
 
 impl Container {
@@ -89,6 +92,7 @@ impl Container {
             registered: false,
             replacing: KVVec::new(),
             stale_map: false,
+            unfinished: false,
         }
     }
 
@@ -150,6 +154,12 @@ impl Container {
         }
         // A row without an explicit key has its number for key.
         Ok((self.is_live(key) && self.key_of(key) == key).then_some(key))
+    }
+
+    /// Notes that the records of a batch that did not come to be can't be removed now.
+    fn left_unfinished(&mut self) {
+        self.unfinished = true;
+        self.stale_map = self.key_map.is_some();
     }
 
     /// Makes room for the tombstones of `rows` rows.
@@ -339,7 +349,7 @@ fn load(inode: &Inode<VexFs>) -> Result {
         return Ok(());
     }
     if sb.is_read_only() {
-        container.stale_map = container.key_map.is_some();
+        container.left_unfinished();
         container.loaded = true;
         return Ok(());
     }
@@ -455,20 +465,49 @@ fn forget_unfinished(inode: &Inode<VexFs>, area: &VectorArea, meta: &mut Hidden)
 /// Removes the traces of a batch that failed: its number may be confirmed by the next one, so
 /// no record may carry it. `replaced` are the rows it would have replaced. The inode lock is
 /// held.
+///
+/// Where there is no memory for it, the traces stay as after a crash, and the next batch or load removes them.
 pub(crate) fn undo_batch(inode: &Inode<VexFs>, replaced: &[u64]) {
+    match forget_batch(inode, replaced.iter().copied()) {
+        Err(ENOMEM) => inode.node().container.lock().left_unfinished(),
+        Err(e) => inode.volume().give_up(inode.sb(), e),
+        Ok(()) => {}
+    }
+}
+
+/// Removes the traces of batches that failed or were cut off, if some are left. The inode lock is held; each
+/// batch does so before it records anything.
+///
+/// # Errors
+///
+/// `ENOMEM`, and what metadata says.
+pub(crate) fn finish_undo(inode: &Inode<VexFs>) -> Result {
+    let rows = {
+        let container = inode.node().container.lock();
+        if !container.unfinished {
+            return Ok(());
+        }
+        container.area.rows
+    };
+    forget_batch(inode, 0..rows)?;
+    let mut container = inode.node().container.lock();
+    container.unfinished = false;
+    container.stale_map = false;
+    Ok(())
+}
+
+/// Removes the traces of batches that are not confirmed. Their keys are among those of the rows `candidates`.
+fn forget_batch(inode: &Inode<VexFs>, candidates: impl Iterator<Item = u64>) -> Result {
     let (area, meta) = {
         let mut container = inode.node().container.lock();
         (container.area, container.row_meta.take())
     };
     let Some(mut meta) = meta else {
-        return;
+        return Ok(());
     };
     let result = forget_unfinished(inode, &area, &mut meta);
     inode.node().container.lock().row_meta = Some(meta);
-    let result = result.and_then(|()| repair_keys(inode, replaced.iter().copied()));
-    if let Err(e) = result {
-        inode.volume().give_up(inode.sb(), e);
-    }
+    result.and_then(|()| repair_keys(inode, candidates))
 }
 
 /// Credits for making a hidden inode.

@@ -244,6 +244,7 @@ fn publish(
 ) -> Result {
     let volume = inode.volume();
     let node = inode.node();
+    container::finish_undo(inode)?;
     let (first, rows_after, registered) = {
         let mut c = node.container.lock();
         let after = c.area.rows.saturating_add(count);
@@ -368,6 +369,7 @@ pub(crate) fn delete(inode: &Inode<VexFs>, rows: &[u64]) -> Result {
         return Ok(());
     }
     let node = inode.node();
+    container::finish_undo(inode)?;
     let registered = container::with_locked(inode, |c| {
         c.reserve_tombstones(c.area.rows)?;
         Ok(c.registered)
