@@ -34,6 +34,11 @@ test: modules tools
 test-arm64: modules-arm64 tools-arm64
 	tests/run.sh arm64
 
+## test-debug  the kselftests on a kernel with KASAN, lockdep, kmemleak and fault injection; not part of test; hours
+.PHONY: test-debug
+test-debug: modules-debug tools
+	tests/run.sh debug
+
 ## check       formatting, clippy, layouts, forbidden words; boots nothing
 .PHONY: check
 check: setup-tools

@@ -4,10 +4,14 @@
 # All tests: in user space, then the kselftests, killed guests and damaged images
 # in QEMU. Logs go to build/test; the last line is `N passed, N failed, N skipped`.
 #
-#   tests/run.sh [user] [kselftest] [vector] [isa] [crash] [images] [arm64]
+#   tests/run.sh [user] [kselftest] [vector] [isa] [crash] [images] [arm64] [debug]
 #
-# Without names all of them, arm64 only where its kernel is in the cache. `isa` runs the
-# search tests on instruction sets that the vector tests do not come by.
+# Without names all of them but `debug`, arm64 only where its kernel is in the cache. `isa`
+# runs the search tests on instruction sets that the vector tests do not come by, `debug`
+# the kselftests on the kernel with KASAN, lockdep, kmemleak and fault injection: without
+# it allocations do not fail (vector_faults). VEXFS_PROGRAMS="..." has it run only those.
+#
+# VEXFS_STORM_SECONDS=300: how long vector_storm and vector_index_storm last.
 #
 # VEXFS_CRASH_ROUNDS=12, VEXFS_IMAGE_ROUNDS=4, VEXFS_SEED=..., VEXFS_BIG=1 for the
 # sizes that take minutes more. VEXFS_VM_OPTIONS goes to qemu/vm (as --debug), but
@@ -100,7 +104,7 @@ build() {
 # programs PATTERN - names of kselftest programs.
 programs() { (cd tests/kselftest && ls | sed -nE "s/^(($1)_[a-z0-9_]*)\.c$/\1/p"); }
 
-if want kselftest || want vector || want isa || want crash || want images; then
+if want kselftest || want vector || want isa || want crash || want images || want debug; then
 	phase "building the kselftests"
 	build "$bin"
 fi
@@ -128,12 +132,13 @@ kselftests() {
 	done
 	shift
 	guest "$name" "$log" --cpu 2 --mem 1G --disk 3G --disk 40M --timeout "${VEXFS_GUEST_SECONDS:-1500}" \
-		--env VEXFS_SEED --env VEXFS_BIG --env VEXFS_QUICK --env VEXFS_TEST_FS "${options[@]}" -- \
+		--env VEXFS_SEED --env VEXFS_BIG --env VEXFS_QUICK --env VEXFS_TEST_FS --env VEXFS_STORM_SECONDS \
+		"${options[@]}" -- \
 		tests/kselftest/guest.sh "$dir" "$@"
 }
 
 # Programs that test nothing which a processor could do otherwise, and take long in emulation.
-arm64_programs() { programs vector | grep -vE '_disk$|^vector_(build|parallel)$'; }
+arm64_programs() { programs vector | grep -vE '_disk$|^vector_(build|parallel|faults|memory)$'; }
 
 # Two cores: user-space tests, killed guests and arm64 beside the kselftests; each about half of the time.
 # shellcheck disable=SC2046 # lists of words
@@ -142,6 +147,8 @@ posix_job() {
 	want kselftest && kselftests kselftest "$out/kselftest.log" "$bin" -- $(programs posix)
 	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector) {vector_search,vector_types}:simd=scalar
 	want isa && isa
+	want debug && kselftests debug "$out/debug.log" "$bin" --debug --mem 2G --timeout "${VEXFS_GUEST_SECONDS:-14400}" -- \
+		${VEXFS_PROGRAMS:-$(programs posix) $(programs vector)}
 	want images && guest images "$out/images.log" --cpu 1 --mem 512M --disk 24M --disk 24M --disk 12M --timeout 900 -- \
 		tests/images/guest.sh "$bin/image_check" "${VEXFS_IMAGE_ROUNDS:-4}" "$VEXFS_SEED"
 	return 0
@@ -180,7 +187,7 @@ wait $job
 phase "done"
 
 logs=()
-for name in user kselftest vector isa images crash arm64; do
+for name in user kselftest vector isa images crash arm64 debug; do
 	if want $name || [ -e "$out/$name.log" ]; then logs+=("$out/$name.log"); fi
 done
 tests/summary "${logs[@]}"
