@@ -28,7 +28,7 @@ const STEP: usize = 64;
 
 /// A dimension for which there is code of its own, since it is a common one (SIFT) and with rows this short what
 /// is done once per row takes a fifth of the time.
-const SHORT: usize = 128;
+pub(super) const SHORT: usize = 128;
 
 /// As [`super::score`], with AVX-512, for each of `Q` queries.
 ///

@@ -4,8 +4,10 @@
 
 use core::arch::x86_64::*;
 
-use super::avx512keys::{keys_of_cosines, keys_of_counts, keys_of_products, store, sum_quarters};
-use super::{Ahead, Rows, COSINE, INNER_PRODUCT, L2SQ, TILE};
+use super::avx512keys::{
+    keys_of_cosines, keys_of_counts, keys_of_products, store, sum16_counts, sum_halves,
+};
+use super::{Ahead, Rows, BLOCK_ROWS, COSINE, INNER_PRODUCT, L2SQ, ROW_LEAD, TILE};
 use crate::abi::Elem;
 
 /// Bytes of one register.
@@ -23,54 +25,151 @@ pub(super) unsafe fn bits<R: Rows, const M: u32, const Q: usize>(
     n: usize,
 ) {
     let shape = Bits::new(dim);
-    if M != COSINE && rows.are_packed(shape.len_bytes) && dim.is_multiple_of(8) {
-        let len = shape.len_bytes;
-        if len == 16 || len == 32 {
-            for (query, out) in queries.into_iter().zip(out) {
-                // SAFETY: rows without gaps begin at the first; otherwise as promised by the caller.
-                unsafe {
-                    if len == 16 {
-                        short_bits::<16, M>(query, rows.row(0), out, n);
-                    } else {
-                        short_bits::<32, M>(query, rows.row(0), out, n);
-                    }
+    let len = shape.len_bytes;
+    // SAFETY: rows without gaps begin at the first; otherwise the caller's promises are those of each.
+    unsafe {
+        let mut qq = [(0, 0.0); Q];
+        if M == COSINE {
+            for (qq, q) in qq.iter_mut().zip(queries) {
+                let [[s]] =
+                    bit_sums::<INNER_PRODUCT, 1, 1, false>([q], [q], &Ahead::none(q), shape);
+                let s = _mm512_reduce_add_epi64(s) as u32;
+                *qq = (s, crate::math::sqrt(s as f64));
+            }
+        }
+        if rows.are_packed(len) && dim.is_multiple_of(8) && (len == 16 || len == 32 && M != COSINE)
+        {
+            for j in 0..Q {
+                if len == 16 {
+                    short_bits::<16, M>(queries[j], qq[j], rows.row(0), out[j], n);
+                } else {
+                    short_bits::<32, M>(queries[j], qq[j], rows.row(0), out[j], n);
                 }
             }
             return;
         }
-    }
-    // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every
-    // index below is less than `n`.
-    unsafe {
-        let mut qq = [0u32; Q];
-        if M == COSINE {
-            for (qq, q) in qq.iter_mut().zip(queries) {
-                let (_, [s]) = bit_sums::<M, 1, 1, false>([q], [q], &Ahead::none(q), shape);
-                *qq = _mm512_reduce_add_epi64(s) as u32;
-            }
+        if Q == 1 && rows.are_dense(len) {
+            in_order::<R, M, true>(queries[0], qq[0], rows, shape, out[0], n);
+        } else if Q == 1 {
+            in_order::<R, M, false>(queries[0], qq[0], rows, shape, out[0], n);
+        } else {
+            tiles::<R, M, Q>(queries, qq, rows, shape, out, n);
         }
-        let root = qq.map(|qq| crate::math::sqrt(qq as f64));
+    }
+}
+
+/// Keys for one query and rows that are read one after the other, for the reasons and in the way of
+/// `avx512.rs`.
+#[inline(never)]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+unsafe fn in_order<R: Rows, const M: u32, const DENSE: bool>(
+    query: *const u8,
+    qq: (u32, f64),
+    rows: R,
+    shape: Bits,
+    out: *mut u32,
+    n: usize,
+) {
+    let mut sums = [_mm512_setzero_si512(); BLOCK_ROWS];
+    // Short rows take a cache line each.
+    let lead = ROW_LEAD.div_ceil(usize::max(shape.len_bytes, 64));
+    // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index of a row is less
+    // than `n`, and of a sum less than `BLOCK_ROWS`.
+    unsafe {
         let mut i = 0;
         while i < n {
-            // The last tile repeats its last row.
-            let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
-            let p = [row(0), row(1), row(2), row(3)];
-            let count = if n - i < TILE { n - i } else { TILE };
-            let ahead = Ahead::tile(rows, i, n, shape.len_bytes);
-            let (dot, rr) = bit_sums::<M, Q, TILE, true>(queries, p, &ahead, shape);
-            let rr = sum4_words(rr);
-            for j in 0..Q {
-                let dot = sum4_words(dot[j]);
-                let keys = match M {
-                    L2SQ => keys_of_counts(dot),
-                    INNER_PRODUCT => keys_of_products(dot),
-                    _ => keys_of_cosines(_mm256_cvtepu32_pd(dot), rr, qq[j], root[j]),
+            let count = usize::min(n - i, BLOCK_ROWS);
+            let mut k = 0;
+            while k < count {
+                let p = rows.row(i + k);
+                let ahead = if DENSE {
+                    Ahead::linear(p, shape.len_bytes)
+                } else {
+                    Ahead::row(lead, rows, i + k, n)
                 };
-                store(out[j].add(i), keys, count);
+                let [[s]] = bit_sums::<M, 1, 1, true>([query], [p], &ahead, shape);
+                *sums.as_mut_ptr().add(k) = s;
+                k += 1;
             }
-            i += TILE;
+            store(out.add(i), bit_keys::<M>(&sums, qq), count);
+            i += BLOCK_ROWS;
         }
     }
+}
+
+/// Keys for several queries, four rows at a time.
+#[inline(never)]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+unsafe fn tiles<R: Rows, const M: u32, const Q: usize>(
+    queries: [*const u8; Q],
+    qq: [(u32, f64); Q],
+    rows: R,
+    shape: Bits,
+    out: [*mut u32; Q],
+    n: usize,
+) {
+    let mut sums = [[_mm512_setzero_si512(); BLOCK_ROWS]; Q];
+    // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every index of a
+    // row is less than `n`, and of a sum less than `BLOCK_ROWS`, a multiple of `TILE`.
+    unsafe {
+        let mut i = 0;
+        while i < n {
+            let count = usize::min(n - i, BLOCK_ROWS);
+            let mut at = 0;
+            while at < count {
+                // The last tile repeats its last row.
+                let row = |k: usize| rows.row(i + if at + k < count { at + k } else { count - 1 });
+                let p = [row(0), row(1), row(2), row(3)];
+                let ahead = Ahead::tile(rows, i + at, n, shape.len_bytes);
+                let tile = bit_sums::<M, Q, TILE, true>(queries, p, &ahead, shape);
+                for j in 0..Q {
+                    for k in 0..TILE {
+                        *sums[j].as_mut_ptr().add(at + k) = tile[j][k];
+                    }
+                }
+                at += TILE;
+            }
+            for j in 0..Q {
+                store(out[j].add(i), bit_keys::<M>(&sums[j], qq[j]), count);
+            }
+            i += BLOCK_ROWS;
+        }
+    }
+}
+
+/// Keys of sixteen rows from the lane sums of `bit_sums`; `qq` are the query's bits and their root.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+fn bit_keys<const M: u32>(sums: &[__m512i; BLOCK_ROWS], qq: (u32, f64)) -> __m512i {
+    match M {
+        L2SQ => keys_of_counts(sum16_counts(sums)),
+        INNER_PRODUCT => keys_of_products(sum16_counts(sums)),
+        _ => {
+            let half = |k: usize| {
+                let v = [0, 1, 2, 3, 4, 5, 6, 7].map(|i| sums[k + i]);
+                sum_halves::<false>(v)
+            };
+            cosines([half(0), half(8)], qq)
+        }
+    }
+}
+
+/// Keys of sixteen rows from a 64-bit word of each, common bits below and the row's above; `qq` are the query's
+/// bits and their root.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+fn cosines(words: [__m512i; 2], qq: (u32, f64)) -> __m512i {
+    let qr = words.map(|v| _mm512_cvtepu64_pd(_mm512_and_si512(v, _mm512_set1_epi64(0xffff_ffff))));
+    let rr = words.map(|v| _mm512_cvtepi64_epi32(_mm512_srli_epi64::<32>(v)));
+    keys_of_cosines(qr, rr, qq.0, qq.1)
 }
 
 /// How a vector of bits ends.
@@ -100,8 +199,8 @@ impl Bits {
     }
 }
 
-/// Lane sums for `N` rows: of bits that differ from each of `Q` queries or are common, and for `COSINE` of the
-/// row's. Prefetches `ahead` at the same pace.
+/// Lane sums for `N` rows and each of `Q` queries, in 64-bit words: of bits that differ or are common, and for
+/// `COSINE` above them in the same words of the row's bits. Prefetches `ahead`, if `AHEAD`, at the same pace.
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
@@ -111,66 +210,56 @@ unsafe fn bit_sums<const M: u32, const Q: usize, const N: usize, const AHEAD: bo
     p: [*const u8; N],
     ahead: &Ahead<N>,
     shape: Bits,
-) -> ([[__m512i; N]; Q], [__m512i; N]) {
+) -> [[__m512i; N]; Q] {
     let zero = _mm512_setzero_si512();
-    let (mut dot, mut rr) = ([[zero; N]; Q], [zero; N]);
+    let (mut sums, mut rr) = ([[zero; N]; Q], [zero; N]);
     let mut fetch = &ahead.near;
-    let mut i = 0;
+    let last = (shape.len_bytes - 1) / WIDTH * WIDTH;
     // SAFETY: each load ends at or before the last byte, prefetches do not fault,
     // masked lanes are not read.
     unsafe {
-        loop {
-            let is_last = i + WIDTH >= shape.len_bytes;
-            let take = |p: *const u8| {
-                if is_last {
-                    let v = _mm512_maskz_loadu_epi8(shape.mask, p.add(i).cast());
-                    _mm512_and_si512(v, shape.counts)
-                } else {
-                    _mm512_loadu_si512(p.add(i).cast())
-                }
-            };
+        let mut add = |i: usize, q: [__m512i; Q], p: [__m512i; N]| {
             if i >= ahead.cut {
                 fetch = &ahead.far;
             }
-            let q0 = q.map(take);
             for k in 0..N {
                 if AHEAD {
                     _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(i << ahead.shift).cast());
                 }
-                let r0 = take(p[k]);
                 for j in 0..Q {
                     let term = if M == L2SQ {
-                        _mm512_xor_si512(q0[j], r0)
+                        _mm512_xor_si512(q[j], p[k])
                     } else {
-                        _mm512_and_si512(q0[j], r0)
+                        _mm512_and_si512(q[j], p[k])
                     };
-                    dot[j][k] = _mm512_add_epi64(dot[j][k], _mm512_popcnt_epi64(term));
+                    sums[j][k] = _mm512_add_epi64(sums[j][k], _mm512_popcnt_epi64(term));
                 }
                 if M == COSINE {
-                    rr[k] = _mm512_add_epi64(rr[k], _mm512_popcnt_epi64(r0));
+                    rr[k] = _mm512_add_epi64(rr[k], _mm512_popcnt_epi64(p[k]));
                 }
             }
-            if is_last {
-                break;
-            }
+        };
+        let mut i = 0;
+        while i < last {
+            let take = |p: *const u8| _mm512_loadu_si512(p.add(i).cast());
+            add(i, q.map(take), p.map(take));
             i += WIDTH;
         }
+        let take = |p: *const u8| {
+            let v = _mm512_maskz_loadu_epi8(shape.mask, p.add(i).cast());
+            _mm512_and_si512(v, shape.counts)
+        };
+        add(i, q.map(take), p.map(take));
     }
-    (dot, rr)
-}
-
-/// The sums of the lanes of four vectors of 64-bit words, whose sums fit 32 bits.
-#[inline]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
-)]
-fn sum4_words(v: [__m512i; TILE]) -> __m128i {
-    let pair = |a, b| _mm512_or_si512(a, _mm512_slli_epi64::<32>(b));
-    let (low, high) = (pair(v[0], v[1]), pair(v[2], v[3]));
-    sum_quarters(_mm512_add_epi32(
-        _mm512_unpacklo_epi64(low, high),
-        _mm512_unpackhi_epi64(low, high),
-    ))
+    if M == COSINE {
+        for k in 0..N {
+            let rr = _mm512_slli_epi64::<32>(rr[k]);
+            for j in 0..Q {
+                sums[j][k] = _mm512_or_si512(sums[j][k], rr);
+            }
+        }
+    }
+    sums
 }
 
 /// Keys for bit vectors of `LEN` bytes, 16 or 32, without gaps, of which a register holds several.
@@ -183,6 +272,7 @@ fn sum4_words(v: [__m512i; TILE]) -> __m128i {
 )]
 unsafe fn short_bits<const LEN: usize, const M: u32>(
     query: *const u8,
+    qq: (u32, f64),
     rows: *const u8,
     out: *mut u32,
     n: usize,
@@ -205,7 +295,7 @@ unsafe fn short_bits<const LEN: usize, const M: u32>(
         while n - i >= at_once {
             let p = rows.add(i * LEN);
             let parts = [0, 1, 2, 3].map(|k| _mm512_loadu_si512(p.add(k * WIDTH).cast()));
-            let keys = short_keys::<LEN, M>(q, parts, order);
+            let keys = short_keys::<LEN, M>(q, qq, parts, order);
             if LEN == 16 {
                 _mm512_storeu_si512(out.add(i).cast(), keys);
             } else {
@@ -224,7 +314,7 @@ unsafe fn short_bits<const LEN: usize, const M: u32>(
                 };
                 _mm512_maskz_loadu_epi8(mask, p.wrapping_add(k * WIDTH).cast())
             });
-            let keys = short_keys::<LEN, M>(q, parts, order);
+            let keys = short_keys::<LEN, M>(q, qq, parts, order);
             let mask = (0xffff_u32 >> (16 - (n - i))) as __mmask16;
             _mm512_mask_storeu_epi32(out.add(i).cast(), mask, keys);
         }
@@ -238,9 +328,23 @@ unsafe fn short_bits<const LEN: usize, const M: u32>(
 )]
 fn short_keys<const LEN: usize, const M: u32>(
     q: __m512i,
+    qq: (u32, f64),
     parts: [__m512i; 4],
     order: __m512i,
 ) -> __m512i {
+    if M == COSINE {
+        // As from `bit_sums`, of rows of 16 bytes.
+        let words = parts.map(|r| {
+            let qr = _mm512_popcnt_epi64(_mm512_and_si512(q, r));
+            _mm512_or_si512(qr, _mm512_slli_epi64::<32>(_mm512_popcnt_epi64(r)))
+        });
+        let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+        let eight = |a, b| {
+            let (low, high) = (_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+            _mm512_permutexvar_epi64(order, _mm512_add_epi32(low, high))
+        };
+        return cosines([eight(words[0], words[1]), eight(words[2], words[3])], qq);
+    }
     let parts = parts.map(|r| {
         let term = if M == L2SQ {
             _mm512_xor_si512(q, r)

@@ -4,7 +4,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{scalar, BLOCK_ROWS, COSINE, INNER_PRODUCT, L2SQ, TILE};
+use super::{scalar, BLOCK_ROWS, COSINE, INNER_PRODUCT, L2SQ};
 
 /// Writes the keys of the first `count` rows of a block from the lane sums of their terms and squares; of sums
 /// that are out of range, from another look at the row.
@@ -60,137 +60,152 @@ fn float_keys<const M: u32>(a: __m512, rr: __m512, qq: f32) -> (__m512i, __mmask
             _mm512_min_ps(_mm512_max_ps(d, zero), _mm512_set1_ps(2.0))
         }
     };
-    // Order-preserving image: negative numbers are complemented, others get the sign bit.
-    let bits = _mm512_castps_si512(distance);
+    (ordered(distance), good)
+}
+
+/// The order-preserving images of sixteen floats.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn ordered(v: __m512) -> __m512i {
+    // Negative numbers are complemented, others get the sign bit.
+    let bits = _mm512_castps_si512(v);
     let flip = _mm512_or_si512(_mm512_srai_epi32::<31>(bits), _mm512_set1_epi32(i32::MIN));
-    (_mm512_xor_si512(bits, flip), good)
+    _mm512_xor_si512(bits, flip)
+}
+
+/// Keys of distances that are unsigned integers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn keys_of_counts(v: __m512i) -> __m512i {
+    let bits = _mm512_castps_si512(_mm512_cvtepu32_ps(v));
+    _mm512_xor_si512(bits, _mm512_set1_epi32(i32::MIN))
+}
+
+/// Keys of the negatives of unsigned products.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn keys_of_products(v: __m512i) -> __m512i {
+    ordered(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_cvtepu32_ps(v)))
+}
+
+/// Keys of 1 - `qr` / sqrt(`qq` `rr`), the same as from the operations of the portable code; `root` is the root
+/// of `qq`.
+///
+/// The result is rounded to f32, and an estimate almost always tells to which: the divider would take three times
+/// as long (Ziv's rounding test).
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn keys_of_cosines(qr: [__m512d; 2], rr: [__m256i; 2], qq: u32, root: f64) -> __m512i {
+    /// Above the error of the estimate: `rsqrt14` is within 2^-14, so e is at most 2^-13 and the first term left
+    /// out of the series of (1 - e)^(-1/2), 5/16 e^3, below 2^-40.6; the roundings, each at most 2^-52, do not count.
+    const ERROR: f64 = 1.0 / (1u64 << 40) as f64;
+    let one = _mm512_set1_pd(1.0);
+    if qq == 0 {
+        return ordered(_mm512_set1_ps(1.0));
+    }
+    let inverse = _mm512_set1_pd(1.0 / root);
+    let bounds = |k: usize| {
+        let rr = _mm512_cvtepu32_pd(rr[k]);
+        let y = _mm512_rsqrt14_pd(rr);
+        let e = _mm512_fnmadd_pd(_mm512_mul_pd(rr, y), y, one);
+        let series = _mm512_fmadd_pd(e, _mm512_set1_pd(0.375), _mm512_set1_pd(0.5));
+        let y = _mm512_fmadd_pd(_mm512_mul_pd(y, e), series, y);
+        let distance = _mm512_fnmadd_pd(_mm512_mul_pd(qr[k], inverse), y, one);
+        let zero = _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(rr, _mm512_setzero_pd());
+        let distance = _mm512_mask_mov_pd(distance, zero, one);
+        let error = _mm512_set1_pd(ERROR);
+        [
+            _mm512_cvtpd_ps(_mm512_sub_pd(distance, error)),
+            _mm512_cvtpd_ps(_mm512_add_pd(distance, error)),
+        ]
+    };
+    let both = |low, high| {
+        let v = _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high);
+        let v = _mm512_max_ps(v, _mm512_setzero_ps());
+        _mm512_min_ps(v, _mm512_set1_ps(2.0))
+    };
+    let (low, high) = (bounds(0), bounds(1));
+    let (least, greatest) = (both(low[0], high[0]), both(low[1], high[1]));
+    if _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(least, greatest) == 0xffff {
+        return ordered(least);
+    }
+    let exact = |k: usize| {
+        let rr = _mm512_cvtepu32_pd(rr[k]);
+        let norms = _mm512_mul_pd(_mm512_set1_pd(root), _mm512_sqrt_pd(rr));
+        let distance = _mm512_sub_pd(one, _mm512_div_pd(qr[k], norms));
+        let zero = _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(rr, _mm512_setzero_pd());
+        _mm512_cvtpd_ps(_mm512_mask_mov_pd(distance, zero, one))
+    };
+    ordered(both(exact(0), exact(1)))
+}
+
+/// Writes the first `count` keys, 1 to 16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) unsafe fn store(out: *mut u32, keys: __m512i, count: usize) {
+    let mask = (0xffff_u32 >> (BLOCK_ROWS - count)) as __mmask16;
+    // SAFETY: the caller has room for `count` keys, and masked ones are not written.
+    unsafe { _mm512_mask_storeu_epi32(out.cast(), mask, keys) }
 }
 
 /// The sums of the lanes of each of sixteen vectors.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 pub(super) fn sum16(v: &[__m512; BLOCK_ROWS]) -> __m512 {
+    let pairs = PAIRS.map(|k| {
+        let (a, b) = (v[k], v[k + 1]);
+        let sums = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        _mm512_castps_si512(sums)
+    });
+    _mm512_castsi512_ps(sum_halves::<true>(pairs))
+}
+
+/// The sums of the lanes of each of sixteen vectors of 32-bit integers, modulo 2^32.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn sum16_integers(v: &[__m512i; BLOCK_ROWS]) -> __m512i {
+    sum_halves::<false>(PAIRS.map(|k| {
+        let (a, b) = (v[k], v[k + 1]);
+        _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b))
+    }))
+}
+
+/// The sums of the lanes of each of sixteen vectors of 64-bit integers that fit 32 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn sum16_counts(v: &[__m512i; BLOCK_ROWS]) -> __m512i {
+    sum_halves::<false>(PAIRS.map(|k| _mm512_or_si512(v[k], _mm512_slli_epi64::<32>(v[k + 1]))))
+}
+
+/// The first of each two of sixteen vectors.
+const PAIRS: [usize; 8] = [0, 2, 4, 6, 8, 10, 12, 14];
+
+/// The sums of the even and of the odd lanes of each of eight vectors, of f32 if `FLOATS`, or else of 32-bit
+/// integers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn sum_halves<const FLOATS: bool>(v: [__m512i; 8]) -> __m512i {
+    let add = |a, b| {
+        if FLOATS {
+            let sum = _mm512_add_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
+            _mm512_castps_si512(sum)
+        } else {
+            _mm512_add_epi32(a, b)
+        }
+    };
     // A transposition with the additions between its steps: fewer shuffles than horizontal additions are made
     // of.
-    let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    let four = |a, b, c, d| {
-        let (low, high) = (_mm512_castps_pd(pair(a, b)), _mm512_castps_pd(pair(c, d)));
-        _mm512_add_ps(
-            _mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
-            _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)),
-        )
-    };
+    let four = |a, b| add(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
     let eight = |a, b| {
-        _mm512_add_ps(
-            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
-            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+        add(
+            _mm512_shuffle_i32x4::<0b01_00_01_00>(a, b),
+            _mm512_shuffle_i32x4::<0b11_10_11_10>(a, b),
         )
     };
-    let low = eight(four(v[0], v[1], v[2], v[3]), four(v[4], v[5], v[6], v[7]));
-    let high = eight(
-        four(v[8], v[9], v[10], v[11]),
-        four(v[12], v[13], v[14], v[15]),
-    );
-    _mm512_add_ps(
-        _mm512_shuffle_f32x4::<0b10_00_10_00>(low, high),
-        _mm512_shuffle_f32x4::<0b11_01_11_01>(low, high),
+    let low = eight(four(v[0], v[1]), four(v[2], v[3]));
+    let high = eight(four(v[4], v[5]), four(v[6], v[7]));
+    add(
+        _mm512_shuffle_i32x4::<0b10_00_10_00>(low, high),
+        _mm512_shuffle_i32x4::<0b11_01_11_01>(low, high),
     )
-}
-
-/// The sums of the lanes of four vectors, modulo 2^32.
-#[inline]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
-)]
-pub(super) fn sum4(v: [__m512i; TILE]) -> __m128i {
-    let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let (low, high) = (pair(v[0], v[1]), pair(v[2], v[3]));
-    sum_quarters(_mm512_add_epi32(
-        _mm512_unpacklo_epi64(low, high),
-        _mm512_unpackhi_epi64(low, high),
-    ))
-}
-
-/// The sum of the four quarters of a vector.
-#[inline]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
-)]
-pub(super) fn sum_quarters(v: __m512i) -> __m128i {
-    let half = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v));
-    _mm_add_epi32(
-        _mm256_castsi256_si128(half),
-        _mm256_extracti128_si256::<1>(half),
-    )
-}
-
-/// The nearest floats to four unsigned integers.
-#[inline]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
-)]
-fn unsigned_to_float(v: __m128i) -> __m128 {
-    // There is no intrinsic for less than a whole register.
-    _mm512_castps512_ps128(_mm512_cvtepu32_ps(_mm512_zextsi128_si512(v)))
-}
-
-/// Keys of distances that are unsigned integers.
-#[inline]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
-)]
-pub(super) fn keys_of_counts(v: __m128i) -> __m128i {
-    let bits = _mm_castps_si128(unsigned_to_float(v));
-    _mm_xor_si128(bits, _mm_set1_epi32(i32::MIN))
-}
-
-/// Keys of the negatives of unsigned products.
-#[inline]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
-)]
-pub(super) fn keys_of_products(v: __m128i) -> __m128i {
-    ordered(_mm_sub_ps(_mm_setzero_ps(), unsigned_to_float(v)))
-}
-
-/// Keys of 1 - `qr` / sqrt(`qq` `rr`), in the operations of the portable code; `root` is that of `qq`.
-#[inline]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
-)]
-pub(super) fn keys_of_cosines(qr: __m256d, rr: __m128i, qq: u32, root: f64) -> __m128i {
-    let one = _mm256_set1_pd(1.0);
-    let rr = _mm256_cvtepu32_pd(rr);
-    let norms = _mm256_mul_pd(_mm256_set1_pd(root), _mm256_sqrt_pd(rr));
-    let distance = _mm256_sub_pd(one, _mm256_div_pd(qr, norms));
-    let distance = _mm256_max_pd(distance, _mm256_setzero_pd());
-    let distance = _mm256_min_pd(distance, _mm256_set1_pd(2.0));
-    let zero = if qq == 0 {
-        0xf
-    } else {
-        _mm256_cmp_pd_mask::<_CMP_EQ_OQ>(rr, _mm256_setzero_pd())
-    };
-    ordered(_mm256_cvtpd_ps(_mm256_mask_mov_pd(distance, zero, one)))
-}
-
-/// The order-preserving images of four floats.
-#[inline]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
-)]
-pub(super) fn ordered(v: __m128) -> __m128i {
-    // Negative numbers are complemented, others get the sign bit.
-    let bits = _mm_castps_si128(v);
-    let flip = _mm_or_si128(_mm_srai_epi32::<31>(bits), _mm_set1_epi32(i32::MIN));
-    _mm_xor_si128(bits, flip)
-}
-
-/// Writes the first `count` keys, 1 to 4.
-#[inline]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
-)]
-pub(super) unsafe fn store(out: *mut u32, keys: __m128i, count: usize) {
-    // SAFETY: the caller has room for `count` keys, and masked ones are not written.
-    unsafe { _mm_mask_storeu_epi32(out.cast(), 0xf >> (TILE - count), keys) }
 }

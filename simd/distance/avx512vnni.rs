@@ -13,13 +13,22 @@
 //!
 //! Unsigned elements are u = r + 128: their differences are those of r, and
 //! `sum u v = A + 128 C` for a query v = q + 128.
+//!
+//! So a row needs one sum, X, and for `COSINE` another, Y; what they lack is the same for all rows:
+//!
+//! ```text
+//! X = B - 128 C - 2 A for L2SQ, A for products of signed and A + 128 C for those of unsigned elements
+//! Y = B - 128 C for signed and B + 128 C for unsigned elements
+//! ```
 
 use core::arch::x86_64::*;
 
-use super::avx512::floats;
+use super::avx512::{floats, SHORT};
 use super::avx512bits::bits;
-use super::avx512keys::{keys_of_cosines, keys_of_counts, keys_of_products, ordered, store, sum4};
-use super::{Ahead, Rows, BF16, COSINE, DENSE_MAX, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
+use super::avx512keys::{
+    keys_of_cosines, keys_of_counts, keys_of_products, ordered, store, sum16_integers,
+};
+use super::{Ahead, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
 use crate::abi::{Elem, Metric};
 
 /// Bytes of one register.
@@ -49,40 +58,48 @@ pub unsafe fn score<R: Rows, const Q: usize>(
 /// What is known of a query of bytes.
 #[derive(Clone, Copy)]
 struct Query {
-    /// The sum of its signed elements.
-    sum: i32,
-    /// The sum of their squares.
-    signed_qq: i32,
-    /// The sum of the squares of its elements.
+    /// What X of the module's documentation lacks of a distance or a product, and Y of the row's square.
+    x: u32,
+    y: u32,
+    /// The sum of the squares of its elements, and its root.
     qq: u32,
-    /// Its root.
     root: f64,
 }
 
 impl Query {
-    /// `padded` is what 128 has to be taken off times.
     #[inline]
     #[target_feature(
         enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
     )]
-    unsafe fn new<const E: u32>(q: *const u8, dim: usize, padded: i32) -> Self {
+    unsafe fn new<const E: u32, const M: u32>(q: *const u8, dim: usize) -> Self {
         // SAFETY: the caller promises `dim` elements.
-        let (_, [b], [c]) =
-            unsafe { byte_sums::<E, COSINE, 1, 1, false>([q], [q], &Ahead::none(q), dim) };
-        let (b, c) = (_mm512_reduce_add_epi32(b), _mm512_reduce_add_epi32(c));
-        let sum = c.wrapping_sub(padded.wrapping_mul(128));
-        let signed_qq = b.wrapping_sub(sum.wrapping_mul(128));
-        let qq = if E == I8 {
-            signed_qq as u32
-        } else {
-            b.wrapping_add(c.wrapping_mul(128)) as u32
+        let [b, c] = unsafe {
+            let sums = byte_sums::<E, COSINE, 1, 1, false>([q], [q], &Ahead::none(q), dim);
+            [sums.b[0], sums.c[0]].map(|v| _mm512_reduce_add_epi32(v) as u32)
         };
-        Query {
-            sum,
-            signed_qq,
-            qq,
-            root: crate::math::sqrt(qq as f64),
-        }
+        let padded = if E == I8 {
+            dim.next_multiple_of(WIDTH)
+        } else {
+            dim
+        } as u32;
+        let padding = padded.wrapping_mul(128 * 128);
+        let sum = c.wrapping_sub(padded.wrapping_mul(128));
+        let signed_qq = b.wrapping_sub(c.wrapping_mul(128)).wrapping_add(padding);
+        let qq = if E == I8 {
+            signed_qq
+        } else {
+            b.wrapping_add(c.wrapping_mul(128))
+        };
+        let x = match M {
+            L2SQ => padding
+                .wrapping_add(signed_qq)
+                .wrapping_add(sum.wrapping_mul(256)),
+            _ if E == I8 => sum.wrapping_mul(128).wrapping_neg(),
+            _ => 0,
+        };
+        let y = if E == I8 { padding } else { 0 };
+        let root = crate::math::sqrt(qq as f64);
+        Query { x, y, qq, root }
     }
 }
 
@@ -97,87 +114,188 @@ pub(super) unsafe fn bytes<R: Rows, const E: u32, const M: u32, const Q: usize>(
     out: [*mut u32; Q],
     n: usize,
 ) {
-    let padded = if E == I8 {
-        dim.next_multiple_of(WIDTH)
-    } else {
-        dim
-    } as i32;
-    // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every
-    // index below is less than `n`.
+    // SAFETY: the caller's promises are those of each.
     unsafe {
-        let known = queries.map(|q| Query::new::<E>(q, dim, padded));
-        let dense = dim <= DENSE_MAX && rows.are_dense(dim);
-        let mut i = 0;
-        while i < n {
-            // The last tile repeats its last row.
-            let row = |k: usize| rows.row(if i + k < n { i + k } else { n - 1 });
-            let p = [row(0), row(1), row(2), row(3)];
-            let count = if n - i < TILE { n - i } else { TILE };
-            let (a, b, c) = if Q == 1 && dense {
-                let sums = |p: [*const u8; 2]| {
-                    byte_sums::<E, M, Q, 2, true>(queries, p, &Ahead::linear(p[0], dim), dim)
-                };
-                let (x, y) = (sums([p[0], p[1]]), sums([p[2], p[3]]));
-                let mut a = [[_mm512_setzero_si512(); TILE]; Q];
-                for j in 0..Q {
-                    a[j] = [x.0[j][0], x.0[j][1], y.0[j][0], y.0[j][1]];
-                }
-                let both = |x: [__m512i; 2], y: [__m512i; 2]| [x[0], x[1], y[0], y[1]];
-                (a, both(x.1, y.1), both(x.2, y.2))
+        let known = queries.map(|q| Query::new::<E, M>(q, dim));
+        if Q == 1 && rows.are_dense(dim) {
+            if dim == SHORT {
+                in_order::<R, E, M, SHORT>(queries[0], &known[0], rows, dim, out[0], n);
             } else {
-                let ahead = Ahead::tile(rows, i, n, dim);
-                byte_sums::<E, M, Q, TILE, true>(queries, p, &ahead, dim)
-            };
-            let (b, c) = (sum4(b), sum4(c));
-            for j in 0..Q {
-                let keys = byte_keys::<E, M>(sum4(a[j]), b, c, padded, known[j]);
-                store(out[j].add(i), keys, count);
+                in_order::<R, E, M, 0>(queries[0], &known[0], rows, dim, out[0], n);
             }
-            i += TILE;
+        } else {
+            tiles::<R, E, M, Q>(queries, &known, rows, dim, out, n);
         }
     }
 }
 
-/// Keys of four rows from the sums of the module's documentation.
+/// Keys for rows without gaps, which are read one after the other, for the reasons and in the way of
+/// `avx512.rs`; `DIM` is `dim`, or 0.
+#[inline(never)]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+unsafe fn in_order<R: Rows, const E: u32, const M: u32, const DIM: usize>(
+    query: *const u8,
+    known: &Query,
+    rows: R,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) {
+    let dim = if DIM == 0 { dim } else { DIM };
+    let zero = _mm512_setzero_si512();
+    let (mut x, mut y) = ([zero; BLOCK_ROWS], [zero; BLOCK_ROWS]);
+    // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index of a row is less
+    // than `n`, and of a sum less than `BLOCK_ROWS`.
+    unsafe {
+        let mut i = 0;
+        while i < n {
+            let count = usize::min(n - i, BLOCK_ROWS);
+            let mut k = 0;
+            while k < count {
+                let p = rows.row(i + k);
+                let ahead = Ahead::linear(p, dim);
+                let sums = byte_sums::<E, M, 1, 1, true>([query], [p], &ahead, dim);
+                *x.as_mut_ptr().add(k) = sums.x::<E, M>(0, 0);
+                if M == COSINE {
+                    *y.as_mut_ptr().add(k) = sums.y::<E>(0);
+                }
+                k += 1;
+            }
+            store(out.add(i), byte_keys::<E, M>(&x, &y, known), count);
+            i += BLOCK_ROWS;
+        }
+    }
+}
+
+/// Keys for any rows, four at a time.
+#[inline(never)]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+unsafe fn tiles<R: Rows, const E: u32, const M: u32, const Q: usize>(
+    queries: [*const u8; Q],
+    known: &[Query; Q],
+    rows: R,
+    dim: usize,
+    out: [*mut u32; Q],
+    n: usize,
+) {
+    let zero = _mm512_setzero_si512();
+    let (mut x, mut y) = ([[zero; BLOCK_ROWS]; Q], [zero; BLOCK_ROWS]);
+    // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every index of a
+    // row is less than `n`, and of a sum less than `BLOCK_ROWS`, a multiple of `TILE`.
+    unsafe {
+        let mut i = 0;
+        while i < n {
+            let count = usize::min(n - i, BLOCK_ROWS);
+            let mut at = 0;
+            while at < count {
+                // The last tile repeats its last row.
+                let row = |k: usize| rows.row(i + if at + k < count { at + k } else { count - 1 });
+                let p = [row(0), row(1), row(2), row(3)];
+                let ahead = Ahead::tile(rows, i + at, n, dim);
+                let sums = byte_sums::<E, M, Q, TILE, true>(queries, p, &ahead, dim);
+                for k in 0..TILE {
+                    for j in 0..Q {
+                        *x[j].as_mut_ptr().add(at + k) = sums.x::<E, M>(j, k);
+                    }
+                    if M == COSINE {
+                        *y.as_mut_ptr().add(at + k) = sums.y::<E>(k);
+                    }
+                }
+                at += TILE;
+            }
+            for j in 0..Q {
+                store(
+                    out[j].add(i),
+                    byte_keys::<E, M>(&x[j], &y, &known[j]),
+                    count,
+                );
+            }
+            i += BLOCK_ROWS;
+        }
+    }
+}
+
+/// Keys of sixteen rows from the lane sums X and Y of the module's documentation.
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
 fn byte_keys<const E: u32, const M: u32>(
-    a: __m128i,
-    b: __m128i,
-    c: __m128i,
-    padded: i32,
-    q: Query,
-) -> __m128i {
-    let scale = |v| _mm_slli_epi32::<7>(v);
-    let r_sum = _mm_sub_epi32(c, _mm_set1_epi32(padded.wrapping_mul(128)));
-    let signed_rr = _mm_sub_epi32(b, scale(r_sum));
-    let signed_qr = _mm_sub_epi32(a, _mm_set1_epi32(q.sum.wrapping_mul(128)));
-    let (qr, rr) = if E == I8 {
-        (signed_qr, signed_rr)
-    } else {
-        (_mm_add_epi32(a, scale(c)), _mm_add_epi32(b, scale(c)))
-    };
+    x: &[__m512i; BLOCK_ROWS],
+    y: &[__m512i; BLOCK_ROWS],
+    q: &Query,
+) -> __m512i {
+    let x = _mm512_add_epi32(sum16_integers(x), _mm512_set1_epi32(q.x as i32));
     match M {
-        L2SQ => {
-            let squares = _mm_add_epi32(signed_rr, _mm_set1_epi32(q.signed_qq));
-            keys_of_counts(_mm_sub_epi32(squares, _mm_slli_epi32::<1>(signed_qr)))
-        }
+        L2SQ => keys_of_counts(x),
         // Products of signed bytes fit 31 bits. The integer is negated, because the negative of a float
         // zero would have another key.
-        INNER_PRODUCT if E == I8 => {
-            ordered(_mm_cvtepi32_ps(_mm_sub_epi32(_mm_setzero_si128(), qr)))
+        INNER_PRODUCT if E == I8 => ordered(_mm512_cvtepi32_ps(_mm512_sub_epi32(
+            _mm512_setzero_si512(),
+            x,
+        ))),
+        INNER_PRODUCT => keys_of_products(x),
+        _ => {
+            let y = _mm512_add_epi32(sum16_integers(y), _mm512_set1_epi32(q.y as i32));
+            let halves = |v| [_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v)];
+            let qr = halves(x).map(|v| {
+                if E == I8 {
+                    _mm512_cvtepi32_pd(v)
+                } else {
+                    _mm512_cvtepu32_pd(v)
+                }
+            });
+            keys_of_cosines(qr, halves(y), q.qq, q.root)
         }
-        INNER_PRODUCT => keys_of_products(qr),
-        _ if E == I8 => keys_of_cosines(_mm256_cvtepi32_pd(qr), rr, q.qq, q.root),
-        _ => keys_of_cosines(_mm256_cvtepu32_pd(qr), rr, q.qq, q.root),
     }
 }
 
-/// Lane sums A, B and C of the module's documentation for `N` rows, of those that `M` and `E` need, A with
-/// each of `Q` queries. The order of additions does not matter, they are exact. Prefetches `ahead` at the same
-/// pace.
+/// Lane sums A, B and C of the module's documentation for `N` rows, A with each of `Q` queries.
+struct Sums<const Q: usize, const N: usize> {
+    a: [[__m512i; N]; Q],
+    b: [__m512i; N],
+    c: [__m512i; N],
+}
+
+impl<const Q: usize, const N: usize> Sums<Q, N> {
+    /// Lane sums X of row `k` and query `j`.
+    #[inline]
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+    )]
+    fn x<const E: u32, const M: u32>(&self, j: usize, k: usize) -> __m512i {
+        let (a, c) = (self.a[j][k], _mm512_slli_epi32::<7>(self.c[k]));
+        if M == L2SQ {
+            let twice = _mm512_add_epi32(a, a);
+            _mm512_sub_epi32(_mm512_sub_epi32(self.b[k], c), twice)
+        } else if E == I8 {
+            a
+        } else {
+            _mm512_add_epi32(a, c)
+        }
+    }
+
+    /// Lane sums Y of row `k`.
+    #[inline]
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+    )]
+    fn y<const E: u32>(&self, k: usize) -> __m512i {
+        let c = _mm512_slli_epi32::<7>(self.c[k]);
+        if E == I8 {
+            _mm512_sub_epi32(self.b[k], c)
+        } else {
+            _mm512_add_epi32(self.b[k], c)
+        }
+    }
+}
+
+/// The lane sums that `M` and `E` need. The order of additions does not matter, they are exact. Prefetches
+/// `ahead`, if `AHEAD`, at the same pace.
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
@@ -193,44 +311,64 @@ unsafe fn byte_sums<
     p: [*const u8; N],
     ahead: &Ahead<N>,
     dim: usize,
-) -> ([[__m512i; N]; Q], [__m512i; N], [__m512i; N]) {
+) -> Sums<Q, N> {
     let zero = _mm512_setzero_si512();
-    let (mut a, mut b, mut c) = ([[zero; N]; Q], [zero; N], [zero; N]);
+    // A product has a latency of four cycles: one row alone has two sums of a kind.
+    let lines = if N == 1 { 2 } else { 1 };
+    let (mut a, mut b, mut c) = ([[[zero; N]; Q]; 2], [[zero; N]; 2], [[zero; N]; 2]);
     let mut fetch = &ahead.near;
+    let whole = dim - dim % (lines * WIDTH);
     let mut i = 0;
     // SAFETY: each load ends at or before element `dim`, prefetches do not fault,
     // masked lanes are not read.
     unsafe {
-        while i + WIDTH <= dim {
-            if i >= ahead.cut {
-                fetch = &ahead.far;
-            }
-            let q0 = q.map(|q| _mm512_loadu_si512(q.add(i).cast()));
-            for k in 0..N {
-                if AHEAD {
-                    _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(i << ahead.shift).cast());
+        while i < whole {
+            for g in 0..lines {
+                if i >= ahead.cut {
+                    fetch = &ahead.far;
                 }
-                let r0 = _mm512_loadu_si512(p[k].add(i).cast());
-                for j in 0..Q {
-                    a[j][k] = byte_products::<E>(q0[j], r0, a[j][k]);
+                let q0 = q.map(|q| _mm512_loadu_si512(q.add(i).cast()));
+                for k in 0..N {
+                    if AHEAD {
+                        _mm_prefetch::<_MM_HINT_T0>(fetch[k].wrapping_add(i << ahead.shift).cast());
+                    }
+                    let r0 = _mm512_loadu_si512(p[k].add(i).cast());
+                    for j in 0..Q {
+                        a[g][j][k] = byte_products::<E>(q0[j], r0, a[g][j][k]);
+                    }
+                    row_terms::<E, M>(r0, &mut b[g][k], &mut c[g][k]);
                 }
-                row_terms::<E, M>(r0, &mut b[k], &mut c[k]);
+                i += WIDTH;
             }
-            i += WIDTH;
         }
-        if i < dim {
-            let mask = u64::MAX >> (WIDTH - (dim - i));
+        while i < dim {
+            let mask = u64::MAX >> (WIDTH - usize::min(dim - i, WIDTH));
             let q0 = q.map(|q| _mm512_maskz_loadu_epi8(mask, q.add(i).cast()));
             for k in 0..N {
                 let r0 = _mm512_maskz_loadu_epi8(mask, p[k].add(i).cast());
                 for j in 0..Q {
-                    a[j][k] = byte_products::<E>(q0[j], r0, a[j][k]);
+                    a[0][j][k] = byte_products::<E>(q0[j], r0, a[0][j][k]);
                 }
-                row_terms::<E, M>(r0, &mut b[k], &mut c[k]);
+                row_terms::<E, M>(r0, &mut b[0][k], &mut c[0][k]);
             }
+            i += WIDTH;
         }
     }
-    (a, b, c)
+    let mut sums = Sums {
+        a: a[0],
+        b: b[0],
+        c: c[0],
+    };
+    if lines == 2 {
+        for k in 0..N {
+            for j in 0..Q {
+                sums.a[j][k] = _mm512_add_epi32(sums.a[j][k], a[1][j][k]);
+            }
+            sums.b[k] = _mm512_add_epi32(sums.b[k], b[1][k]);
+            sums.c[k] = _mm512_add_epi32(sums.c[k], c[1][k]);
+        }
+    }
+    sums
 }
 
 /// A vector with the highest bit of each byte changed: between elements and 128 more or less.

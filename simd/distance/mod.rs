@@ -182,15 +182,10 @@ const BLOCK_ROWS: usize = 16;
 /// cover the latency of memory and leave room in a 32 KiB first-level cache.
 const LEAD: usize = 1024;
 
-/// How far ahead of its loads a kernel prefetches rows without gaps, in bytes. It hides the second-level
-/// cache; a Zen 5 core's own prefetcher hides the memory, better with two rows at a time than with four.
+/// How far ahead of its loads a kernel prefetches that reads rows one after the other, in bytes. Of rows without
+/// gaps it hides the second-level cache, since a Zen 5 core's own prefetcher hides the memory.
 #[cfg(target_arch = "x86_64")]
-const DENSE_LEAD: usize = 3584;
-
-/// The longest rows that are read two at a time if there are no gaps: they and what is ahead of them fit a
-/// 32 KiB first-level cache.
-#[cfg(target_arch = "x86_64")]
-const DENSE_MAX: usize = 8192;
+const ROW_LEAD: usize = 3584;
 
 /// Where a tile prefetches: element bytes `at` of row `k` bring in `at << shift` of `near[k]` if `at`
 /// is below `cut`, and of `far[k]` if not. The addresses need not be inside of anything.
@@ -210,7 +205,7 @@ impl<const N: usize> Ahead<N> {
         let mut ahead = Ahead::none(p);
         ahead.shift = N.trailing_zeros();
         // The last row's beginning is read at the same time as the first's.
-        let p = p.wrapping_add((N - 1) * len_bytes + DENSE_LEAD);
+        let p = p.wrapping_add((N - 1) * len_bytes + ROW_LEAD);
         for k in 0..N {
             ahead.near[k] = p.wrapping_add(64 * k);
         }
@@ -228,6 +223,19 @@ impl<const N: usize> Ahead<N> {
             cut: self.cut.saturating_sub(at),
             shift: self.shift,
         }
+    }
+
+    /// The row that comes `lead` rows after row `i` of `n`, if there is one.
+    ///
+    /// # Safety
+    ///
+    /// `i` is below `n`, the length of the batch.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn row<R: Rows>(lead: usize, rows: R, i: usize, n: usize) -> Self {
+        let k = if n - i > lead { i + lead } else { i };
+        // SAFETY: `k` is below `n`.
+        Ahead::none(unsafe { rows.row(k) })
     }
 
     /// Nothing that is not there already: `p` itself.
