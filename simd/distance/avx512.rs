@@ -75,11 +75,18 @@ pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>
             if E == F16 && n > TILE && dense {
                 return widened::<R, M>(query, qq[0], rows, dim, out, n);
             }
-            if E != F16 && dense {
+            if E == F32 && dense {
                 return if dim == SHORT {
                     in_order::<R, E, E, M, 1, false, SHORT>(query, query, qq[0], rows, dim, out, n)
                 } else {
                     in_order::<R, E, E, M, 1, false, 0>(query, query, qq[0], rows, dim, out, n)
+                };
+            }
+            if E == BF16 && dense {
+                return if dim == SHORT {
+                    in_order::<R, E, E, M, 1, true, SHORT>(query, query, qq[0], rows, dim, out, n)
+                } else {
+                    in_order::<R, E, E, M, 1, true, 0>(query, query, qq[0], rows, dim, out, n)
                 };
             }
         }
@@ -137,8 +144,10 @@ unsafe fn widen(query: *const u8, dim: usize, wide: &mut Wide) {
 /// A Zen 5 core reads its second-level cache at 200 GB/s, but at 135 GB/s if a load instruction goes on by 2 to
 /// 4 KiB from one time to the next, and with several streams: its prefetcher fetches too much then. So there is one
 /// copy of the code for all rows, which a compiler does not unroll, and their lane sums wait for those of a block
-/// of rows. One row at a time needs no prefetches. Two at a time do, of which each load of the query is half the
-/// work: it pays for binary16, which is bound by the loads and conversions.
+/// of rows. Rows of f32, one at a time, need no prefetches. Elements of two bytes take so many instructions for each
+/// cache line that the loads waiting in the processor do not cover the latency of memory, so they have prefetches
+/// (`AHEAD`). Of two rows at a time each load of the query is half the work: it pays for binary16, which is bound
+/// by the loads and conversions.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 unsafe fn in_order<
@@ -223,7 +232,7 @@ unsafe fn widened<R: Rows, const M: u32>(
         widen(query, dim, &mut wide);
         let wide = wide.as_ptr().cast();
         if dim == SHORT {
-            in_order::<R, F16, F32, M, 1, false, SHORT>(wide, query, qq, rows, dim, out, n)
+            in_order::<R, F16, F32, M, 1, true, SHORT>(wide, query, qq, rows, dim, out, n)
         } else {
             in_order::<R, F16, F32, M, 2, true, 0>(wide, query, qq, rows, dim, out, n)
         }

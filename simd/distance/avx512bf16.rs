@@ -96,7 +96,8 @@ unsafe fn bf16<R: Rows, const E: u32, const M: u32, const Q: usize>(
                 let mut put = |j: usize, k: usize, x: __m512| *a[j].as_mut_ptr().add(at + k) = x;
                 if dense {
                     let p = [rows.row(i + at)];
-                    let (x, [y]) = products::<M, Q, 1, false>(queries, p, &Ahead::none(p[0]), dim);
+                    let ahead = Ahead::linear(p[0], dim * 2);
+                    let (x, [y]) = products::<M, Q, 1, true>(queries, p, &ahead, dim);
                     for j in 0..Q {
                         put(j, 0, x[j][0]);
                     }
