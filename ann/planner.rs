@@ -26,6 +26,9 @@ const ROW_WEIGHT: u64 = 2;
 /// four microseconds, as many as this many bytes of codes take.
 const START_WORK: u64 = 128 << 10;
 
+/// A bucket of a hash table takes a tenth of a microsecond to find, and to come from memory.
+const PROBE_WORK: u64 = 3 << 10;
+
 /// The container as the planner sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Container {
@@ -93,13 +96,25 @@ impl Container {
             .saturating_add(self.rows_work(rows))
     }
 
-    /// The work of a search in hash tables, `nprobe` buckets of each. Each row that passes is scored once, in
-    /// whichever of the tables it comes first: half of them have it in common, roughly.
-    pub fn lsh_work(&self, params: &lsh::Params, nprobe: u32) -> u64 {
+    /// The work of a search in hash tables, `nprobe` buckets of each, with exact distances of `rerank` rows. Without
+    /// codes each row that passes is scored once, in whichever of the tables it comes first: half of them have it in
+    /// common, roughly.
+    pub fn lsh_work(&self, params: &lsh::Params, nprobe: u32, rerank: u32) -> u64 {
         let buckets = 1u64 << params.nbits.min(lsh::MAX_BITS);
-        let looked = u64::from(nprobe.max(1)).saturating_mul(u64::from(params.ntables));
-        let rows = (self.allowed.min(self.rows) / buckets).saturating_add(1);
-        START_WORK.saturating_add(self.rows_work(rows.saturating_mul(looked) / 2))
+        let probes = u64::from(nprobe).clamp(1, buckets);
+        let looked = probes.saturating_mul(u64::from(params.ntables));
+        let scanned = |rows: u64| (rows / buckets).saturating_add(1).saturating_mul(looked);
+        let work = if params.code == Code::Flat {
+            self.rows_work(scanned(self.allowed.min(self.rows)) / 2)
+        } else {
+            let layout = params.table().and_then(|table| table.layout());
+            let code = layout.map_or(0, |layout| u64::from(layout.block_words) * 4 / 32);
+            let codes = scanned(self.rows).saturating_mul(code);
+            codes.saturating_add(self.rows_work(u64::from(rerank)))
+        };
+        START_WORK
+            .saturating_add(looked.saturating_mul(PROBE_WORK))
+            .saturating_add(work)
     }
 
     /// The plan, for an index's work.
@@ -165,8 +180,14 @@ mod tests {
             allowed: rows,
             row_bytes: 1536,
         };
-        let params = |rows| lsh::Params::default_for(rows, 384, lsh::Family::Signs);
-        let plan = |rows| container(rows).plan(container(rows).lsh_work(&params(rows), 8));
+        let params = |rows| lsh::Params::default_for(rows, 384, 1536, lsh::Family::Signs);
+        let plan = |rows| {
+            let (nprobe, rerank) = (
+                params(rows).default_nprobe(),
+                params(rows).default_rerank(10),
+            );
+            container(rows).plan(container(rows).lsh_work(&params(rows), nprobe, rerank))
+        };
         assert_eq!(plan(100), Plan::Exact);
         assert_eq!(plan(100_000), Plan::Index);
         assert_eq!(plan(10_000_000), Plan::Index);

@@ -200,11 +200,13 @@ struct vexfs_hit {
  * @ef: candidates kept by HNSW, at most VEXFS_MAX_EF; 0 for max(96, 2k). Less than
  *	@k counts as @k, and a @k beyond VEXFS_MAX_EF is answered exactly
  * @nprobe: lists visited by IVF, buckets of each table by LSH, at most VEXFS_MAX_NPROBE;
- *	0 for the greater of 8 and a 21st of the lists, or 8 buckets. More are visited
- *	while fewer than @k rows are found, and of IVF if few rows pass a filter
+ *	0 for the greater of 8 and a 21st of the lists, or two thirds of the buckets of a
+ *	table divided by the number of tables. More are visited while fewer than @k rows
+ *	are found, and if few rows pass a filter
  * @rerank: candidates compared exactly, at most VEXFS_MAX_EF. HNSW: 0 for the greater
  *	of 2k and half of @ef; counts as at least @k and at most @ef. IVF and PQ, where
- *	an index has codes: 0 for 3k + 10; counts as at least @k
+ *	an index has codes: 0 for 3k + 10; LSH with codes: 0 for (2 + 1536 / dimension) k,
+ *	at least 30; counts as at least @k
  * @queries: nq vectors of the container's dimension and element type
  * @query_stride: bytes from one query to the next; 0 means packed, less than a row's
  *	bytes is EINVAL
@@ -289,8 +291,9 @@ struct vexfs_search {
  *	rows of more than 128 bytes; 4 or 8 for each of @nsub sub-quantisers, 4 the
  *	default with @nsub; 32 for no codes: the rows of lists are compared exactly.
  *	PQ: 4, the default, or 8. LSH: hash bits of a table, 1 to VEXFS_MAX_NBITS and at
- *	most the dimension; by default such that a bucket has about 16 rows
- * @ntables: LSH: hash tables, 1 to VEXFS_MAX_NTABLES; default 8
+ *	most the dimension; by default such that a bucket has 128 to 256 rows
+ * @ntables: LSH: hash tables, 1 to VEXFS_MAX_NTABLES; by default 4, or as many
+ *	as take two fifths of the rows' own memory
  * @threads: processors to use, as for a search; 0 and 1: one. Kinds other than HNSW
  *	use one for now
  * @reserved: must be 0

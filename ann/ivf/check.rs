@@ -291,13 +291,17 @@ impl<S: Store> Index<S> {
         Some((found, next))
     }
 
-    /// Whether a row is in a list. When no writer is inside.
-    pub fn is_in(&self, list: u32, row: u64) -> bool {
+    /// Whether a row is in a list, with these codes and factors. When no writer is inside.
+    pub fn has(&self, list: u32, row: u64, codes: &[u8], factors: &[u32; 3]) -> bool {
         let mut found = false;
-        let walked = self.walk(list, |_, block, rows| {
+        let walked = self.walk(list, |number, block, rows| {
             let here = |place| block.row(place).map(|row| row.load(Ordering::Relaxed));
-            found = (0..rows).any(|place| here(place).is_some_and(|here| u64::from(here) == row));
-            !found
+            let place = (0..rows).find(|place| here(*place).map(u64::from) == Some(row));
+            found = place.is_some_and(|place| {
+                let at = number.saturating_mul(BLOCK_ROWS) | place;
+                self.holds(at, row, codes, factors)
+            });
+            place.is_none()
         });
         walked.is_some() && found
     }

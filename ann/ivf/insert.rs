@@ -143,7 +143,8 @@ impl<S: Store> Index<S> {
         let places = codes.zip(factors.iter_mut());
         for ((vector, &list), (codes, factors)) in memory.vectors.chunks(row).zip(lists).zip(places)
         {
-            let at = row.saturating_mul(list as usize);
+            let of = if self.params.hashed { 0 } else { list as usize };
+            let at = row.saturating_mul(of);
             let centroid = model.centroids.get(at..at.saturating_add(row));
             let centroid = centroid.ok_or(Error::Workspace)?;
             vectors.encode(vector, centroid, model.codebooks, codes, factors)?;

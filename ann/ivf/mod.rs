@@ -30,7 +30,7 @@ mod check;
 pub(crate) mod insert;
 mod lists;
 pub mod params;
-mod search;
+pub(crate) mod search;
 mod store;
 pub mod train;
 

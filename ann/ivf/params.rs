@@ -56,6 +56,8 @@ pub struct Params {
     pub nlist: u32,
     /// How rows are kept.
     pub code: Code,
+    /// Lists are buckets of a hash: codes are around one centre for all of them, and lists have none themselves.
+    pub hashed: bool,
     /// Seed of the sample, of the first centroids and, by the caller's arithmetic, of the rotation.
     pub seed: u64,
 }
@@ -98,6 +100,7 @@ impl Params {
             } else {
                 Code::Signs
             },
+            hashed: false,
             seed: 0,
         }
     }
@@ -157,7 +160,7 @@ impl Params {
 
     /// Whether lists are found by their codes.
     pub(crate) fn lists_have_codes(&self) -> bool {
-        self.code != Code::Flat && self.nlist >= CODED_NLIST
+        self.code != Code::Flat && !self.hashed && self.nlist >= CODED_NLIST
     }
 
     /// Words of all lists' heads.
@@ -165,9 +168,14 @@ impl Params {
         LIST_WORDS.saturating_mul(self.all_lists() as usize)
     }
 
-    /// Bytes of the centroids, 4-byte floats, and of their mean after them.
+    /// Bytes of the centroids, 4-byte floats, and of their mean after them; of the one centre of buckets.
     pub fn centroid_bytes(&self) -> usize {
-        (self.all_lists() as usize)
+        let centroids = match (self.hashed, self.code) {
+            (false, _) => self.all_lists(),
+            (true, Code::Flat) => 0,
+            (true, _) => 1,
+        };
+        (centroids as usize)
             .saturating_mul(self.dim as usize)
             .saturating_mul(4)
     }
@@ -224,6 +232,7 @@ mod tests {
             dim,
             nlist,
             code,
+            hashed: false,
             seed: 1,
         }
     }

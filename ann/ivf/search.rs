@@ -94,16 +94,16 @@ pub struct Found {
     pub partial: bool,
 }
 
-/// A list to scan.
+/// A list to scan, and the query's distances to its centre.
 #[derive(Clone, Copy, Default)]
-struct Probe {
-    list: u32,
-    near: u32,
-    rank: u32,
+pub(crate) struct Probe {
+    pub(crate) list: u32,
+    pub(crate) near: u32,
+    pub(crate) rank: u32,
 }
 
 /// The scans that are collected until they are worth a call.
-struct Scan<'w, 's> {
+pub(crate) struct Scan<'w, 's> {
     lower: &'w mut [u32],
     hits: &'w mut [u32],
     runs: [Run<'s>; RUNS],
@@ -111,11 +111,11 @@ struct Scan<'w, 's> {
     blocks: usize,
     /// Blocks that make a call; it grows from one to the next.
     enough: usize,
-    codes: u64,
+    pub(crate) codes: u64,
 }
 
 impl<'w, 's> Scan<'w, 's> {
-    fn new(lower: &'w mut [u32], hits: &'w mut [u32]) -> Self {
+    pub(crate) fn new(lower: &'w mut [u32], hits: &'w mut [u32]) -> Self {
         let empty = Run {
             blocks: &[],
             rows: 0,
@@ -134,7 +134,7 @@ impl<'w, 's> Scan<'w, 's> {
     }
 
     /// Blocks of one call at most.
-    fn most(&self) -> usize {
+    pub(crate) fn most(&self) -> usize {
         self.hits.len().min(self.lower.len() / BLOCK_ROWS as usize)
     }
 
@@ -153,7 +153,7 @@ impl<'w, 's> Scan<'w, 's> {
     }
 
     /// Scans what was collected, and offers what is below the bound and `allows`.
-    fn flush<S: Store, N: Numeric>(
+    pub(crate) fn flush<S: Store, N: Numeric>(
         &mut self,
         index: &Index<S>,
         numeric: &mut N,
@@ -362,7 +362,7 @@ impl<S: Store> Index<S> {
     }
 
     /// Adds the blocks of a list to a scan; calls `flush` whenever it is full.
-    fn collect<'s, E>(
+    pub(crate) fn collect<'s, E>(
         &'s self,
         scan: &mut Scan<'_, 's>,
         probe: Probe,
@@ -470,22 +470,7 @@ impl<S: Store> Index<S> {
             &mut into,
         )?;
         found.codes = found.codes.saturating_add(scan.codes);
-        for batch in into.into_sorted().chunks(RERANK) {
-            let first = batch.first().map_or(u32::MAX, |first| distance_of(*first));
-            // What comes now has a bound beyond the worst result: none of it can enter.
-            if top.is_full() && first > top.bound() {
-                break;
-            }
-            let mut rows = [0; RERANK];
-            for (row, candidate) in rows.iter_mut().zip(batch) {
-                *row = u64::from(number_of(*candidate));
-            }
-            let rows = rows.get(..batch.len()).unwrap_or(&[]);
-            offer(numeric, visible, rows, top, found)?;
-            if found.partial {
-                break;
-            }
-        }
+        rerank(into, numeric, visible, top, found)?;
         Ok(())
     }
 
@@ -547,8 +532,39 @@ impl<S: Store> Index<S> {
     }
 }
 
-/// Offers rows by their exact distances.
-fn offer<N, F>(
+/// Offers the candidates of a scan by their exact distances, until none of the others can be among the best.
+pub(crate) fn rerank<N, F>(
+    candidates: Reservoir<'_>,
+    numeric: &mut N,
+    visible: &mut F,
+    top: &mut TopK<'_>,
+    found: &mut Found,
+) -> Result<(), N::Error>
+where
+    N: Numeric,
+    F: Visible<Error = N::Error>,
+{
+    for batch in candidates.into_sorted().chunks(RERANK) {
+        let first = batch.first().map_or(u32::MAX, |first| distance_of(*first));
+        // What comes now has a bound beyond the worst result: none of it can enter.
+        if top.is_full() && first > top.bound() {
+            break;
+        }
+        let mut rows = [0; RERANK];
+        for (row, candidate) in rows.iter_mut().zip(batch) {
+            *row = u64::from(number_of(*candidate));
+        }
+        let rows = rows.get(..batch.len()).unwrap_or(&[]);
+        offer(numeric, visible, rows, top, found)?;
+        if found.partial {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Offers rows, at most [`BATCH`], by their exact distances.
+pub(crate) fn offer<N, F>(
     numeric: &mut N,
     visible: &mut F,
     rows: &[u64],

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hash tables over the rows of a container: LSH, see `vexfs_ann::lsh`. A table is an inverted file without
-//! codes whose lists are buckets.
+//! Hash tables over the rows of a container: LSH, see `vexfs_ann::lsh`. A table is an inverted file whose lists are
+//! buckets.
 
 use super::budget::{Account, Charge};
 use super::catch_up::GoOn;
 use super::check::Findings;
-use super::exact::Rows;
 use super::hashes_hasher::{params, Hasher};
 use super::hashes_search::{self, Scratch};
 use super::image::Reader as Image;
@@ -57,12 +56,14 @@ pub(super) struct Writer {
     row: KVVec<u8>,
     vector: KVVec<u8>,
     rotated: KVVec<u8>,
+    codes: KVVec<u8>,
+    factors: [u32; 3],
     taken: Taken,
     _charge: Charge,
 }
 
 impl Writer {
-    /// Reads a row, and writes its bucket in each table to `buckets`. `end` rows may be read on the way.
+    /// Reads and encodes a row, and writes its bucket in each table to `buckets`. `end` rows may be read on the way.
     fn hash(
         &mut self,
         inode: &Inode<VexFs>,
@@ -72,8 +73,10 @@ impl Writer {
         end: u64,
         buckets: &mut [u32; MAX_TABLES as usize],
     ) -> Result {
-        hasher.rows.read(inode, pinned, row, end, &mut self.row)?;
-        hasher.vector(&self.row, &mut self.vector)?;
+        let coder = &hasher.coder;
+        coder.rows.read(inode, pinned, row, end, &mut self.row)?;
+        coder.vector(&self.row, &mut self.vector)?;
+        hasher.encode(&self.vector, &mut self.codes, &mut self.factors)?;
         let mut projections = [0; MAX_BITS as usize];
         let projections = projections
             .get_mut(..hasher.params.nbits as usize)
@@ -95,7 +98,7 @@ impl Writer {
 impl Hashes {
     /// Checks what a build is asked for, as [`Hashes::new`] does.
     pub(super) fn check(parameters: &Parameters, area: &VectorArea) -> Result {
-        params(parameters, area, crate::element::metric(area)?).map(|_| ())
+        params(parameters, area).map(|_| ())
     }
 
     /// Empty tables for the rows of `inode`, not trained.
@@ -108,8 +111,7 @@ impl Hashes {
         area: &VectorArea,
         parameters: &Parameters,
     ) -> Result<Arc<Self>> {
-        let rows = Rows::new(inode, area)?;
-        let params = params(parameters, area, rows.metric)?;
+        let params = params(parameters, area)?;
         if area.live == 0 {
             return Err(ENODATA);
         }
@@ -121,7 +123,8 @@ impl Hashes {
             let index = ivf::Index::new(table, memory).map_err(|_| EINVAL)?;
             tables.push_within_capacity(index).map_err(|_| ENOMEM)?;
         }
-        Hashes::with(account, rows, params, tables, Taken::new(0, None))
+        let hasher = Hasher::new(inode, area, params)?;
+        Hashes::with(account, hasher, tables, Taken::new(0, None))
     }
 
     /// The tables of an image.
@@ -134,23 +137,17 @@ impl Hashes {
         area: &VectorArea,
         image: &mut Image<'_>,
     ) -> Result<Arc<Self>> {
-        let rows = Rows::new(inode, area)?;
-        let params = params(&image.header.parameters, area, rows.metric)
+        let params = params(&image.header.parameters, area)
             .map_err(|_| image.corrupt("has bad parameters"))?;
         let scale = hashes_image::scale(image)?;
         let watermark = image.header.watermark;
         let account = Account::new(&inode.volume().index_memory)?;
         let mut loaded = Loaded::none_of(&account, watermark)?;
         let memories = Hashes::memories(&account, area, &params)?;
-        let tables = hashes_image::read(image, &params, memories, &mut loaded.words)?;
-        let hashes = Hashes::with(
-            account,
-            rows,
-            params,
-            tables,
-            Taken::new(watermark, Some(loaded)),
-        )?;
-        hashes.hasher.set_scale(scale);
+        let (tables, model) = hashes_image::read(image, &params, memories, &mut loaded.words)?;
+        let hasher = Hasher::new(inode, area, params)?;
+        hasher.set(model, scale);
+        let hashes = Hashes::with(account, hasher, tables, Taken::new(watermark, Some(loaded)))?;
         Ok(hashes)
     }
 
@@ -163,8 +160,10 @@ impl Hashes {
         let table = params.table().map_err(|_| EINVAL)?;
         let blocks = blocks_for(&table, area.live);
         let mut memories = KVec::with_capacity(params.ntables as usize, GFP_KERNEL)?;
-        for _ in 0..params.ntables {
-            let memory = Memory::new(account.clone(), &table, blocks, 0)?;
+        for at in 0..params.ntables {
+            // One centre for all.
+            let model = if at == 0 { table.centroid_bytes() } else { 0 };
+            let memory = Memory::new(account.clone(), &table, blocks, model as u64)?;
             memories.push_within_capacity(memory).map_err(|_| ENOMEM)?;
         }
         Ok(memories)
@@ -172,21 +171,22 @@ impl Hashes {
 
     fn with(
         account: Arc<Account>,
-        rows: Rows,
-        params: Params,
+        hasher: Hasher,
         tables: KVec<ivf::Index<Memory>>,
         taken: Taken,
     ) -> Result<Arc<Self>> {
         let mut charge = Charge::new(account.clone(), 0)?;
-        let wide = rows.vector_bytes();
+        let coder = &hasher.coder;
+        let wide = coder.rows.vector_bytes();
         let writer = Writer {
-            row: charge.make(rows.bytes)?,
+            row: charge.make(coder.rows.bytes)?,
             vector: charge.make(wide)?,
             rotated: charge.make(wide)?,
+            codes: charge.make(coder.layout.nsub as usize)?,
+            factors: [0; 3],
             taken,
             _charge: charge,
         };
-        let hasher = Hasher::new(rows, params);
         let hashes = Arc::pin_init(
             try_pin_init!(Hashes {
                 hasher,
@@ -200,11 +200,12 @@ impl Hashes {
         Ok(hashes)
     }
 
-    /// Puts a row into its buckets. If it can't, it is in none.
-    fn insert(&self, row: u64, buckets: &[u32]) -> Result {
+    /// Puts the row that `writer` has hashed into its buckets. If it can't, it is in none.
+    fn insert(&self, writer: &Writer, row: u64, buckets: &[u32]) -> Result {
+        let Writer { codes, factors, .. } = writer;
         self.tables.read(|tables| {
             for (at, (table, bucket)) in tables.iter().zip(buckets).enumerate() {
-                while let Err(e) = table.writer().append(*bucket, row, &[], &[0; 3]) {
+                while let Err(e) = table.writer().append(*bucket, row, codes, factors) {
                     let result = match e {
                         ivf::Error::Full => table.store().grow_by_one(),
                         e => Err(errno(e)),
@@ -232,7 +233,7 @@ impl Hashes {
         })
     }
 
-    /// How many of `rows`, if they are live, are not in a bucket of theirs. `Node::rows` is held shared.
+    /// How many of `rows`, if they are live, are not in a bucket of theirs with their codes. `Node::rows` is held shared.
     fn wrong_buckets(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result<u64> {
         let mut writer = self.writer.lock();
         let mut pinned = Pinned::new()?;
@@ -243,7 +244,8 @@ impl Hashes {
             writer.hash(inode, &self.hasher, &mut pinned, row, end, &mut buckets)?;
             let all = self.tables.read(|tables| {
                 let mut places = tables.iter().zip(&buckets);
-                places.all(|(table, bucket)| table.is_in(*bucket, row))
+                places
+                    .all(|(table, bucket)| table.has(*bucket, row, &writer.codes, &writer.factors))
             });
             // Who deletes it marks it first.
             if !all && is_live(inode, row) {
@@ -327,7 +329,7 @@ impl Listed for Hashes {
         for row in rows.filter(|row| is_live(inode, *row)) {
             task::cond_resched();
             writer.hash(inode, &self.hasher, &mut pinned, row, end, &mut buckets)?;
-            self.insert(row, &buckets)?;
+            self.insert(writer, row, &buckets)?;
         }
         Ok(())
     }
@@ -395,7 +397,8 @@ impl Structure for Hashes {
         self.pool.prepare(|| {
             let mut scratch = Scratch::new(&self.account, &self.hasher)?;
             // Rows will be added, and a search marks all that it has seen.
-            scratch.reserve(rows.saturating_mul(2).max(LEAST_ROWS), CANDIDATES as u32)?;
+            let probes = self.hasher.params.default_nprobe();
+            scratch.reserve(rows.saturating_mul(2).max(LEAST_ROWS), probes, CANDIDATES)?;
             Ok(scratch)
         })
     }
@@ -424,7 +427,7 @@ impl Structure for Hashes {
         for row in first..last {
             if is_live(inode, row) {
                 writer.hash(inode, &self.hasher, &mut pinned, row, end, &mut buckets)?;
-                self.insert(row, &buckets)?;
+                self.insert(&writer, row, &buckets)?;
                 // Who deleted it meanwhile has not found it.
                 if !is_live(inode, row) {
                     self.remove_row(row, &buckets)?;

@@ -1,34 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How rows become buckets of hash tables.
+//! How rows become buckets of hash tables, and codes in them.
 
 use super::budget::{Account, Charge};
 use super::catch_up::GoOn;
-use super::exact::Rows;
-use super::lists_codes::{Coder, LoadMemory, Loader, Source};
+use super::lists_codes::{Coder, LoadMemory, Loader, Model, Source};
 use super::Parameters;
 use crate::VexFs;
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce};
 use libvexfs::format::VectorArea;
-use vexfs_ann::ivf::{self, Vectors};
+use vexfs_ann::ivf::{self, Code, Vectors};
 use vexfs_ann::kmeans::Random;
 use vexfs_ann::lsh::{cell_scale, sample_bits, Family, Params};
-use vexfs_simd_ffi::{fixed_f32, rotate_f32, Distance, Elem, Metric};
+use vexfs_simd_ffi::{
+    encode_signs, fixed_f32, normalise_f32, rotate_f32, subtract_f32, Distance, Elem, Metric,
+};
 use vexfs_vfs::array::Array;
 use vexfs_vfs::{fpu, sort, Inode};
 
 /// Decides the hashes. The same for all, so that equal rows give equal indexes.
-pub(super) const SEED: u64 = 1;
+pub(super) const SEED: u64 = 2;
 /// The factor of projections whose signs alone count: binary32 bits of 2^16. Vectors are of length 1.
 const SIGNS_SCALE: u32 = 0x4780_0000;
 /// Rows whose nearest ones among a sample tell how wide a cell is; the sample's rows, and bytes.
 const NEAR_ROWS: usize = 64;
 const SAMPLE_ROWS: usize = 4096;
 const SAMPLE_BYTES: usize = 8 << 20;
+/// Rows whose mean is the centre of codes.
+const CENTRE_ROWS: u64 = 1000;
 
 /// What a build asks for, with defaults filled in. `EINVAL`.
-pub(super) fn params(parameters: &Parameters, area: &VectorArea, metric: Metric) -> Result<Params> {
+pub(super) fn params(parameters: &Parameters, area: &VectorArea) -> Result<Params> {
     let Parameters {
         m,
         ef_construction,
@@ -40,12 +43,13 @@ pub(super) fn params(parameters: &Parameters, area: &VectorArea, metric: Metric)
     if m | ef_construction | nlist | nsub != 0 {
         return Err(EINVAL);
     }
-    let family = match metric {
+    let family = match crate::element::metric(area)? {
         Metric::L2Sq => Family::Cells,
         // Rows whose directions are near have great inner products, if they are about equally long.
         _ => Family::Signs,
     };
-    let default = Params::default_for(area.live, area.dim, family);
+    let row_bytes = u32::try_from(crate::element::row_bytes(area)?)?;
+    let default = Params::default_for(area.live, area.dim, row_bytes, family);
     let or = |value, default| if value == 0 { default } else { value };
     let params = Params {
         ntables: or(ntables, default.ntables),
@@ -57,25 +61,32 @@ pub(super) fn params(parameters: &Parameters, area: &VectorArea, metric: Metric)
     Ok(params)
 }
 
-/// How rows become buckets.
+/// How rows become buckets and codes.
 pub(super) struct Hasher {
-    pub(super) rows: Rows,
     pub(super) params: Params,
-    /// The factor of projections, binary32 bits, once it is known.
+    /// Its parameters are those of the tables.
+    pub(super) coder: Coder,
+    /// The centre of codes, once it is known.
+    pub(super) model: SetOnce<Model>,
+    /// The factor of projections, binary32 bits, once it is known: after the centre.
     scale: SetOnce<u32>,
 }
 
 impl Hasher {
-    pub(super) fn new(rows: Rows, params: Params) -> Self {
-        Hasher {
-            rows,
+    /// `EINVAL` for bad parameters.
+    pub(super) fn new(inode: &Inode<VexFs>, area: &VectorArea, params: Params) -> Result<Self> {
+        let table = params.table().map_err(|_| EINVAL)?;
+        Ok(Hasher {
             params,
+            coder: Coder::new(inode, area, table)?,
+            model: SetOnce::new(),
             scale: SetOnce::new(),
-        }
+        })
     }
 
-    /// Sets the factor of projections, binary32 bits, once.
-    pub(super) fn set_scale(&self, scale: u32) {
+    /// Sets what is learnt, once.
+    pub(super) fn set(&self, model: Model, scale: u32) {
+        self.model.populate(model);
         self.scale.populate(scale);
     }
 
@@ -84,13 +95,7 @@ impl Hasher {
         self.scale.copy()
     }
 
-    /// Makes a row a vector: binary32, of length 1 if only its direction counts.
-    pub(super) fn vector(&self, row: &[u8], out: &mut [u8]) -> Result {
-        let unit = self.params.family == Family::Signs;
-        fpu::section(|t| self.rows.widen(t, row, unit, out))?.map_err(|_| EINVAL)
-    }
-
-    /// Writes the projections of a row, which is also the vector, for a table to `out`. `rotated` has room for a
+    /// Writes the projections of a row, whose vector is `vector`, for a table to `out`. `rotated` has room for a
     /// vector.
     pub(super) fn project(
         &self,
@@ -101,24 +106,50 @@ impl Hasher {
         out: &mut [i32],
     ) -> Result {
         let Params { seed, dim, .. } = self.params;
-        if self.rows.elem == Elem::Binary && self.rows.metric == Metric::Hamming {
+        let (elem, metric) = (self.coder.rows.elem, self.coder.rows.metric);
+        if elem == Elem::Binary && metric == Metric::Hamming {
             sample_bits(seed, table, dim, row, out);
             return Ok(());
         }
-        let scale = self.scale.copy().ok_or(EINVAL)?;
-        let seed = seed.wrapping_add(u64::from(table));
-        for (to, from) in rotated.iter_mut().zip(vector) {
-            *to = *from;
-        }
-        let isa = self.rows.simd.isa;
+        let scale = self.scale().ok_or(EINVAL)?;
+        let centre = &self.model.as_ref().ok_or(EINVAL)?.centroids;
+        let isa = self.coder.rows.simd.isa;
+        let (rotation, first) = self.params.rotation(table);
+        let skip = Elem::F32.row_bytes(first as usize);
+        let direction = metric == Metric::InnerProduct;
         fpu::section(|t| {
-            rotate_f32(t, isa, seed, rotated)?;
-            fixed_f32(t, isa, rotated, scale, out)
+            if centre.is_empty() || direction {
+                for (to, from) in rotated.iter_mut().zip(vector) {
+                    *to = *from;
+                }
+            } else {
+                // Seen from their centre rows are in more directions than from the origin.
+                subtract_f32(t, isa, vector, centre, rotated)?;
+            }
+            if direction {
+                let _ = normalise_f32(t, isa, rotated);
+            }
+            // Vectors for codes are rotated already.
+            if self.params.code == Code::Flat || rotation != seed {
+                rotate_f32(t, isa, rotation, rotated)?;
+            }
+            fixed_f32(t, isa, rotated.get(skip..).unwrap_or(&[]), scale, out)
         })?
         .map_err(|_| EINVAL)
     }
 
-    /// Learns the factor of projections from the first `rows` rows, unless it is known.
+    /// Writes the codes and factors of a vector, if rows have some.
+    pub(super) fn encode(&self, vector: &[u8], codes: &mut [u8], factors: &mut [u32; 3]) -> Result {
+        if self.params.code == Code::Flat {
+            return Ok(());
+        }
+        let centre = &self.model.as_ref().ok_or(EINVAL)?.centroids;
+        let (isa, metric) = (self.coder.rows.simd.isa, self.coder.metric());
+        fpu::section(|t| encode_signs(t, isa, metric, vector, centre, codes, factors))?
+            .map_err(|_| EINVAL)
+    }
+
+    /// Learns the centre and the factor of projections from the first `rows` rows, unless it is known.
     ///
     /// # Errors
     ///
@@ -133,6 +164,8 @@ impl Hasher {
         if self.scale().is_some() {
             return Ok(());
         }
+        let mut model = Model::empty(&self.coder.params)?;
+        self.find_centre(inode, rows, account, go_on, &mut model.centroids)?;
         let scale = match self.params.family {
             Family::Signs => SIGNS_SCALE,
             Family::Cells => {
@@ -140,8 +173,36 @@ impl Hasher {
                 cell_scale(self.params.dim, near)
             }
         };
-        self.set_scale(scale);
+        self.set(model, scale);
         Ok(())
+    }
+
+    /// Writes the mean of some rows, as vectors, to `centre`, if there is one.
+    fn find_centre(
+        &self,
+        inode: &Inode<VexFs>,
+        rows: u64,
+        account: &Arc<Account>,
+        go_on: GoOn<'_>,
+        centre: &mut [u8],
+    ) -> Result {
+        if centre.is_empty() {
+            return Ok(());
+        }
+        let coder = &self.coder;
+        let (bytes, dim) = (coder.rows.vector_bytes(), coder.rows.dim);
+        let mut charge = Charge::new(account.clone(), 0)?;
+        let (mut vector, mut sums) = (charge.make(bytes)?, charge.make(dim)?);
+        let mut counts = [0];
+        let mut memory = LoadMemory::new(&mut charge, coder)?;
+        let mut loader = Loader::new(inode, coder, &mut memory, Source::Sample)?;
+        let mut random = Random(SEED);
+        for _ in 0..CENTRE_ROWS.min(rows) {
+            go_on()?;
+            loader.load(&[random.below(rows)], &mut vector)?;
+            loader.accumulate(&vector, bytes, dim, &[0], &mut sums, &mut counts)?;
+        }
+        loader.centroids(dim, &sums, &counts, centre)
     }
 
     /// The squared distance of near rows as binary32 bits: the median of the distances of some rows to the nearest of a
@@ -153,9 +214,7 @@ impl Hasher {
         account: &Arc<Account>,
         go_on: GoOn<'_>,
     ) -> Result<u32> {
-        let table = self.params.table().map_err(|_| EINVAL)?;
-        let area = inode.node().container.lock().area;
-        let coder = Coder::new(inode, &area, table)?;
+        let coder = &self.coder;
         let bytes = coder.rows.vector_bytes();
         let most = (SAMPLE_BYTES / bytes.max(1)).clamp(1, SAMPLE_ROWS);
         // Building takes less than half of the rows' own memory.
@@ -163,8 +222,8 @@ impl Hasher {
         let len = others.saturating_add(NEAR_ROWS).saturating_mul(bytes);
         let mut charge = Charge::new(account.clone(), len as u64)?;
         let mut sample = Array::zeros(len)?;
-        let mut memory = LoadMemory::new(&mut charge, &coder)?;
-        let mut loader = Loader::new(inode, &coder, &mut memory, Source::Sample)?;
+        let mut memory = LoadMemory::new(&mut charge, coder)?;
+        let mut loader = Loader::new(inode, coder, &mut memory, Source::Sample)?;
         let mut random = Random(SEED);
         for (i, vector) in sample.chunks_mut(bytes.max(1)).enumerate() {
             go_on()?;
@@ -175,7 +234,7 @@ impl Hasher {
         }
         let (mine, others) = sample.split_at_mut(NEAR_ROWS.saturating_mul(bytes));
         let (mut ids, mut keys) = ([0; NEAR_ROWS], [0; NEAR_ROWS]);
-        let dim = self.rows.dim;
+        let dim = coder.rows.dim;
         ivf::assign(&mut loader, mine, bytes, dim, others, &mut ids, &mut keys)?;
         // Rows that are there twice say nothing.
         let zero = Distance::from_f32_bits(0).0;

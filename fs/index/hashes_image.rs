@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hash tables on disk: the heads and blocks of all tables as they are in memory.
+//! Hash tables on disk: the heads and blocks of all tables as they are in memory, and the centre of their codes.
 
 use super::hashes::Hashes;
 use super::hashes_hasher::SEED;
 use super::image::{self, Reader as Image, Writer};
+use super::lists_codes::Model;
 use super::lists_image::{self, pieces, section, BLOCKS, HEADS, HEAD_BYTES};
 use super::lists_memory::Memory;
 use super::Structure;
@@ -20,6 +21,8 @@ use vexfs_vfs::Inode;
 /// A section beside those of lists: how many blocks each table uses, and its first free one.
 const TABLES: u32 = 3;
 const TABLE_BYTES: usize = 8;
+/// And the centre of codes.
+const CENTRE: u32 = 4;
 
 /// Words of state.
 const SCALE: usize = 0;
@@ -34,6 +37,7 @@ pub(super) fn save(
 ) -> Result<u64> {
     let area = container::with(inode, |c| Ok(c.area))?;
     let scale = hashes.hasher.scale().ok_or(ENOENT)?;
+    let model = hashes.hasher.model.as_ref().ok_or(ENOENT)?;
     hashes.tables.read(|tables| {
         let first = tables.first().ok_or(EIO)?;
         let heads = (first.params().list_words() / LIST_WORDS) as u64;
@@ -45,6 +49,7 @@ pub(super) fn save(
             section(TABLES, TABLE_BYTES, count),
             section(HEADS, HEAD_BYTES, heads.saturating_mul(count)),
             section(BLOCKS, piece, used.saturating_mul(each)),
+            lists_image::bytes_section(CENTRE, &model.centroids),
         ];
         let mut header = image::header(KIND_LSH, &area, hashes.parameters(), &sections);
         header.generation = generation;
@@ -69,6 +74,8 @@ pub(super) fn save(
         for table in tables {
             lists_image::write_blocks(&mut writer, table)?;
         }
+        writer.end_section()?;
+        lists_image::write_bytes(&mut writer, &model.centroids)?;
         writer.finish(&header)
     })
 }
@@ -82,14 +89,14 @@ pub(super) fn scale(image: &Image<'_>) -> Result<u32> {
     u32::try_from(state(SCALE)).map_err(|_| image.corrupt("has a factor that is none"))
 }
 
-/// Reads the tables of an image into `memories`, which are empty. `rows` has a bit, 0, for each row below the
+/// Reads the tables of an image into `memories`, which are empty, and the centre. `rows` has a bit, 0, for each row below the
 /// watermark; those that are in all tables get set.
 pub(super) fn read(
     image: &mut Image<'_>,
     params: &Params,
     memories: KVec<Memory>,
     rows: &mut [u64],
-) -> Result<KVec<ivf::Index<Memory>>> {
+) -> Result<(KVec<ivf::Index<Memory>>, Model)> {
     let table = params.table().map_err(|_| EINVAL)?;
     let mut starts = KVec::with_capacity(memories.len(), GFP_KERNEL)?;
     image.items(TABLES, TABLE_BYTES, |_, bytes| {
@@ -118,6 +125,8 @@ pub(super) fn read(
             .map_err(|_| ENOMEM)?;
     }
     lists_image::read_words(image, &table, &tables)?;
+    let mut model = Model::empty(&table)?;
+    model.centroids = lists_image::read_bytes(image, CENTRE, model.centroids.len())?;
     let mut open = KVec::with_capacity(tables.len(), GFP_KERNEL_ACCOUNT)?;
     let mut there = KVVec::from_elem(0u64, rows.len(), GFP_KERNEL)?;
     rows.fill(u64::MAX);
@@ -135,5 +144,5 @@ pub(super) fn read(
     if open.iter().any(|table| rows_in(table) != here) {
         return Err(image.corrupt("has tables of different rows"));
     }
-    Ok(open)
+    Ok((open, model))
 }

@@ -6,24 +6,21 @@ use super::budget::{Account, Charge};
 use super::hashes::Hashes;
 use super::hashes_hasher::Hasher;
 use super::lists::errno;
+use super::lists_codes::{QueryMemory, Scorer as Codes};
 use super::search::{Outcome, Snapshot};
 use super::Query;
 use crate::scorer::{Candidates, Scan};
-use crate::VexFs;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use vexfs_ann::ivf::BATCH;
+use vexfs_ann::ivf::params::BLOCK_ROWS;
+use vexfs_ann::ivf::{self, Code, Run};
 use vexfs_ann::lsh::probe::Perturbation;
 use vexfs_ann::lsh::{self, Numeric, Workspace};
 use vexfs_ann::planner::{Container, Plan};
+use vexfs_ann::reservoir;
 use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
-use vexfs_vfs::page_cache::Pinned;
-use vexfs_vfs::Inode;
 
-/// Buckets of each table by default: 8 of about 16 rows each, and more for a greater k.
-const NPROBE: u32 = 8;
-const HITS_PER_PROBE: u32 = 8;
 /// Words of [`Workspace::touched`].
 const TOUCHED: usize = 4096;
 
@@ -32,84 +29,79 @@ pub(super) struct Scratch {
     visited: KVVec<u64>,
     touched: KVVec<u32>,
     heap: KVVec<Perturbation>,
+    candidates: KVVec<u64>,
+    lower: KVVec<u32>,
+    hits: KVVec<u32>,
+    rotated: KVVec<u8>,
     query: QueryMemory,
     charge: Charge,
-}
-
-/// Scratch memory of a query.
-struct QueryMemory {
-    row: KVVec<u8>,
-    vector: KVVec<u8>,
-    rotated: KVVec<u8>,
-    gathered: KVVec<u8>,
 }
 
 impl Scratch {
     /// Scratch memory that is charged to `account`.
     pub(super) fn new(account: &Arc<Account>, hasher: &Hasher) -> Result<Self> {
         let mut charge = Charge::new(account.clone(), 0)?;
-        let wide = hasher.rows.vector_bytes();
+        let coder = &hasher.coder;
+        let codes = match hasher.params.code {
+            Code::Flat => 0,
+            _ => coder.codes_at_once(),
+        };
         Ok(Scratch {
             visited: KVVec::new(),
             touched: charge.make(TOUCHED)?,
             heap: KVVec::new(),
-            query: QueryMemory {
-                row: charge.make(hasher.rows.bytes)?,
-                vector: charge.make(wide)?,
-                rotated: charge.make(wide)?,
-                gathered: charge.make(hasher.rows.gathered_bytes(BATCH))?,
-            },
+            candidates: KVVec::new(),
+            lower: charge.make(codes)?,
+            hits: charge.make(codes / BLOCK_ROWS as usize)?,
+            rotated: charge.make(coder.rows.vector_bytes())?,
+            query: QueryMemory::new(&mut charge, coder)?,
             charge,
         })
     }
 
-    /// Makes room for `rows` rows and `nprobe` probes.
-    pub(super) fn reserve(&mut self, rows: u64, nprobe: u32) -> Result {
+    /// Makes room for `rows` rows, `nprobe` probes and `keep` candidates.
+    pub(super) fn reserve(&mut self, rows: u64, nprobe: u32, keep: usize) -> Result {
         let words = usize::try_from(rows.div_ceil(64))?;
         self.charge.widen(&mut self.visited, words)?;
-        self.charge.widen(&mut self.heap, nprobe as usize)
+        self.charge.widen(&mut self.heap, nprobe as usize)?;
+        let len = reservoir::memory(keep);
+        self.charge.widen(&mut self.candidates, len)
     }
 }
 
 /// Arithmetic of a query. `Node::rows` is held for as long as it lives.
 struct Scorer<'a> {
-    inode: &'a Inode<VexFs>,
     hasher: &'a Hasher,
-    memory: &'a mut QueryMemory,
-    pinned: Pinned,
+    codes: Codes<'a>,
+    rotated: &'a mut [u8],
 }
 
-impl Scorer<'_> {
-    /// Makes `query`, a row, the query.
-    fn set(&mut self, query: &[u8]) -> Result {
-        let QueryMemory { row, vector, .. } = &mut *self.memory;
-        if row.len() != query.len() {
-            return Err(EINVAL);
-        }
-        for (to, from) in row.iter_mut().zip(query) {
-            *to = *from;
-        }
-        self.hasher.vector(row, vector)
+impl ivf::Numeric for Scorer<'_> {
+    type Error = Error;
+
+    fn centres(&mut self, lists: &[u32], near: &mut [u32], rank: &mut [u32]) -> Result {
+        self.codes.centres(lists, near, rank)
+    }
+
+    fn scan(
+        &mut self,
+        runs: &[Run<'_>],
+        threshold: u32,
+        lower: &mut [u32],
+        hits: &mut [u32],
+    ) -> Result {
+        self.codes.scan(runs, threshold, lower, hits)
+    }
+
+    fn exact(&mut self, rows: &[u64], out: &mut [u32]) -> Result {
+        self.codes.exact(rows, out)
     }
 }
 
 impl Numeric for Scorer<'_> {
-    type Error = Error;
-
     fn project(&mut self, table: u32, out: &mut [i32]) -> Result {
-        let QueryMemory {
-            row,
-            vector,
-            rotated,
-            ..
-        } = &mut *self.memory;
-        self.hasher.project(row, vector, rotated, table, out)
-    }
-
-    fn exact(&mut self, rows: &[u64], out: &mut [u32]) -> Result {
-        let QueryMemory { row, gathered, .. } = &mut *self.memory;
-        let of = &self.hasher.rows;
-        of.exact(self.inode, &mut self.pinned, row, gathered, rows, out)
+        let (row, vector) = self.codes.query();
+        self.hasher.project(row, vector, self.rotated, table, out)
     }
 }
 
@@ -125,8 +117,12 @@ pub(super) fn plan(
     }
     let params = &hashes.hasher.params;
     let nprobe = match s.nprobe {
-        0 => NPROBE.max(s.k / HITS_PER_PROBE),
+        0 => params.default_nprobe(),
         nprobe => nprobe,
+    };
+    let rerank = match s.rerank {
+        0 => params.default_rerank(s.k).min(uapi::VEXFS_MAX_EF),
+        rerank => rerank,
     };
     let count = |tables: &KVec<_>| tables.first().map_or(0, count_of);
     let live = hashes.tables.read(count);
@@ -145,14 +141,14 @@ pub(super) fn plan(
     let container = Container {
         rows: live,
         allowed,
-        row_bytes: hashes.hasher.rows.bytes as u64,
+        row_bytes: hashes.hasher.coder.rows.bytes as u64,
     };
     let query = Query {
         effort: nprobe,
-        rerank: 0,
+        rerank: rerank.max(s.k),
         allowed: candidates.filtered.then_some(allowed),
     };
-    let work = container.lsh_work(params, nprobe);
+    let work = container.lsh_work(params, nprobe, query.rerank);
     Ok((container.plan(work) == Plan::Index).then_some(query))
 }
 
@@ -171,11 +167,20 @@ pub(super) fn search(
     outcome: &mut Outcome,
 ) -> Result {
     let hasher = &hashes.hasher;
-    scratch.reserve(end, query.effort)?;
+    let Some(model) = hasher.model.as_ref() else {
+        // Nothing is learnt yet, so there are no rows.
+        return Ok(());
+    };
+    let k = heaps.first().map_or(0, TopK::k);
+    scratch.reserve(end, query.effort, k.max(query.rerank as usize))?;
     let Scratch {
         visited,
         touched,
         heap,
+        candidates,
+        lower,
+        hits,
+        rotated,
         query: memory,
         ..
     } = scratch;
@@ -183,20 +188,23 @@ pub(super) fn search(
         visited,
         touched,
         heap,
+        candidates,
+        lower,
+        hits,
     };
     let mut scorer = Scorer {
-        inode: scan.inode,
         hasher,
-        memory,
-        pinned: Pinned::new()?,
+        codes: Codes::new(scan.inode, &hasher.coder, model, memory)?,
+        rotated,
     };
     let mut visible = Snapshot::new(scan, end);
     let query = lsh::Query {
         nprobe: query.effort,
+        rerank: query.rerank,
         rows: end,
     };
-    for (vector, top) in scan.queries.chunks(hasher.rows.bytes).zip(heaps) {
-        scorer.set(vector)?;
+    for (vector, top) in scan.queries.chunks(hasher.coder.rows.bytes).zip(heaps) {
+        scorer.codes.set(vector)?;
         let (params, work, scorer) = (&hasher.params, &mut work, &mut scorer);
         let found = hashes
             .tables
@@ -205,7 +213,10 @@ pub(super) fn search(
         if visible.killed {
             return Err(EINTR);
         }
-        outcome.distances = outcome.distances.saturating_add(found.distances);
+        outcome.distances = outcome
+            .distances
+            .saturating_add(found.codes)
+            .saturating_add(found.distances);
         outcome.hops = outcome.hops.saturating_add(u64::from(found.lists));
         outcome.partial |= found.partial;
         if outcome.partial {

@@ -43,6 +43,14 @@ pub(super) struct Model {
 }
 
 impl Model {
+    /// Zeros, until it is trained. `ENOMEM`.
+    pub(super) fn empty(params: &Params) -> Result<Self> {
+        Ok(Model {
+            centroids: Array::zeros(params.centroid_bytes())?,
+            codebooks: Array::zeros(params.codebook_bytes())?,
+        })
+    }
+
     pub(super) fn lend(&self) -> vexfs_ann::ivf::Model<'_> {
         vexfs_ann::ivf::Model {
             centroids: &self.centroids,
@@ -62,7 +70,7 @@ impl Coder {
     }
 
     /// The metric of codes: bits differ by their squared distance.
-    fn metric(&self) -> Metric {
+    pub(super) fn metric(&self) -> Metric {
         match self.rows.metric {
             Metric::Hamming => Metric::L2Sq,
             metric => metric,
@@ -119,7 +127,7 @@ impl Coder {
     }
 
     /// Makes a row a vector: binary32, of length 1 for cosine, rotated for codes.
-    fn vector(&self, row: &[u8], out: &mut [u8]) -> Result {
+    pub(super) fn vector(&self, row: &[u8], out: &mut [u8]) -> Result {
         let unit = self.rows.metric == Metric::Cosine;
         fpu::section(|t| {
             self.rows.widen(t, row, unit, out)?;
@@ -359,6 +367,11 @@ impl<'a> Scorer<'a> {
             memory,
             pinned: Pinned::new()?,
         })
+    }
+
+    /// The query, and as a vector.
+    pub(super) fn query(&self) -> (&[u8], &[u8]) {
+        (&self.memory.row, &self.memory.vector)
     }
 
     /// Makes `query`, a row, the query.

@@ -47,6 +47,20 @@ pub(super) fn section(tag: u32, item_bytes: usize, items: u64) -> Section {
     }
 }
 
+/// A section for an array of bytes.
+pub(super) fn bytes_section(tag: u32, bytes: &[u8]) -> Section {
+    section(tag, BLOCK_SIZE, bytes.len().div_ceil(BLOCK_SIZE) as u64)
+}
+
+/// Writes an array of bytes, a section of its own.
+pub(super) fn write_bytes(writer: &mut Writer<'_>, bytes: &[u8]) -> Result {
+    for piece in bytes.chunks(BLOCK_SIZE) {
+        writer.bytes(piece)?;
+        writer.end_section()?;
+    }
+    Ok(())
+}
+
 /// Writes the lists of `index`, after the sections of others before it.
 pub(super) fn write_heads(writer: &mut Writer<'_>, index: &ivf::Index<Memory>) -> Result {
     for head in index.store().lists().chunks(LIST_WORDS) {
@@ -83,12 +97,11 @@ pub(super) fn save(
         let params = index.params();
         let heads = (params.list_words() / LIST_WORDS) as u64;
         let (piece, each) = pieces(index.layout());
-        let of_bytes = |bytes: &Array<u8>| bytes.len().div_ceil(BLOCK_SIZE) as u64;
         let sections = [
             section(HEADS, HEAD_BYTES, heads),
             section(BLOCKS, piece, u64::from(start.used).saturating_mul(each)),
-            section(CENTROIDS, BLOCK_SIZE, of_bytes(&model.centroids)),
-            section(CODEBOOKS, BLOCK_SIZE, of_bytes(&model.codebooks)),
+            bytes_section(CENTROIDS, &model.centroids),
+            bytes_section(CODEBOOKS, &model.codebooks),
         ];
         let kind = lists.kind.number();
         let mut header = image::header(kind, &area, lists.parameters(), &sections);
@@ -103,12 +116,8 @@ pub(super) fn save(
         writer.end_section()?;
         write_blocks(&mut writer, index)?;
         writer.end_section()?;
-        for bytes in [&model.centroids, &model.codebooks] {
-            for piece in bytes.chunks(BLOCK_SIZE) {
-                writer.bytes(piece)?;
-                writer.end_section()?;
-            }
-        }
+        write_bytes(&mut writer, &model.centroids)?;
+        write_bytes(&mut writer, &model.codebooks)?;
         writer.finish(&header)
     })
 }
@@ -211,7 +220,8 @@ pub(super) fn read(
     Ok((index, model))
 }
 
-fn read_bytes(image: &mut Image<'_>, tag: u32, len: usize) -> Result<Array<u8>> {
+/// Reads an array of bytes that is a section of its own.
+pub(super) fn read_bytes(image: &mut Image<'_>, tag: u32, len: usize) -> Result<Array<u8>> {
     let items = image.header.section(tag).map_or(0, |(s, _)| s.items);
     if items != len.div_ceil(BLOCK_SIZE) as u64 {
         return Err(image.corrupt("has centroids or codebooks that are cut short"));

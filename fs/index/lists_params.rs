@@ -60,6 +60,7 @@ pub(super) fn params(
         dim,
         nlist,
         code,
+        hashed: false,
         seed: SEED,
     };
     match params.layout() {

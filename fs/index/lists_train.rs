@@ -75,10 +75,7 @@ fn make_model(
     stop: &mut dyn FnMut() -> bool,
 ) -> Result<Model> {
     let params = &lists.coder.params;
-    let mut model = Model {
-        centroids: Array::zeros(params.centroid_bytes())?,
-        codebooks: Array::zeros(params.codebook_bytes())?,
-    };
+    let mut model = Model::empty(params)?;
     let mut sample = Array::zeros(sizes.sample)?;
     let (mut ids, mut keys) = (Array::zeros(sizes.rows)?, Array::zeros(sizes.rows)?);
     let (mut sums, mut counts) = (Array::zeros(sizes.sums)?, Array::zeros(sizes.counts)?);

@@ -37,7 +37,7 @@ CASE(every_kind_finds_what_an_exact_search_finds)
 			EXPECT_EQ(way->build.nlist, st.nlist);
 			EXPECT_EQ(way->nsub, st.nsub);
 			EXPECT_EQ(way->nbits, st.nbits);
-			EXPECT_EQ(kind == VEXFS_INDEX_LSH ? 8 : 0, st.ntables);
+			EXPECT_EQ(kind == VEXFS_INDEX_LSH ? 3 : 0, st.ntables);
 			EXPECT_EQ(0, st.m | st.ef_construction);
 			EXPECT_LT(n * 4ull, st.resident_bytes);
 			least = recall_of(_metadata, fd, kind, queries, &narrow);

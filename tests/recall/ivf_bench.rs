@@ -150,7 +150,7 @@ fn main() {
             (codes, exact) = (0, 0);
             for (q, hits) in queries.chunks(row_bytes).zip(found.iter_mut()) {
                 let mut top = TopK::new(hits);
-                scorer.set(&built, q);
+                scorer.set(q);
                 let done = built
                     .index
                     .search(&mut memory.lend(), &mut scorer, &mut All, &query, &mut top)

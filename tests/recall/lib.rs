@@ -5,6 +5,7 @@
 //! What the filesystem does over its files and FPU sections this does over arrays, for tests and
 //! benchmarks.
 
+pub mod hashes;
 pub mod lists;
 pub mod npy;
 pub mod synthetic;

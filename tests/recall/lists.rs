@@ -258,8 +258,9 @@ impl Vectors for &Space {
 pub struct Scorer<'a> {
     space: &'a Space,
     centroids: &'a [u8],
+    codebooks: &'a [u8],
     query: &'a [u8],
-    vector: Vec<u8>,
+    pub vector: Vec<u8>,
     table: Vec<u32>,
     small: Vec<u8>,
     affine: [u32; 2],
@@ -268,26 +269,44 @@ pub struct Scorer<'a> {
 
 impl<'a> Scorer<'a> {
     pub fn new(built: &'a Built, query: &'a [u8]) -> Self {
+        let Built {
+            space,
+            centroids,
+            codebooks,
+            sigmas,
+            ..
+        } = built;
+        Scorer::of(space, centroids, codebooks, *sigmas, query)
+    }
+
+    pub fn of(
+        space: &'a Space,
+        centroids: &'a [u8],
+        codebooks: &'a [u8],
+        sigmas: u32,
+        query: &'a [u8],
+    ) -> Self {
         let mut scorer = Scorer {
-            space: &built.space,
-            centroids: &built.centroids,
+            space,
+            centroids,
+            codebooks,
             query,
-            vector: vec![0; 4 * built.space.dim],
+            vector: vec![0; 4 * space.dim],
             table: Vec::new(),
             small: Vec::new(),
             affine: [0; 2],
-            sigmas: built.sigmas,
+            sigmas,
         };
-        scorer.set(built, query);
+        scorer.set(query);
         scorer
     }
 
     /// Another query, in the same memory.
-    pub fn set(&mut self, built: &'a Built, query: &'a [u8]) {
+    pub fn set(&mut self, query: &'a [u8]) {
         let (space, t) = (self.space, token());
         self.query = query;
         space.prepare(query, &mut self.vector);
-        let (isa, layout) = (space.isa, built.index.layout());
+        let (isa, layout) = (space.isa, space.params.layout().unwrap());
         match space.params.code {
             Code::Flat => return,
             Code::Signs => {
@@ -297,7 +316,7 @@ impl<'a> Scorer<'a> {
             _ => {
                 let shape = space.shape();
                 self.table.resize(shape.nsub * shape.ksub, 0);
-                let (inner, books) = (Metric::InnerProduct, &built.codebooks);
+                let (inner, books) = (Metric::InnerProduct, self.codebooks);
                 pq_table(&t, isa, shape, inner, &self.vector, books, &mut self.table).unwrap();
             }
         }

@@ -90,6 +90,7 @@ fn params(dim: u32, nlist: u32, code: Code) -> Params {
         dim,
         nlist,
         code,
+        hashed: false,
         seed: 3,
     }
 }

@@ -2,24 +2,13 @@
 
 //! Hash tables against exact answers.
 
-use vexfs_ann::ivf::{BadParams, Found, Index};
+use vexfs_ann::ivf::{BadParams, Code, Found};
 use vexfs_ann::kmeans::Random;
-use vexfs_ann::lsh::probe::Perturbation;
-use vexfs_ann::lsh::{cell_scale, sample_bits, search, Family, Numeric, Params, Query, Workspace};
+use vexfs_ann::lsh::{cell_scale, Family, Params, Query};
 use vexfs_ann::{Hit, TopK, Visible};
+use vexfs_recall::hashes::{Memory, Tables};
 use vexfs_recall::lists::*;
 use vexfs_simd_host::*;
-
-/// Rows and their tables.
-struct Tables {
-    elem: Elem,
-    metric: Metric,
-    params: Params,
-    /// How many units a cell is wide: some four times the distance of near rows.
-    width: f64,
-    rows: Vec<u8>,
-    tables: Vec<Index<Arena>>,
-}
 
 fn unit(random: &mut Random) -> f64 {
     (random.word() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
@@ -48,236 +37,199 @@ fn rows(elem: Elem, seed: u64, n: usize, dim: usize) -> Vec<u8> {
     out
 }
 
-impl Tables {
-    fn new(elem: Elem, metric: Metric, family: Family, n: usize, dim: usize) -> Self {
-        let params = Params {
-            nbits: 8,
-            ..Params::default_for(n as u64, dim as u32, family)
-        };
-        let table = params.table().unwrap();
-        let blocks = table.most_blocks(n as u64) as u32;
-        let new = |_| Index::new(table, Arena::new(&table, blocks)).unwrap();
-        let tables = Tables {
-            elem,
-            metric,
-            params,
-            width: 9.0,
-            rows: rows(elem, 1, n, dim),
-            tables: (0..params.ntables).map(new).collect(),
-        };
-        for row in 0..n as u64 {
-            tables.insert(row);
-        }
-        tables
-    }
-
-    fn n(&self) -> u64 {
-        (self.rows.len() / self.elem.row_bytes(self.params.dim as usize)) as u64
-    }
-
-    fn row(&self, row: u64) -> &[u8] {
-        let bytes = self.elem.row_bytes(self.params.dim as usize);
-        &self.rows[row as usize * bytes..][..bytes]
-    }
-
-    fn project(&self, vector: &[u8], table: u32, out: &mut [i32]) {
-        let (seed, dim) = (self.params.seed, self.params.dim);
-        if self.elem == Elem::Binary {
-            return sample_bits(seed, table, dim, vector, out);
-        }
-        let mut rotated = vector.to_vec();
-        rotate_f32(&token(), Isa::best(), seed + table as u64, &mut rotated).unwrap();
-        let scale = (dim as f64).sqrt() * 65536.0 / self.width;
-        fixed_f32(
-            &token(),
-            Isa::best(),
-            &rotated,
-            (scale as f32).to_bits(),
-            out,
-        )
-        .unwrap();
-    }
-
-    fn bucket(&self, row: u64, table: u32) -> u32 {
-        let mut projections = vec![0; self.params.nbits as usize];
-        self.project(self.row(row), table, &mut projections);
-        self.params.bucket(&projections)
-    }
-
-    fn insert(&self, row: u64) {
-        for (t, table) in (0..).zip(&self.tables) {
-            let mut writer = table.writer();
-            writer
-                .append::<()>(self.bucket(row, t), row, &[], &[0; 3])
-                .unwrap();
-        }
-    }
-
-    fn delete(&self, row: u64) {
-        for (t, table) in (0..).zip(&self.tables) {
-            let mut writer = table.writer();
-            assert!(writer.delete_from::<()>(self.bucket(row, t), row).unwrap());
-        }
-    }
-
-    fn search(
-        &self,
-        query: &[u8],
-        nprobe: u32,
-        visible: &mut impl Visible<Error = BadShape>,
-        k: usize,
-    ) -> (Vec<Hit>, Found) {
-        let mut visited = vec![0; self.n().div_ceil(64) as usize];
-        let mut hits = vec![Hit::default(); k];
-        let mut top = TopK::new(&mut hits);
-        let rows = self.n();
-        let found = search(
-            &self.params,
-            &self.tables,
-            &mut Workspace {
-                visited: &mut visited,
-                // Too few for many probes: then all is cleared.
-                touched: &mut [0; 20],
-                heap: &mut vec![Perturbation::default(); nprobe as usize],
-            },
-            &mut Scorer {
-                tables: self,
-                query,
-            },
-            visible,
-            &Query { nprobe, rows },
-            &mut top,
-        )
-        .unwrap();
-        assert!(visited.iter().all(|word| *word == 0));
-        (top.into_sorted().to_vec(), found)
-    }
-
-    fn exact(&self, query: &[u8], passes: impl Fn(u64) -> bool, k: usize) -> Vec<Hit> {
-        let rows: Vec<u64> = (0..self.n()).filter(|row| passes(*row)).collect();
-        let mut out = vec![0; rows.len()];
-        Scorer {
-            tables: self,
-            query,
-        }
-        .exact(&rows, &mut out)
-        .unwrap();
-        let mut hits: Vec<Hit> = rows
-            .iter()
-            .zip(out)
-            .map(|(&row, distance)| Hit {
-                distance,
-                key: row,
-                row,
-            })
-            .collect();
-        hits.sort();
-        hits.truncate(k);
-        hits
-    }
+/// Tables with or without codes; near rows are some 2.2 apart.
+fn tables(elem: Elem, metric: Metric, code: Code, n: usize, dim: usize) -> Tables {
+    let family = match metric {
+        Metric::L2Sq => Family::Cells,
+        _ => Family::Signs,
+    };
+    let row_bytes = elem.row_bytes(dim) as u32;
+    let params = Params {
+        nbits: 8,
+        ntables: 8,
+        code,
+        ..Params::default_for(n as u64, dim as u32, row_bytes, family)
+    };
+    let tables = Tables::new(elem, metric, params, 5.0, rows(elem, 1, n, dim));
+    tables.build();
+    tables
 }
 
-struct Scorer<'a> {
-    tables: &'a Tables,
-    query: &'a [u8],
+fn search(
+    tables: &Tables,
+    query: &[u8],
+    nprobe: u32,
+    visible: &mut impl Visible<Error = BadShape>,
+    k: usize,
+) -> (Vec<Hit>, Found) {
+    let rows = tables.space.n();
+    let query_of = Query {
+        nprobe,
+        rerank: 10 * k as u32,
+        rows: rows as u64,
+    };
+    let mut memory = Memory::new(rows, nprobe, 10 * k);
+    let mut hits = vec![Hit::default(); k];
+    let mut top = TopK::new(&mut hits);
+    let found = tables.search(&mut memory, query, visible, &query_of, &mut top);
+    assert!(memory.is_clear());
+    (top.into_sorted().to_vec(), found)
 }
 
-impl Numeric for Scorer<'_> {
-    type Error = BadShape;
-
-    fn project(&mut self, table: u32, out: &mut [i32]) -> Result<(), BadShape> {
-        self.tables.project(self.query, table, out);
-        Ok(())
-    }
-
-    fn exact(&mut self, rows: &[u64], out: &mut [u32]) -> Result<(), BadShape> {
-        let Tables {
-            elem,
-            metric,
-            ref params,
-            ..
-        } = *self.tables;
-        let list: Vec<&[u8]> = rows.iter().map(|row| self.tables.row(*row)).collect();
-        let dim = params.dim as usize;
-        score_list(
-            &token(),
-            Isa::best(),
-            elem,
-            metric,
-            self.query,
-            &list,
-            dim,
-            out,
-        )
-    }
+fn exact(tables: &Tables, query: &[u8], passes: impl Fn(u64) -> bool, k: usize) -> Vec<Hit> {
+    let space = &tables.space;
+    let rows: Vec<u64> = (0..space.n() as u64).filter(|row| passes(*row)).collect();
+    let list: Vec<&[u8]> = rows.iter().map(|row| space.row(*row as usize)).collect();
+    let mut out = vec![0; rows.len()];
+    let (elem, metric, dim) = (space.elem, space.metric, space.dim);
+    score_list(
+        &token(),
+        Isa::best(),
+        elem,
+        metric,
+        query,
+        &list,
+        dim,
+        &mut out,
+    )
+    .unwrap();
+    let mut hits: Vec<Hit> = rows
+        .iter()
+        .zip(out)
+        .map(|(&row, distance)| Hit {
+            distance,
+            key: row,
+            row,
+        })
+        .collect();
+    hits.sort();
+    hits.truncate(k);
+    hits
 }
 
 #[test]
 fn every_family_finds_what_an_exact_scan_finds_in_few_rows() {
-    for (elem, metric, family) in [
-        (Elem::F32, Metric::Cosine, Family::Signs),
-        (Elem::F32, Metric::L2Sq, Family::Cells),
-        (Elem::Binary, Metric::Hamming, Family::Signs),
+    for (elem, metric, code) in [
+        (Elem::F32, Metric::Cosine, Code::Flat),
+        (Elem::F32, Metric::Cosine, Code::Signs),
+        (Elem::F32, Metric::L2Sq, Code::Flat),
+        (Elem::F32, Metric::L2Sq, Code::Signs),
+        (Elem::Binary, Metric::Hamming, Code::Flat),
     ] {
         let (n, dim) = (8000, 64);
-        let tables = Tables::new(elem, metric, family, n, dim);
+        let tables = tables(elem, metric, code, n, dim);
         let queries = rows(elem, 2, 50, dim);
-        let (mut found, mut exact, mut scored, mut alone) = (vec![], vec![], 0, 0);
+        let (mut found, mut truth, mut scored, mut alone) = (vec![], vec![], 0, 0);
+        let cost = |found: Found| match code {
+            Code::Flat => found.distances,
+            _ => found.codes,
+        };
         for q in queries.chunks(elem.row_bytes(dim)) {
-            let (hits, done) = tables.search(q, 12, &mut All, 10);
-            scored += done.distances;
+            let (hits, done) = search(&tables, q, 12, &mut All, 10);
+            scored += cost(done);
             found.push(hits);
-            exact.push(tables.exact(q, |_| true, 10));
-            alone += tables.search(q, 1, &mut All, 10).1.distances;
+            truth.push(exact(&tables, q, |_| true, 10));
+            alone += cost(search(&tables, q, 1, &mut All, 10).1);
+            if code != Code::Flat {
+                assert!(done.distances <= 100, "{} rows scored", done.distances);
+            }
         }
-        let recall = recall(&found, &exact);
-        assert!(recall >= 0.9, "{metric:?}: {recall}");
+        let recall = recall(&found, &truth);
+        assert!(recall >= 0.9, "{metric:?} {code:?}: {recall}");
         assert!(
             scored < 50 * n as u64 / 2,
-            "{metric:?}: {scored} rows scored"
+            "{metric:?} {code:?}: {scored} rows scored"
         );
-        assert!(alone < scored, "{metric:?}: probes find no more rows");
+        assert!(
+            alone < scored,
+            "{metric:?} {code:?}: probes find no more rows"
+        );
     }
 }
 
 #[test]
 fn filters_leave_k_filled_and_deleted_rows_are_gone() {
-    let tables = Tables::new(Elem::F32, Metric::Cosine, Family::Signs, 3000, 32);
-    for row in 0..1000 {
-        tables.delete(row * 3);
+    for code in [Code::Flat, Code::Signs] {
+        let tables = tables(Elem::F32, Metric::Cosine, code, 3000, 32);
+        let row = |row| tables.space.row(row);
+        for row in 0..1000 {
+            tables.delete(row * 3);
+        }
+        let there = |row: u64| !row.is_multiple_of(3);
+        for every in [1u64, 50, 1000, 100_000] {
+            let passes = move |row: u64| there(row) && row % every == 1 % every;
+            let truth = exact(&tables, row(5), passes, 10);
+            let (hits, _) = search(&tables, row(5), 4, &mut Only(passes), 10);
+            assert_eq!(hits.len(), truth.len(), "one of {every}");
+            assert!(hits.iter().all(|hit| passes(hit.row)));
+            // Each once.
+            let mut rows: Vec<u64> = hits.iter().map(|hit| hit.row).collect();
+            rows.sort();
+            rows.dedup();
+            assert_eq!(rows.len(), hits.len());
+        }
+        let (hits, _) = search(&tables, row(6), 256, &mut All, 10);
+        assert!(hits.iter().all(|hit| there(hit.row)));
+        for row in 0..1000 {
+            tables.insert(row * 3);
+        }
+        let (hits, _) = search(&tables, row(6), 1, &mut All, 1);
+        assert_eq!(hits[0].row, 6);
     }
-    let there = |row: u64| !row.is_multiple_of(3);
-    for every in [1u64, 50, 1000, 100_000] {
-        let passes = move |row: u64| there(row) && row % every == 1 % every;
-        let exact = tables.exact(tables.row(5), passes, 10);
-        let (hits, _) = tables.search(tables.row(5), 4, &mut Only(passes), 10);
-        assert_eq!(hits.len(), exact.len(), "one of {every}");
-        assert!(hits.iter().all(|hit| passes(hit.row)));
-    }
-    let (hits, _) = tables.search(tables.row(6), 256, &mut All, 10);
-    assert!(hits.iter().all(|hit| there(hit.row)));
-    for row in 0..1000 {
-        tables.insert(row * 3);
-    }
-    let (hits, _) = tables.search(tables.row(6), 1, &mut All, 1);
-    assert_eq!(hits[0].row, 6);
 }
 
 #[test]
 fn a_row_is_in_its_own_bucket_of_every_table() {
-    for family in [Family::Signs, Family::Cells] {
-        let tables = Tables::new(Elem::F32, Metric::L2Sq, family, 500, 16);
+    for (metric, code) in [
+        (Metric::Cosine, Code::Flat),
+        (Metric::L2Sq, Code::Flat),
+        (Metric::L2Sq, Code::Signs),
+    ] {
+        let tables = tables(Elem::F32, metric, code, 500, 16);
         for row in 0..500 {
-            let (hits, found) = tables.search(tables.row(row), 1, &mut All, 1);
-            assert_eq!(hits[0].row, row);
+            let (hits, found) = search(&tables, tables.space.row(row), 1, &mut All, 1);
+            assert_eq!(hits[0].row, row as u64);
             assert_eq!(found.lists, tables.params.ntables);
         }
     }
 }
 
 #[test]
+fn defaults_find_the_nearest_embeddings() {
+    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/kdocs");
+    let load = |name: &str| vexfs_recall::npy::read_f32(&data.join(name)).expect("the data set");
+    let ((base, dim), (queries, _)) = (load("base_f16.npy"), load("questions_f16.npy"));
+    let n = base.len() / (4 * dim);
+    for (metric, family) in [
+        (Metric::Cosine, Family::Signs),
+        (Metric::L2Sq, Family::Cells),
+    ] {
+        let params = Params::default_for(n as u64, dim as u32, 4 * dim as u32, family);
+        let tables = Tables::new(Elem::F32, metric, params, 0.6, base.clone());
+        tables.build();
+        assert!(tables.bytes() * 4 < base.len(), "{} bytes", tables.bytes());
+        let how = Query {
+            nprobe: params.default_nprobe(),
+            rerank: params.default_rerank(10),
+            rows: n as u64,
+        };
+        let mut memory = Memory::new(n, how.nprobe, how.rerank as usize);
+        let (mut found, mut truth) = (vec![], vec![]);
+        for q in queries.chunks(4 * dim) {
+            let mut hits = vec![Hit::default(); 10];
+            let mut top = TopK::new(&mut hits);
+            tables.search(&mut memory, q, &mut All, &how, &mut top);
+            found.push(top.into_sorted().to_vec());
+            truth.push(exact(&tables, q, |_| true, 10));
+        }
+        let recall = recall(&found, &truth);
+        assert!(recall >= 0.95, "{metric:?}: {recall}");
+    }
+}
+
+#[test]
 fn what_is_out_of_range_is_refused() {
-    let good = Params::default_for(1000, 64, Family::Signs);
+    let good = Params::default_for(1000, 64, 256, Family::Signs);
     assert!(good.table().is_ok());
     for bad in [
         Params { ntables: 0, ..good },
@@ -293,17 +245,34 @@ fn what_is_out_of_range_is_refused() {
             ..good
         },
         Params { dim: 0, ..good },
+        Params {
+            code: Code::Pq4 { nsub: 16 },
+            ..good
+        },
     ] {
         assert_eq!(bad.table().err(), Some(BadParams), "{bad:?}");
-    }
-    for rows in [10_000, 1_000_000, 100_000_000] {
-        let share = Params::default_for(rows, 384, Family::Cells).resident_bytes(rows) / rows;
-        assert!(share < 768, "{share}");
     }
 }
 
 #[test]
-fn cells_are_four_near_distances_wide() {
+fn defaults_take_less_than_half_of_the_rows_whatever_their_type() {
+    for rows in [10_000u64, 1_000_000, 100_000_000] {
+        for dim in [128u32, 384, 768, 1536] {
+            for row_bytes in [dim / 8, dim, 2 * dim, 4 * dim] {
+                let params = Params::default_for(rows, dim, row_bytes, Family::Cells);
+                let share = 100 * params.resident_bytes(rows) / (rows * u64::from(row_bytes));
+                // Bits of a short row are less than the number of the row in four tables.
+                assert!(
+                    share < 50 || row_bytes <= 48,
+                    "{rows} rows of {row_bytes} bytes: {share} %"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn cells_are_several_near_distances_wide() {
     let mut random = Random(3);
     for dim in [1u32, 2, 3, 48, 128, 384, 1536, 65_535, 65_536] {
         for _ in 0..2000 {
@@ -311,7 +280,7 @@ fn cells_are_four_near_distances_wide() {
             let exponent = 1 + random.below(254) as u32;
             let near = exponent << 23 | random.below(1 << 23) as u32;
             let got = f32::from_bits(cell_scale(dim, near)) as f64;
-            let width = 4.0 * (f32::from_bits(near) as f64).sqrt();
+            let width = (32.0 * f32::from_bits(near) as f64).sqrt();
             let want = (dim as f64).sqrt() * 65536.0 / width;
             assert!(
                 (got / want - 1.0).abs() < 1e-4,

@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+
+//! The search: buckets of each table, the likeliest first; their rows by codes or by exact distances.
+
+use core::sync::atomic::Ordering;
+
+use super::probe::{Heap, Perturbation};
+use super::{Params, MAX_BITS};
+use crate::ivf::search::{offer, rerank, Probe, Scan};
+use crate::ivf::{self, Code, Error, Found, Index, Store, BATCH};
+use crate::reservoir::Reservoir;
+use crate::{TopK, Visible};
+
+/// Arithmetic for one query. One call is one FPU section. The one centre of all codes is that of list 0; without codes
+/// nobody asks for it.
+pub trait Numeric: ivf::Numeric {
+    /// Writes the query's projections of a table, fixed-point, to `out`. For [`Family::Cells`](super::Family::Cells) a
+    /// cell is 2^16 wide.
+    fn project(&mut self, table: u32, out: &mut [i32]) -> Result<(), Self::Error>;
+}
+
+/// What to search for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Query {
+    /// Buckets of each table to look into.
+    pub nprobe: u32,
+    /// Candidates that may be scored by their rows, at least `k`. Without codes all are.
+    pub rerank: u32,
+    /// Rows of the container that the index knows: `0..rows`.
+    pub rows: u64,
+}
+
+/// Scratch memory of a search, lent by the caller.
+#[derive(Debug)]
+pub struct Workspace<'a> {
+    /// A bit for each row of the query's `rows`, all 0. A search leaves it so.
+    pub visited: &'a mut [u64],
+    /// Which of its words are in use; if there are more, all of `visited` is cleared at the end.
+    pub touched: &'a mut [u32],
+    /// At least `nprobe` elements.
+    pub heap: &'a mut [Perturbation],
+    /// As in [`ivf::Workspace`]; not used without codes.
+    pub candidates: &'a mut [u64],
+    /// As there.
+    pub lower: &'a mut [u32],
+    /// As there.
+    pub hits: &'a mut [u32],
+}
+
+/// Rows that came by already.
+struct Seen<'a> {
+    visited: &'a mut [u64],
+    touched: &'a mut [u32],
+    used: usize,
+}
+
+impl Seen<'_> {
+    /// Marks a row; says whether it was not marked before.
+    fn insert(&mut self, row: u64) -> bool {
+        let at = row / 64;
+        let Some(word) = self.visited.get_mut(at as usize) else {
+            return false;
+        };
+        if *word == 0 {
+            if let Some(place) = self.touched.get_mut(self.used) {
+                *place = at as u32;
+            }
+            self.used = self.used.saturating_add(1);
+        }
+        let bit = 1 << (row % 64);
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
+    }
+
+    fn clear(&mut self) {
+        match self.touched.get(..self.used) {
+            Some(touched) => {
+                for &at in touched {
+                    if let Some(word) = self.visited.get_mut(at as usize) {
+                        *word = 0;
+                    }
+                }
+            }
+            None => self.visited.fill(0),
+        }
+        self.used = 0;
+    }
+}
+
+impl Drop for Seen<'_> {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// Finds near rows that are visible, and offers them to `top`, which holds none of `0..query.rows` yet. `tables`
+/// are those of the parameters, in order.
+///
+/// If the buckets do not fill `top`, all other visible rows are scored too: `k` rows are found if there are as many.
+///
+/// # Errors
+///
+/// [`Error::Workspace`] if scratch memory is too short or there are not as many tables as parameters say,
+/// [`Error::Caller`], [`Error::Damaged`]. `top` holds what was found so far.
+pub fn search<S, N, F>(
+    params: &Params,
+    tables: &[Index<S>],
+    work: &mut Workspace<'_>,
+    numeric: &mut N,
+    visible: &mut F,
+    query: &Query,
+    top: &mut TopK<'_>,
+) -> Result<Found, Error<N::Error>>
+where
+    S: Store,
+    N: Numeric,
+    F: Visible<Error = N::Error>,
+{
+    let nprobe = query.nprobe.max(1) as usize;
+    let enough = tables.len() == params.ntables as usize
+        && params.table().is_ok()
+        && work.visited.len() as u64 >= query.rows.div_ceil(64)
+        && work.heap.len() >= nprobe;
+    if !enough {
+        return Err(Error::Workspace);
+    }
+    let mut found = Found::default();
+    if top.k() == 0 {
+        return Ok(found);
+    }
+    let mut seen = Seen {
+        visited: work.visited,
+        touched: work.touched,
+        used: 0,
+    };
+    let buckets = Buckets {
+        params,
+        tables,
+        nprobe: query.nprobe,
+        heap: work.heap,
+    };
+    if params.code == Code::Flat {
+        by_rows(buckets, &mut seen, numeric, visible, query, top, &mut found)?;
+    } else {
+        let keep = (query.rerank as usize).max(top.k());
+        let scan = Scan::new(work.lower, work.hits);
+        if work.candidates.len() <= keep || scan.most() == 0 {
+            return Err(Error::Workspace);
+        }
+        let mut into = Reservoir::new(work.candidates, keep);
+        into.lower_bound_to(top.bound());
+        by_codes(
+            buckets, scan, &mut seen, numeric, visible, query, &mut into, &mut found,
+        )?;
+        rerank(into, numeric, visible, top, &mut found)?;
+    }
+    if !found.partial && !top.is_full() {
+        seen.clear();
+        for hit in top.hits() {
+            seen.insert(hit.row);
+        }
+        others(&mut seen, numeric, visible, query, top, &mut found)?;
+    }
+    Ok(found)
+}
+
+/// The buckets of all tables to look into.
+struct Buckets<'s, 'h, S> {
+    params: &'s Params,
+    tables: &'s [Index<S>],
+    nprobe: u32,
+    heap: &'h mut [Perturbation],
+}
+
+impl<'s, S: Store> Buckets<'s, '_, S> {
+    /// Calls `each` for every bucket, the likeliest of each table first, until it says no.
+    fn each<N: Numeric>(
+        self,
+        numeric: &mut N,
+        mut each: impl FnMut(&mut N, &'s Index<S>, u32) -> Result<bool, Error<N::Error>>,
+    ) -> Result<(), Error<N::Error>> {
+        let mut projections = [0; MAX_BITS as usize];
+        let projections = projections
+            .get_mut(..self.params.nbits as usize)
+            .ok_or(Error::Workspace)?;
+        for (table, index) in (0u32..).zip(self.tables) {
+            numeric.project(table, projections)?;
+            let mut memory = [Perturbation::default(); MAX_BITS as usize];
+            let ways = self.params.perturbations(projections, &mut memory);
+            let mut sets = Heap::new(self.heap, ways);
+            let own = self.params.bucket(projections);
+            let mut changed = 0;
+            for _ in 0..self.nprobe.max(1) {
+                // As many bits as projections, at most 16.
+                if !each(numeric, index, own ^ changed as u32)? {
+                    return Ok(());
+                }
+                match sets.cheapest() {
+                    Some(set) => changed = set,
+                    None => break,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Collects the rows of buckets whose codes are nearest.
+#[allow(clippy::too_many_arguments)]
+fn by_codes<'s, S, N, F>(
+    buckets: Buckets<'s, '_, S>,
+    mut scan: Scan<'_, 's>,
+    seen: &mut Seen<'_>,
+    numeric: &mut N,
+    visible: &mut F,
+    query: &Query,
+    into: &mut Reservoir<'_>,
+    found: &mut Found,
+) -> Result<(), Error<N::Error>>
+where
+    S: Store,
+    N: Numeric,
+    F: Visible<Error = N::Error>,
+{
+    let (mut near, mut rank) = (0, 0);
+    numeric.centres(
+        &[0],
+        core::slice::from_mut(&mut near),
+        core::slice::from_mut(&mut rank),
+    )?;
+    let Some(any) = buckets.tables.first() else {
+        return Ok(());
+    };
+    let mut flush = |scan: &mut Scan<'_, 's>, numeric: &mut N, visible: &mut F| {
+        let mut allows = |row| {
+            let row = u64::from(row);
+            row < query.rows && visible.allows(row) && seen.insert(row)
+        };
+        scan.flush(any, numeric, &mut allows, into)
+    };
+    buckets.each(numeric, |numeric, table, list| {
+        let probe = Probe { list, near, rank };
+        let mut flushed = false;
+        table.collect(&mut scan, probe, |scan| {
+            flushed = true;
+            flush(scan, numeric, visible)
+        })?;
+        found.lists = found.lists.saturating_add(1);
+        if flushed && visible.stop(scan.codes) {
+            found.partial = true;
+        }
+        Ok(!found.partial)
+    })?;
+    flush(&mut scan, numeric, visible)?;
+    found.codes = scan.codes;
+    Ok(())
+}
+
+/// Scores the rows of buckets.
+fn by_rows<S, N, F>(
+    buckets: Buckets<'_, '_, S>,
+    seen: &mut Seen<'_>,
+    numeric: &mut N,
+    visible: &mut F,
+    query: &Query,
+    top: &mut TopK<'_>,
+    found: &mut Found,
+) -> Result<(), Error<N::Error>>
+where
+    S: Store,
+    N: Numeric,
+    F: Visible<Error = N::Error>,
+{
+    let (mut rows, mut used) = ([0; BATCH], 0usize);
+    buckets.each(numeric, |numeric, table, bucket| {
+        let mut result = Ok(());
+        let walked = table.walk(bucket, |_, block, in_it| {
+            for place in 0..in_it {
+                let Some(row) = block.row(place).map(|row| row.load(Ordering::Acquire)) else {
+                    continue;
+                };
+                // A hole's number is beyond every row.
+                let row = u64::from(row);
+                if row >= query.rows || !seen.insert(row) || !visible.allows(row) {
+                    continue;
+                }
+                if let Some(place) = rows.get_mut(used) {
+                    *place = row;
+                    used = used.saturating_add(1);
+                }
+                if used == BATCH {
+                    used = 0;
+                    result = offer(numeric, visible, &rows, top, found);
+                    if result.is_err() || found.partial {
+                        return false;
+                    }
+                }
+            }
+            true
+        });
+        walked.ok_or(Error::Damaged)?;
+        result?;
+        found.lists = found.lists.saturating_add(1);
+        Ok(!found.partial)
+    })?;
+    let rows = rows.get(..used).unwrap_or(&[]);
+    offer(numeric, visible, rows, top, found)?;
+    Ok(())
+}
+
+/// Scores all visible rows that were not seen, once `top` is not full.
+fn others<N, F>(
+    seen: &mut Seen<'_>,
+    numeric: &mut N,
+    visible: &mut F,
+    query: &Query,
+    top: &mut TopK<'_>,
+    found: &mut Found,
+) -> Result<(), N::Error>
+where
+    N: Numeric,
+    F: Visible<Error = N::Error>,
+{
+    let mut from = 0;
+    while !found.partial {
+        let (mut rows, mut used) = ([0; BATCH], 0usize);
+        while used < BATCH {
+            let Some(row) = visible.next_allowed(from..query.rows) else {
+                break;
+            };
+            from = row.saturating_add(1);
+            if seen.insert(row) {
+                if let Some(place) = rows.get_mut(used) {
+                    *place = row;
+                }
+                used = used.saturating_add(1);
+            }
+        }
+        if used == 0 {
+            break;
+        }
+        offer(
+            numeric,
+            visible,
+            rows.get(..used).unwrap_or(&[]),
+            top,
+            found,
+        )?;
+    }
+    Ok(())
+}
