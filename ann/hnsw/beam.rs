@@ -12,9 +12,9 @@ use super::store::{Numeric, Store, BATCH};
 use super::{Error, Index};
 use crate::visible::Visible;
 
-/// Candidates that are expanded together: codes of their neighbours come from memory beside each other, and what
-/// the first one's neighbours would have changed is little.
-const WIDTH: usize = 3;
+/// Candidates that are expanded together, while the neighbours of as many before them are scored: codes come from
+/// memory beside each other and beside arithmetic, and what the first one's neighbours would have changed is little.
+const WIDTH: usize = 2;
 
 /// Nodes to be scored in one call.
 pub(super) struct Batch<'s> {
@@ -62,6 +62,41 @@ impl<'s> Batch<'s> {
 
     pub(super) fn nodes(&self) -> &[&'s [AtomicU32]] {
         self.nodes.get(..self.len).unwrap_or(&[])
+    }
+}
+
+/// Slots whose nodes are on their way from memory.
+struct Slots {
+    slots: [u32; BATCH],
+    len: usize,
+}
+
+impl Slots {
+    const fn new() -> Self {
+        Slots {
+            slots: [NOWHERE; BATCH],
+            len: 0,
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, slot: u32) {
+        if let Some(place) = self.slots.get_mut(self.len) {
+            *place = slot;
+            self.len += 1;
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    fn as_slice(&self) -> &[u32] {
+        self.slots.get(..self.len).unwrap_or(&[])
     }
 }
 
@@ -184,11 +219,12 @@ impl<S: Store> Index<S> {
         let front = self.layout.front_words();
         // Made once: to initialise it takes as long as to score some nodes.
         let mut batch = Batch::new(&[]);
+        let mut next = Slots::new();
+        // Each round sends for nodes that the next one scores.
         loop {
-            batch.clear();
             let mut expanded = 0;
-            // A whole list fits an empty batch.
-            while expanded < WIDTH && batch.len() + self.layout.m0 <= BATCH {
+            // A whole list fits in the end.
+            while expanded < WIDTH && next.len() + self.layout.m0 <= BATCH {
                 let Some(slot) = pool.next() else {
                     break;
                 };
@@ -200,30 +236,36 @@ impl<S: Store> Index<S> {
                     return Ok(End::Stopped);
                 }
                 spent.hops += 1;
-                for next in list.iter() {
-                    if !visited.insert(next) {
+                for slot in list.iter() {
+                    if !visited.insert(slot) {
                         continue;
                     }
-                    if let Some(node) = self.store.node(next) {
+                    if let Some(node) = self.store.node(slot) {
                         numeric.prefetch(node.get(..front).unwrap_or(node));
-                        batch.push(next, node);
+                        next.push(slot);
                     }
                 }
             }
-            if expanded == 0 {
+            if expanded == 0 && batch.is_empty() {
                 break;
             }
-            let Some(out) = out.get_mut(..batch.len()).filter(|out| !out.is_empty()) else {
-                continue;
-            };
-            numeric.score(batch.nodes(), out)?;
-            spent.distances += batch.len() as u64;
-            for ((&key, &next), &node) in out.iter().zip(batch.slots()).zip(batch.nodes()) {
-                if key <= pool.bound() && pool.offer(key, next) && level == 0 {
-                    // It will be expanded soon, or fall out again.
-                    numeric.prefetch(node.get(front..).unwrap_or(&[]));
+            if let Some(out) = out.get_mut(..batch.len()).filter(|out| !out.is_empty()) {
+                numeric.score(batch.nodes(), out)?;
+                spent.distances += batch.len() as u64;
+                for ((&key, &next), &node) in out.iter().zip(batch.slots()).zip(batch.nodes()) {
+                    if key <= pool.bound() && pool.offer(key, next) && level == 0 {
+                        // It will be expanded soon, or fall out again.
+                        numeric.prefetch(node.get(front..).unwrap_or(&[]));
+                    }
                 }
             }
+            batch.clear();
+            for &slot in next.as_slice() {
+                if let Some(node) = self.store.node(slot) {
+                    batch.push(slot, node);
+                }
+            }
+            next.clear();
         }
         Ok(End::Done)
     }
