@@ -5,7 +5,8 @@
 use core::arch::x86_64::*;
 
 use super::avx512keys::{
-    keys_of_cosines, keys_of_counts, keys_of_products, store, sum16_counts, sum_halves,
+    add_words, four_counts, keys_of_cosines, keys_of_counts, keys_of_products, store, sum16_counts,
+    sum_halves, sum_quarters,
 };
 use super::{Ahead, Rows, BLOCK_ROWS, COSINE, INNER_PRODUCT, L2SQ, ROW_LEAD, TILE};
 use crate::abi::Elem;
@@ -112,9 +113,10 @@ unsafe fn tiles<R: Rows, const M: u32, const Q: usize>(
     out: [*mut u32; Q],
     n: usize,
 ) {
-    let mut sums = [[_mm512_setzero_si512(); BLOCK_ROWS]; Q];
+    // Of each tile the sums of `add_words`, or else of `four_counts`.
+    let mut parts = [[_mm512_setzero_si512(); BLOCK_ROWS / 2]; Q];
     // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every index of a
-    // row is less than `n`, and of a sum less than `BLOCK_ROWS`, a multiple of `TILE`.
+    // row is less than `n`, and of a part less than `BLOCK_ROWS` / 2: `at` is a multiple of `TILE` below `BLOCK_ROWS`.
     unsafe {
         let mut i = 0;
         while i < n {
@@ -126,15 +128,26 @@ unsafe fn tiles<R: Rows, const M: u32, const Q: usize>(
                 let p = [row(0), row(1), row(2), row(3)];
                 let ahead = Ahead::tile(rows, i + at, n, shape.len_bytes);
                 let tile = bit_sums::<M, Q, TILE, true>(queries, p, &ahead, shape);
-                for j in 0..Q {
-                    for k in 0..TILE {
-                        *sums[j].as_mut_ptr().add(at + k) = tile[j][k];
+                for (part, [t, u, v, w]) in parts.iter_mut().zip(tile) {
+                    let part = part.as_mut_ptr();
+                    if M == COSINE {
+                        *part.add(at / 2) = add_words::<false>(t, u);
+                        *part.add(at / 2 + 1) = add_words::<false>(v, w);
+                    } else {
+                        *part.add(at / 4) = four_counts([t, u, v, w]);
                     }
                 }
                 at += TILE;
             }
             for j in 0..Q {
-                store(out[j].add(i), bit_keys::<M>(&sums[j], qq[j]), count);
+                let [s, t, u, v, rest @ ..] = parts[j];
+                let sums = sum_quarters::<false>([s, t, u, v]);
+                let keys = if M == COSINE {
+                    cosines([sums, sum_quarters::<false>(rest)], qq[j])
+                } else {
+                    count_keys::<M>(sums)
+                };
+                store(out[j].add(i), keys, count);
             }
             i += BLOCK_ROWS;
         }
@@ -147,16 +160,23 @@ unsafe fn tiles<R: Rows, const M: u32, const Q: usize>(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
 fn bit_keys<const M: u32>(sums: &[__m512i; BLOCK_ROWS], qq: (u32, f64)) -> __m512i {
-    match M {
-        L2SQ => keys_of_counts(sum16_counts(sums)),
-        INNER_PRODUCT => keys_of_products(sum16_counts(sums)),
-        _ => {
-            let half = |k: usize| {
-                let v = [0, 1, 2, 3, 4, 5, 6, 7].map(|i| sums[k + i]);
-                sum_halves::<false>(v)
-            };
-            cosines([half(0), half(8)], qq)
-        }
+    if M != COSINE {
+        return count_keys::<M>(sum16_counts(sums));
+    }
+    let half = |k: usize| sum_halves::<false>([0, 1, 2, 3, 4, 5, 6, 7].map(|i| sums[k + i]));
+    cosines([half(0), half(8)], qq)
+}
+
+/// Keys of sixteen counts of bits that differ or are common.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+fn count_keys<const M: u32>(counts: __m512i) -> __m512i {
+    if M == L2SQ {
+        keys_of_counts(counts)
+    } else {
+        keys_of_products(counts)
     }
 }
 

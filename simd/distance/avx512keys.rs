@@ -4,7 +4,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{scalar, BLOCK_ROWS, COSINE, INNER_PRODUCT, L2SQ};
+use super::{scalar, BLOCK_ROWS, COSINE, INNER_PRODUCT, L2SQ, TILE};
 
 /// Writes the keys of the first `count` rows of a block from the lane sums of their terms and squares; of sums
 /// that are out of range, from another look at the row.
@@ -164,20 +164,34 @@ pub(super) fn sum16(v: &[__m512; BLOCK_ROWS]) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 pub(super) fn sum16_integers(v: &[__m512i; BLOCK_ROWS]) -> __m512i {
-    sum_halves::<false>(PAIRS.map(|k| {
-        let (a, b) = (v[k], v[k + 1]);
-        _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b))
-    }))
+    sum_quarters::<false>(FOURS.map(|k| four_integers([v[k], v[k + 1], v[k + 2], v[k + 3]])))
 }
 
 /// The sums of the lanes of each of sixteen vectors of 64-bit integers that fit 32 bits.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 pub(super) fn sum16_counts(v: &[__m512i; BLOCK_ROWS]) -> __m512i {
-    sum_halves::<false>(PAIRS.map(|k| _mm512_or_si512(v[k], _mm512_slli_epi64::<32>(v[k + 1]))))
+    sum_quarters::<false>(FOURS.map(|k| four_counts([v[k], v[k + 1], v[k + 2], v[k + 3]])))
 }
 
-/// The first of each two of sixteen vectors.
+/// In each quarter four sums of lanes of as many vectors of 32-bit integers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn four_integers(v: [__m512i; TILE]) -> __m512i {
+    let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    add_words::<false>(pair(v[0], v[1]), pair(v[2], v[3]))
+}
+
+/// In each quarter four sums of lanes of as many vectors of 64-bit integers that fit 32 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn four_counts(v: [__m512i; TILE]) -> __m512i {
+    let pair = |a, b| _mm512_or_si512(a, _mm512_slli_epi64::<32>(b));
+    add_words::<false>(pair(v[0], v[1]), pair(v[2], v[3]))
+}
+
+/// The first of each four and of each two of sixteen vectors.
+const FOURS: [usize; 4] = [0, 4, 8, 12];
 const PAIRS: [usize; 8] = [0, 2, 4, 6, 8, 10, 12, 14];
 
 /// The sums of the even and of the odd lanes of each of eight vectors, of f32 if `FLOATS`, or else of 32-bit
@@ -185,27 +199,43 @@ const PAIRS: [usize; 8] = [0, 2, 4, 6, 8, 10, 12, 14];
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 pub(super) fn sum_halves<const FLOATS: bool>(v: [__m512i; 8]) -> __m512i {
-    let add = |a, b| {
-        if FLOATS {
-            let sum = _mm512_add_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
-            _mm512_castps_si512(sum)
-        } else {
-            _mm512_add_epi32(a, b)
-        }
-    };
     // A transposition with the additions between its steps: fewer shuffles than horizontal additions are made
     // of.
-    let four = |a, b| add(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-    let eight = |a, b| {
-        add(
+    sum_quarters::<FLOATS>([0, 2, 4, 6].map(|k| add_words::<FLOATS>(v[k], v[k + 1])))
+}
+
+/// In each quarter the sums of the 64-bit words of a quarter of each vector, lane by lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn add_words<const FLOATS: bool>(a: __m512i, b: __m512i) -> __m512i {
+    add::<FLOATS>(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b))
+}
+
+/// The sums of the quarters of each of four vectors, lane by lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn sum_quarters<const FLOATS: bool>(v: [__m512i; 4]) -> __m512i {
+    let two = |a, b| {
+        add::<FLOATS>(
             _mm512_shuffle_i32x4::<0b01_00_01_00>(a, b),
             _mm512_shuffle_i32x4::<0b11_10_11_10>(a, b),
         )
     };
-    let low = eight(four(v[0], v[1]), four(v[2], v[3]));
-    let high = eight(four(v[4], v[5]), four(v[6], v[7]));
-    add(
+    let (low, high) = (two(v[0], v[1]), two(v[2], v[3]));
+    add::<FLOATS>(
         _mm512_shuffle_i32x4::<0b10_00_10_00>(low, high),
         _mm512_shuffle_i32x4::<0b11_01_11_01>(low, high),
     )
+}
+
+/// The sum of two vectors of f32 or of 32-bit integers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+fn add<const FLOATS: bool>(a: __m512i, b: __m512i) -> __m512i {
+    if FLOATS {
+        let sum = _mm512_add_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
+        _mm512_castps_si512(sum)
+    } else {
+        _mm512_add_epi32(a, b)
+    }
 }

@@ -26,7 +26,8 @@ use core::arch::x86_64::*;
 use super::avx512::{floats, SHORT};
 use super::avx512bits::bits;
 use super::avx512keys::{
-    keys_of_cosines, keys_of_counts, keys_of_products, ordered, store, sum16_integers,
+    four_integers, keys_of_cosines, keys_of_counts, keys_of_products, ordered, store,
+    sum16_integers, sum_quarters,
 };
 use super::{Ahead, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
 use crate::abi::{Elem, Metric};
@@ -163,7 +164,9 @@ unsafe fn in_order<R: Rows, const E: u32, const M: u32, const DIM: usize>(
                 }
                 k += 1;
             }
-            store(out.add(i), byte_keys::<E, M>(&x, &y, known), count);
+            let x = sum16_integers(&x);
+            let y = if M == COSINE { sum16_integers(&y) } else { x };
+            store(out.add(i), byte_keys::<E, M>(x, y, known), count);
             i += BLOCK_ROWS;
         }
     }
@@ -183,9 +186,11 @@ unsafe fn tiles<R: Rows, const E: u32, const M: u32, const Q: usize>(
     n: usize,
 ) {
     let zero = _mm512_setzero_si512();
-    let (mut x, mut y) = ([[zero; BLOCK_ROWS]; Q], [zero; BLOCK_ROWS]);
+    // Of each tile the sums of `four_integers`.
+    let (mut x, mut y) = ([[zero; BLOCK_ROWS / TILE]; Q], [zero; BLOCK_ROWS / TILE]);
     // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every index of a
-    // row is less than `n`, and of a sum less than `BLOCK_ROWS`, a multiple of `TILE`.
+    // row is less than `n`, and of a part less than `BLOCK_ROWS` / `TILE`: `at` is a multiple of `TILE` below
+    // `BLOCK_ROWS`.
     unsafe {
         let mut i = 0;
         while i < n {
@@ -197,39 +202,33 @@ unsafe fn tiles<R: Rows, const E: u32, const M: u32, const Q: usize>(
                 let p = [row(0), row(1), row(2), row(3)];
                 let ahead = Ahead::tile(rows, i + at, n, dim);
                 let sums = byte_sums::<E, M, Q, TILE, true>(queries, p, &ahead, dim);
-                for k in 0..TILE {
-                    for j in 0..Q {
-                        *x[j].as_mut_ptr().add(at + k) = sums.x::<E, M>(j, k);
-                    }
-                    if M == COSINE {
-                        *y.as_mut_ptr().add(at + k) = sums.y::<E>(k);
-                    }
+                for j in 0..Q {
+                    let four = [0, 1, 2, 3].map(|k| sums.x::<E, M>(j, k));
+                    *x[j].as_mut_ptr().add(at / TILE) = four_integers(four);
+                }
+                if M == COSINE {
+                    let four = [0, 1, 2, 3].map(|k| sums.y::<E>(k));
+                    *y.as_mut_ptr().add(at / TILE) = four_integers(four);
                 }
                 at += TILE;
             }
+            let y = sum_quarters::<false>(y);
             for j in 0..Q {
-                store(
-                    out[j].add(i),
-                    byte_keys::<E, M>(&x[j], &y, &known[j]),
-                    count,
-                );
+                let keys = byte_keys::<E, M>(sum_quarters::<false>(x[j]), y, &known[j]);
+                store(out[j].add(i), keys, count);
             }
             i += BLOCK_ROWS;
         }
     }
 }
 
-/// Keys of sixteen rows from the lane sums X and Y of the module's documentation.
+/// Keys of sixteen rows from the sums X and Y of the module's documentation.
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-fn byte_keys<const E: u32, const M: u32>(
-    x: &[__m512i; BLOCK_ROWS],
-    y: &[__m512i; BLOCK_ROWS],
-    q: &Query,
-) -> __m512i {
-    let x = _mm512_add_epi32(sum16_integers(x), _mm512_set1_epi32(q.x as i32));
+fn byte_keys<const E: u32, const M: u32>(x: __m512i, y: __m512i, q: &Query) -> __m512i {
+    let x = _mm512_add_epi32(x, _mm512_set1_epi32(q.x as i32));
     match M {
         L2SQ => keys_of_counts(x),
         // Products of signed bytes fit 31 bits. The integer is negated, because the negative of a float
@@ -240,7 +239,7 @@ fn byte_keys<const E: u32, const M: u32>(
         ))),
         INNER_PRODUCT => keys_of_products(x),
         _ => {
-            let y = _mm512_add_epi32(sum16_integers(y), _mm512_set1_epi32(q.y as i32));
+            let y = _mm512_add_epi32(y, _mm512_set1_epi32(q.y as i32));
             let halves = |v| [_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v)];
             let qr = halves(x).map(|v| {
                 if E == I8 {
