@@ -56,6 +56,36 @@ pub unsafe fn score<R: Rows, const Q: usize>(
     unsafe { dispatch!(elem, metric, (queries, rows, dim, out, n), Q) }
 }
 
+/// Bytes of -128 and of 1. They come from the caller, or else a compiler takes them from memory each time where
+/// addresses are of 64 bits, as in User-Mode Linux.
+#[derive(Clone, Copy)]
+struct Bytes {
+    sign: __m512i,
+    one: __m512i,
+}
+
+impl Bytes {
+    #[inline]
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+    )]
+    fn new() -> Self {
+        Bytes {
+            sign: _mm512_set1_epi8(-128),
+            one: _mm512_set1_epi8(1),
+        }
+    }
+
+    /// A vector with the highest bit of each byte changed: between elements and 128 more or less.
+    #[inline]
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+    )]
+    fn flip(self, v: __m512i) -> __m512i {
+        _mm512_xor_si512(v, self.sign)
+    }
+}
+
 /// What is known of a query of bytes.
 #[derive(Clone, Copy)]
 struct Query {
@@ -75,7 +105,8 @@ impl Query {
     unsafe fn new<const E: u32, const M: u32>(q: *const u8, dim: usize) -> Self {
         // SAFETY: the caller promises `dim` elements.
         let [b, c] = unsafe {
-            let sums = byte_sums::<E, COSINE, 1, 1, false>([q], [q], &Ahead::none(q), dim);
+            let sums =
+                byte_sums::<E, COSINE, 1, 1, false>(Bytes::new(), [q], [q], &Ahead::none(q), dim);
             [sums.b[0], sums.c[0]].map(|v| _mm512_reduce_add_epi32(v) as u32)
         };
         let padded = if E == I8 {
@@ -118,14 +149,15 @@ pub(super) unsafe fn bytes<R: Rows, const E: u32, const M: u32, const Q: usize>(
     // SAFETY: the caller's promises are those of each.
     unsafe {
         let known = queries.map(|q| Query::new::<E, M>(q, dim));
+        let bytes = &Bytes::new();
         if Q == 1 && rows.are_dense(dim) {
             if dim == SHORT {
-                in_order::<R, E, M, SHORT>(queries[0], &known[0], rows, dim, out[0], n);
+                in_order::<R, E, M, SHORT>(bytes, queries[0], &known[0], rows, dim, out[0], n);
             } else {
-                in_order::<R, E, M, 0>(queries[0], &known[0], rows, dim, out[0], n);
+                in_order::<R, E, M, 0>(bytes, queries[0], &known[0], rows, dim, out[0], n);
             }
         } else {
-            tiles::<R, E, M, Q>(queries, &known, rows, dim, out, n);
+            tiles::<R, E, M, Q>(bytes, queries, &known, rows, dim, out, n);
         }
     }
 }
@@ -137,6 +169,7 @@ pub(super) unsafe fn bytes<R: Rows, const E: u32, const M: u32, const Q: usize>(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
 unsafe fn in_order<R: Rows, const E: u32, const M: u32, const DIM: usize>(
+    bytes: &Bytes,
     query: *const u8,
     known: &Query,
     rows: R,
@@ -157,7 +190,7 @@ unsafe fn in_order<R: Rows, const E: u32, const M: u32, const DIM: usize>(
             while k < count {
                 let p = rows.row(i + k);
                 let ahead = Ahead::linear(p, dim);
-                let sums = byte_sums::<E, M, 1, 1, true>([query], [p], &ahead, dim);
+                let sums = byte_sums::<E, M, 1, 1, true>(*bytes, [query], [p], &ahead, dim);
                 *x.as_mut_ptr().add(k) = sums.x::<E, M>(0, 0);
                 if M == COSINE {
                     *y.as_mut_ptr().add(k) = sums.y::<E>(0);
@@ -178,6 +211,7 @@ unsafe fn in_order<R: Rows, const E: u32, const M: u32, const DIM: usize>(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
 unsafe fn tiles<R: Rows, const E: u32, const M: u32, const Q: usize>(
+    bytes: &Bytes,
     queries: [*const u8; Q],
     known: &[Query; Q],
     rows: R,
@@ -201,7 +235,7 @@ unsafe fn tiles<R: Rows, const E: u32, const M: u32, const Q: usize>(
                 let row = |k: usize| rows.row(i + if at + k < count { at + k } else { count - 1 });
                 let p = [row(0), row(1), row(2), row(3)];
                 let ahead = Ahead::tile(rows, i + at, n, dim);
-                let sums = byte_sums::<E, M, Q, TILE, true>(queries, p, &ahead, dim);
+                let sums = byte_sums::<E, M, Q, TILE, true>(*bytes, queries, p, &ahead, dim);
                 for j in 0..Q {
                     let four = [0, 1, 2, 3].map(|k| sums.x::<E, M>(j, k));
                     *x[j].as_mut_ptr().add(at / TILE) = four_integers(four);
@@ -306,6 +340,7 @@ unsafe fn byte_sums<
     const N: usize,
     const AHEAD: bool,
 >(
+    bytes: Bytes,
     q: [*const u8; Q],
     p: [*const u8; N],
     ahead: &Ahead<N>,
@@ -333,9 +368,9 @@ unsafe fn byte_sums<
                     }
                     let r0 = _mm512_loadu_si512(p[k].add(i).cast());
                     for j in 0..Q {
-                        a[g][j][k] = byte_products::<E>(q0[j], r0, a[g][j][k]);
+                        a[g][j][k] = byte_products::<E>(bytes, q0[j], r0, a[g][j][k]);
                     }
-                    row_terms::<E, M>(r0, &mut b[g][k], &mut c[g][k]);
+                    row_terms::<E, M>(bytes, r0, &mut b[g][k], &mut c[g][k]);
                 }
                 i += WIDTH;
             }
@@ -346,9 +381,9 @@ unsafe fn byte_sums<
             for k in 0..N {
                 let r0 = _mm512_maskz_loadu_epi8(mask, p[k].add(i).cast());
                 for j in 0..Q {
-                    a[0][j][k] = byte_products::<E>(q0[j], r0, a[0][j][k]);
+                    a[0][j][k] = byte_products::<E>(bytes, q0[j], r0, a[0][j][k]);
                 }
-                row_terms::<E, M>(r0, &mut b[0][k], &mut c[0][k]);
+                row_terms::<E, M>(bytes, r0, &mut b[0][k], &mut c[0][k]);
             }
             i += WIDTH;
         }
@@ -370,25 +405,16 @@ unsafe fn byte_sums<
     sums
 }
 
-/// A vector with the highest bit of each byte changed: between elements and 128 more or less.
-#[inline]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
-)]
-fn flip(v: __m512i) -> __m512i {
-    _mm512_xor_si512(v, _mm512_set1_epi8(-128))
-}
-
 /// `a` plus the terms of 64 elements.
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-fn byte_products<const E: u32>(q: __m512i, r: __m512i, a: __m512i) -> __m512i {
+fn byte_products<const E: u32>(bytes: Bytes, q: __m512i, r: __m512i, a: __m512i) -> __m512i {
     if E == I8 {
-        _mm512_dpbusd_epi32(a, flip(r), q)
+        _mm512_dpbusd_epi32(a, bytes.flip(r), q)
     } else {
-        _mm512_dpbusd_epi32(a, r, flip(q))
+        _mm512_dpbusd_epi32(a, r, bytes.flip(q))
     }
 }
 
@@ -397,12 +423,21 @@ fn byte_products<const E: u32>(q: __m512i, r: __m512i, a: __m512i) -> __m512i {
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-fn row_terms<const E: u32, const M: u32>(r: __m512i, b: &mut __m512i, c: &mut __m512i) {
-    let (signed, unsigned) = if E == I8 { (r, flip(r)) } else { (flip(r), r) };
+fn row_terms<const E: u32, const M: u32>(
+    bytes: Bytes,
+    r: __m512i,
+    b: &mut __m512i,
+    c: &mut __m512i,
+) {
+    let (signed, unsigned) = if E == I8 {
+        (r, bytes.flip(r))
+    } else {
+        (bytes.flip(r), r)
+    };
     if M != INNER_PRODUCT {
         *b = _mm512_dpbusd_epi32(*b, unsigned, signed);
     }
     if M != INNER_PRODUCT || E == U8 {
-        *c = _mm512_dpbusd_epi32(*c, unsigned, _mm512_set1_epi8(1));
+        *c = _mm512_dpbusd_epi32(*c, unsigned, bytes.one);
     }
 }
