@@ -191,8 +191,9 @@ impl Mapper for VexFs {
         loop {
             let height = height(inode)?.saturating_add(1);
             let credits = extent::change_credits(height) + 1;
+            // Without it the data would be on the medium, clean in the cache, and zeros after that.
             let mut txn = volume
-                .begin(sb, credits, tree::remove_revokes(height))?
+                .begin_when_possible(sb, credits, tree::remove_revokes(height))?
                 .essential();
             let mut state = node.state.lock();
             if unwritten && at < end {

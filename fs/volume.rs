@@ -15,7 +15,7 @@ use kernel::sync::{new_mutex, Arc, Mutex};
 use libvexfs::alloc::{Allocator, GroupSummary};
 use libvexfs::format::{self, superblock, Geometry, Superblock};
 use vexfs_vfs::jbd2::{self, Journal};
-use vexfs_vfs::task::{crc32c, real_seconds};
+use vexfs_vfs::task::{self, crc32c, real_seconds};
 use vexfs_vfs::work::Jobs;
 use vexfs_vfs::SuperBlock;
 
@@ -207,6 +207,21 @@ impl Volume {
     ) -> Result<Txn<'a>> {
         let journal = self.journal()?;
         Ok(Txn::new(sb, self, journal.start(credits, revokes)?))
+    }
+
+    /// As [`Volume::begin`], but waits for memory: for what there is nobody to do again.
+    pub(crate) fn begin_when_possible<'a>(
+        &'a self,
+        sb: &'a SuperBlock<VexFs>,
+        credits: u32,
+        revokes: u32,
+    ) -> Result<Txn<'a>> {
+        loop {
+            match self.begin(sb, credits, revokes) {
+                Err(ENOMEM) => task::wait_for_memory(),
+                begun => return begun,
+            }
+        }
     }
 
     /// Runs `f` with the allocator.

@@ -745,6 +745,12 @@ bool vexfs_task_is_reclaiming(void)
 	return current->flags & PF_MEMALLOC;
 }
 
+/* For loops around allocations of GFP_NOFS. */
+void vexfs_wait_for_memory(void)
+{
+	memalloc_retry_wait(GFP_NOFS);
+}
+
 struct workqueue_struct *vexfs_alloc_workqueue(const char *name)
 {
 	/* Writeback waits for it, so it needs a rescuer. */

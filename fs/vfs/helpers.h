@@ -160,6 +160,7 @@ bool vexfs_fatal_signal_pending(void);
 bool vexfs_task_is_killed(struct task_struct *task);
 void vexfs_cond_resched(void);
 bool vexfs_task_is_reclaiming(void);
+void vexfs_wait_for_memory(void);
 void *vexfs_chunk_alloc(size_t bytes, bool ones);
 void vexfs_chunk_free(void *chunk, size_t bytes);
 struct workqueue_struct *vexfs_alloc_workqueue(const char *name);

@@ -52,6 +52,12 @@ pub fn is_reclaiming() -> bool {
     unsafe { bindings::vexfs_task_is_reclaiming() }
 }
 
+/// Waits a little, after an allocation failed that is about to be tried again. Sleeps.
+pub fn wait_for_memory() {
+    // SAFETY: No preconditions for memory safety, as for `cond_resched`.
+    unsafe { bindings::vexfs_wait_for_memory() }
+}
+
 /// Whether the current task has a journal handle open.
 pub fn in_transaction() -> bool {
     // SAFETY: Reads a field of the current task.

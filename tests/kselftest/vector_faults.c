@@ -40,6 +40,16 @@ FIXTURE_VARIANT_ADD(scratch, lsh) {
 /* Files open for good: opening one allocates. */
 static int nth_fd = -1, times_fd[2] = { -1, -1 };
 
+static bool write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	bool ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
 static int open_fault(const char *kind, const char *name)
 {
 	char path[100];
@@ -572,6 +582,70 @@ FAULT_CASE(in_searches, { "exact", run_exact }, { "search", run_search },
 	   { "by row", run_search, VEXFS_SEARCH_ROW_BITMAP },
 	   { "within a radius", run_search, VEXFS_SEARCH_RADIUS })
 FAULT_CASE(around_mounts, { "load", run_load }, { "mount", run_mount })
+
+/* Has faults hit the kernel's workers, or not, and those that are started from now on. */
+static int mark_workers(bool hit)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+	int marked = 0;
+
+	while ((entry = readdir(proc))) {
+		char path[300], name[32] = "";
+		int fd;
+
+		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
+		fd = *entry->d_name >= '0' && *entry->d_name <= '9' ? open(path, O_RDONLY) : -1;
+		if (fd < 0)
+			continue;
+		if (read(fd, name, sizeof(name) - 1) < 0)
+			perror(path);
+		close(fd);
+		snprintf(path, sizeof(path), "/proc/%s/make-it-fail", entry->d_name);
+		if (!strncmp(name, "kworker", 7) || !strncmp(name, "kthreadd", 8))
+			marked += write_text(path, hit ? "1" : "0");
+	}
+	closedir(proc);
+	return marked;
+}
+
+/* Rows go to the medium, and their blocks are recorded as written, in workers: nobody is told of errors there. */
+TEST_F_TIMEOUT(scratch, allocations_that_fail_in_workers, 1500)
+{
+	struct world *w = &world;
+	int errors = 0;
+
+	NEED_VEXFS();
+	ASSERT_TRUE(faults_are_here());
+	new_world(_metadata, &variant->build);
+	ASSERT_TRUE(write_text("/proc/thread-self/make-it-fail", "0"));
+	ASSERT_LT(1, mark_workers(true));
+	for (int round = 0; round < (big() ? 200 : 30); round++) {
+		const char *bad;
+		int err;
+
+		make_rows(w->fresh, 60, AT_ONCE * round, AT_ONCE, DIM);
+		OK(run_insert(w, round));
+		for (int i = 0; i < 2; i++)
+			put_number(times_fd[i], 20);
+		err = ERR(fsync(w->fd));
+		for (int i = 0; i < 2; i++)
+			put_number(times_fd[i], 0);
+		EXPECT_TRUE(!err || is_fault(err)) TH_LOG("%s", strerror(err));
+		errors += err != 0;
+		/* What was acknowledged is there, on the medium too. */
+		drop_caches();
+		bad = wrong_world(w);
+		ASSERT_STREQ("right", bad ?: "right") TH_LOG("round %d (%s)", round, strerror(err));
+		OK(fsync(w->fd));
+	}
+	TH_LOG("%d errors", errors);
+	EXPECT_LT(0, mark_workers(false));
+	close(w->fd);
+	OK(scratch_cycle());
+	w->fd = open("f", O_RDWR);
+	EXPECT_STREQ("right", wrong_world(w) ?: "right");
+}
 
 /* After all of the above, so the last fixture. */
 FIXTURE(kmemleak) {
