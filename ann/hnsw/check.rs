@@ -123,8 +123,8 @@ impl<S: Store> Index<S> {
         }
         self.check_counts(used, entry, counts, upper_counts, &mut report);
         if report.faults == 0 {
-            let mut reach = Reach::new(queue, visited);
-            let reached = entry.map_or(0, |e| self.reach(e.slot, &mut reach));
+            let mut reach = Reach::new(queue, visited, &mut []);
+            let reached = entry.map_or(0, |e| self.reach(e.slot, NOWHERE, &mut reach));
             report.unreachable = report.live.saturating_sub(reached);
         }
         report

@@ -300,12 +300,18 @@ impl<S: Store> Index<S> {
         let entry = self.head.entry().filter(|e| e.level >= level);
         own.iter()
             .chain(entry.map(|e| e.slot))
-            .any(|at| self.attach(at, level, slot, true))
+            .any(|at| self.attach(at, level, slot, |_| true))
     }
 
-    /// Adds a link from `at` to `slot`; with `displace`, if need be in place of one to the node that most
+    /// Adds a link from `at` to `slot`; if need be in place of one that `spare` says yes to, to the node that most
     /// others link to. Says whether there is one now.
-    pub(super) fn attach(&self, at: u32, level: u32, slot: u32, displace: bool) -> bool {
+    pub(super) fn attach(
+        &self,
+        at: u32,
+        level: u32,
+        slot: u32,
+        spare: impl Fn(u32) -> bool,
+    ) -> bool {
         let Some(list) = list(&self.layout, &self.store, at, level).filter(|_| at != slot) else {
             return false;
         };
@@ -315,12 +321,12 @@ impl<S: Store> Index<S> {
             return true;
         }
         let full = links.len() == list.links.len();
-        if !self.is_live(at) || (full && !displace) || !self.acquire(slot, level) {
+        if !self.is_live(at) || !self.acquire(slot, level) {
             return false;
         }
         if full {
-            let all = links.as_slice().iter().copied();
-            let spare = all.max_by_key(|&t| self.in_degree(t, level));
+            let spares = links.as_slice().iter().copied().filter(|&t| spare(t));
+            let spare = spares.max_by_key(|&t| self.in_degree(t, level));
             match spare.filter(|&t| self.release_unless_last(t, level)) {
                 Some(t) => links.remove(t),
                 None => {

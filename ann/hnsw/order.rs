@@ -56,14 +56,14 @@ impl<S: Store> Index<S> {
         let slots = slots.get_mut(..used as usize)?;
         let places = places.get_mut(..used as usize)?;
         let visited = visited.get_mut(..visited_words(used))?;
-        let mut reach = Reach::new(&mut *slots, visited);
+        let mut reach = Reach::new(&mut *slots, visited, &mut []);
         if let Some(entry) = self.head.entry() {
-            self.reach(entry.slot, &mut reach);
+            self.reach(entry.slot, NOWHERE, &mut reach);
         }
         for slot in 0..used {
             let state = self.anchor(slot).map(Anchor::state);
             if matches!(state, Some(State::Live | State::Deleted)) {
-                self.reach(slot, &mut reach);
+                self.reach(slot, NOWHERE, &mut reach);
             }
         }
         let reached = reach.len();

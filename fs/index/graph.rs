@@ -254,9 +254,11 @@ impl Graph {
         let candidates = self.graph.params().ef_construction as usize;
         work.reserve(self.graph.store(), candidates)?;
         let mut queue = KVVec::from_elem(0u32, used as usize, GFP_KERNEL)?;
+        let mut parents = KVVec::from_elem(0u32, used as usize, GFP_KERNEL)?;
         let mut visited = KVVec::from_elem(0u64, visited_words(used), GFP_KERNEL)?;
         let mut memory = RepairMemory {
             queue: &mut queue,
+            parents: &mut parents,
             visited: &mut visited,
         };
         let mut work = work.lend(candidates);
@@ -397,12 +399,10 @@ impl Structure for Graph {
 
     fn save(&self, inode: &Inode<VexFs>, generation: u64, watermark: &AtomicU64) -> Result<u64> {
         let mut writer = self.writer.lock();
-        if writer.deleted > 0 {
-            // What is on disk is sound as it is, so that a check outside can tell.
-            let Scratch { work, vectors } = &mut writer.scratch;
-            self.repair(work, &mut Arithmetic::new(inode, &self.codec, vectors)?)?;
-            writer.deleted = 0;
-        }
+        // What is on disk is sound as it is, so that a check outside can tell; inserts can lose paths, too.
+        let Scratch { work, vectors } = &mut writer.scratch;
+        self.repair(work, &mut Arithmetic::new(inode, &self.codec, vectors)?)?;
+        writer.deleted = 0;
         graph_image::save(self, inode, generation, watermark.load(Ordering::Acquire))
     }
 

@@ -422,6 +422,7 @@ pub fn upkeep(
     let used = index.counts().used;
     let mut memory = RepairMemory {
         queue: &mut vec![0; used as usize],
+        parents: &mut vec![0; used as usize],
         visited: &mut vec![0; visited_words(used)],
     };
     index

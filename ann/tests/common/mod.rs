@@ -281,6 +281,7 @@ pub fn repair(index: &Index<Memory>, scratch: &mut Scratch, rows: &[Point]) -> u
     let used = index.counts().used;
     let mut numeric = Points::new(rows, rows[0]);
     let mut memory = RepairMemory {
+        parents: &mut vec![0; used as usize],
         queue: &mut vec![0; used as usize],
         visited: &mut vec![0; visited_words(used)],
     };
