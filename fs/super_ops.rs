@@ -165,6 +165,14 @@ impl Super for VexFs {
         }
     }
 
+    fn reclaimable_pages(sb: &SuperBlock<Self>) -> u64 {
+        sb.volume().index_memory.reclaimable()
+    }
+
+    fn reclaim(sb: &SuperBlock<Self>, pages: u64) -> u64 {
+        sb.volume().index_memory.reclaim(pages)
+    }
+
     fn node() -> impl PinInit<Node, Error> {
         Node::new()
     }

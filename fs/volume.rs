@@ -143,7 +143,7 @@ pub(crate) fn mount(sb: &SuperBlock<VexFs>, options: Options) -> Result<Pin<KBox
         .inode(&geo, format::ORPHAN_INO)
         .map_err(|e| missing(sb, format::ORPHAN_INO, e))?;
     let simd = simd::for_mount(options.simd)?;
-    let index_memory = Arc::new(Budget::new(options.index_memory), GFP_KERNEL)?;
+    let index_memory = Arc::pin_init(Budget::new(options.index_memory), GFP_KERNEL)?;
     KBox::pin_init(
         try_pin_init!(Volume {
             geo,

@@ -311,6 +311,10 @@ struct vexfs_search {
  * Batches keep the index in step. It is saved when it is built, at unmount, and when much has
  * changed; the first search of a later mount loads it and takes in what it does not know
  * yet. An index that can't be saved, for lack of space, is in memory only; the log says so.
+ * Where memory is short, for other indexes under index_memory= or for the kernel, one that
+ * is saved and not in use is dropped from memory, and the next search loads it and waits for
+ * that. If there is no memory for it, the search compares rows exactly, and one that comes
+ * a second later tries again.
  * A search that finds it damaged or outdated on disk, or not there because a crash or an
  * unmount cut off its build, has it built in the background and compares rows exactly meanwhile.
  * Build it over the rows that will be there, not over few: codes and lists are made for
@@ -346,7 +350,7 @@ struct vexfs_build_index {
 #define VEXFS_INDEX_BUILDING	1	/* not used by searches yet */
 #define VEXFS_INDEX_READY	2
 #define VEXFS_INDEX_REBUILDING	3	/* in use, and a new one is being built */
-#define VEXFS_INDEX_STORED	4	/* on disk; the next search loads it */
+#define VEXFS_INDEX_STORED	4	/* on disk only; the next search loads it, if there is memory */
 #define VEXFS_INDEX_UNUSABLE	5	/* damaged, outdated or missing on disk; a search has it built */
 #define VEXFS_INDEX_FAILED	6	/* there is none: see @build_error */
 
@@ -362,7 +366,8 @@ struct vexfs_build_index {
  * @deleted: places of deleted rows that are not free for any row yet
  * @watermark: rows below it are in the index, unless deleted; others are compared
  *	exactly
- * @resident_bytes: memory the index takes
+ * @resident_bytes: memory the index takes of index_memory=, scratch memory of searches
+ *	included
  * @digest: with VEXFS_INDEX_STATS_DIGEST: equal for equal indexes, as the same
  *	rows inserted in the same order by one thread make them; else, and
  *	while it is being built, 0
@@ -372,7 +377,7 @@ struct vexfs_build_index {
  * @ntables: hash tables
  * @trained: thousandths of training done, before any row is in
  * @build_error: errno that ended the last build in the background, until the next
- *	build or drop; 0 if none did
+ *	build or drop; ENOMEM if a search could not load the index; 0 if none did
  * @build_watermark: rows below it are in the index that is being built
  * @build_rows: where that will end; 0 if none is being built, or it has not begun
  * @reserved: must be 0

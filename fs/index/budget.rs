@@ -2,25 +2,31 @@
 
 //! How much memory the indexes of a volume take.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use super::resident::Residents;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
 /// The memory that the indexes of a volume may take together: `index_memory=`.
+#[pin_data]
 pub(crate) struct Budget {
     limit: AtomicU64,
     used: AtomicU64,
+    /// What can be dropped for what is wanted more.
+    #[pin]
+    pub(super) residents: Residents,
 }
 
 impl Budget {
-    pub(crate) const fn new(limit: u64) -> Self {
-        Budget {
+    pub(crate) fn new(limit: u64) -> impl PinInit<Self> {
+        pin_init!(Budget {
             limit: AtomicU64::new(limit),
             used: AtomicU64::new(0),
-        }
+            residents <- Residents::new(),
+        })
     }
 
-    /// Changes the limit. What is used stays, even if it is more.
+    /// Changes the limit. What is used stays until somebody else needs the room, even if it is more.
     pub(crate) fn set_limit(&self, limit: u64) {
         self.limit.store(limit, Ordering::Relaxed);
     }
@@ -31,14 +37,37 @@ impl Budget {
         limit.saturating_sub(self.used.load(Ordering::Relaxed))
     }
 
+    /// Pages that [`Budget::reclaim`] could free, about. Waits for nothing.
+    pub(crate) fn reclaimable(&self) -> u64 {
+        self.residents.reclaimable()
+    }
+
+    /// Frees memory that can be read again, for memory reclaim: [`Residents::reclaim`].
+    pub(crate) fn reclaim(&self, pages: u64) -> u64 {
+        self.residents.reclaim(pages)
+    }
+
+    /// Takes `bytes`. Indexes are dropped that are not in use and that the disk has, if that makes enough room.
     fn take(&self, bytes: u64) -> Result {
+        while let Err(missing) = self.take_what_is_left(bytes) {
+            let enough = self.residents.droppable() >= missing;
+            if !enough || self.residents.drop_oldest().is_none() {
+                return Err(ENOMEM);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes `bytes`, or says how many of them are missing.
+    fn take_what_is_left(&self, bytes: u64) -> core::result::Result<(), u64> {
         let limit = self.limit.load(Ordering::Relaxed);
         let taken = self
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 used.checked_add(bytes).filter(|sum| *sum <= limit)
             });
-        taken.map(|_| ()).map_err(|_| ENOMEM)
+        let missing = |used: u64| used.saturating_add(bytes).saturating_sub(limit);
+        taken.map(|_| ()).map_err(missing)
     }
 
     fn give(&self, bytes: u64) {
@@ -47,29 +76,70 @@ impl Budget {
 }
 
 /// What one index has taken of a budget.
-pub(super) struct Account {
+///
+/// A structure that is to be built is made first, then asked what it needs: that is taken in one piece, with what it
+/// has by then, so that no other index is dropped for the sake of one that does not fit.
+pub(crate) struct Account {
     budget: Arc<Budget>,
     used: AtomicU64,
+    /// What is used is taken of the budget, and `ahead` besides.
+    open: AtomicBool,
+    ahead: AtomicU64,
 }
 
 impl Account {
-    /// An account without anything. `ENOMEM`.
+    /// An account without anything, which takes nothing of the budget before [`Account::open`]. `ENOMEM`.
     pub(super) fn new(budget: &Arc<Budget>) -> Result<Arc<Self>> {
         let account = Account {
             budget: budget.clone(),
             used: AtomicU64::new(0),
+            open: AtomicBool::new(false),
+            ahead: AtomicU64::new(0),
         };
         Ok(Arc::new(account, GFP_KERNEL_ACCOUNT)?)
     }
 
-    /// Bytes that it has taken.
+    /// An account that takes of the budget at once. `ENOMEM`.
+    pub(super) fn opened(budget: &Arc<Budget>) -> Result<Arc<Self>> {
+        let account = Account::new(budget)?;
+        account.open(0)?;
+        Ok(account)
+    }
+
+    /// Takes what is used so far of the budget, and `bytes` ahead. One caller at a time. `ENOMEM`.
+    pub(super) fn open(&self, bytes: u64) -> Result {
+        let so_far = match self.open.load(Ordering::Relaxed) {
+            true => 0,
+            false => self.used(),
+        };
+        self.budget.take(so_far.saturating_add(bytes))?;
+        self.ahead.fetch_add(bytes, Ordering::Relaxed);
+        self.open.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives back what was taken ahead and is not used.
+    pub(super) fn settle(&self) {
+        self.budget.give(self.ahead.swap(0, Ordering::Relaxed));
+    }
+
+    /// Bytes that are used.
     pub(super) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
     /// Takes `bytes`. `ENOMEM`.
     pub(super) fn take(&self, bytes: u64) -> Result {
-        self.budget.take(bytes)?;
+        if self.open.load(Ordering::Relaxed) {
+            let less = |ahead: u64| Some(ahead.saturating_sub(bytes));
+            let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+            let ahead = self.ahead.fetch_update(set, fetch, less).unwrap_or(0);
+            if let more @ 1.. = bytes.saturating_sub(ahead) {
+                self.budget.take(more).inspect_err(|_| {
+                    self.ahead.fetch_add(ahead, Ordering::Relaxed);
+                })?;
+            }
+        }
         self.used.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
@@ -77,7 +147,15 @@ impl Account {
     /// Gives `bytes` back that were taken.
     pub(super) fn give(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
-        self.budget.give(bytes);
+        if self.open.load(Ordering::Relaxed) {
+            self.budget.give(bytes);
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.settle();
     }
 }
 
@@ -92,6 +170,11 @@ impl Charge {
     pub(super) fn new(account: Arc<Account>, bytes: u64) -> Result<Self> {
         account.take(bytes)?;
         Ok(Charge { account, bytes })
+    }
+
+    /// How many it has.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Memory for `len` values, which are the default one; taken first. It is freed before the charge is.

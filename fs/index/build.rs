@@ -53,8 +53,8 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
     } else {
         Stop::with_task()
     };
-    let may = |slot: &Slot| match slot.ready {
-        Some(_) if !request.replace => Err(EEXIST),
+    let may = |slot: &Slot| match slot.is_ready() || slot.stored().is_some() {
+        true if !request.replace => Err(EEXIST),
         _ => Ok(()),
     };
     wait_for_save(inode, kind, &stop)?;
@@ -172,9 +172,13 @@ impl Build {
 fn reserve(inode: &Inode<VexFs>, index: &Index, live: u64, rows: u64) -> Result {
     let live = u32::try_from(live).map_err(|_| EFBIG)?;
     let structure = &index.structure;
-    structure.reserve(live, rows).inspect_err(|_| {
+    let (account, needs) = (structure.account(), structure.bytes_with(live, rows));
+    let reserved = account
+        .open(needs)
+        .and_then(|()| structure.reserve(live, rows));
+    account.settle();
+    reserved.inspect_err(|_| {
         let (id, ino, name) = (inode.sb().id(), inode.ino(), index.kind.name());
-        let needs = structure.bytes_with(live, rows);
         let left = inode.volume().index_memory.left();
         if needs > left {
             pr_warn!("{id}: inode {ino}: an {name} index over {live} rows needs {needs} bytes, index_memory= leaves {left}\n");
@@ -223,11 +227,15 @@ pub(super) fn drop_from_memory(
         },
     );
     core::mem::drop(container);
-    let any = dropped.ready.is_some() || dropped.claim.is_some();
+    let ready = dropped.ready();
+    let any = ready.is_some() || dropped.claim.is_some();
     if let Some(stop) = dropped.claim {
         stop.cancel();
     }
-    for index in [dropped.ready, dropped.building].into_iter().flatten() {
+    for index in [ready.as_deref(), dropped.building.as_deref()]
+        .into_iter()
+        .flatten()
+    {
         index.cancelled.store(true, Ordering::Relaxed);
     }
     (any, dropped.job)

@@ -48,7 +48,12 @@ pub(crate) fn check(inode: &Inode<VexFs>, kind: Kind, repair: bool) -> Result<Fi
     checkpoint::load(inode, kind.number())?;
     let (index, record) = container::with(inode, |c| {
         let slot = c.indexes.slot(kind);
-        Ok((slot.ready.clone(), slot.record))
+        let ready = slot.ready();
+        if ready.is_none() && slot.stored().is_some() {
+            // It could not be loaded, or had to go again.
+            return Err(ENOMEM);
+        }
+        Ok((ready, slot.record))
     })?;
     if index.is_none() && record.is_none() {
         return Err(ENOENT);

@@ -29,7 +29,7 @@ use libvexfs::format::VectorArea;
 use libvexfs::{index as records, tree};
 use vexfs_uapi as uapi;
 use vexfs_vfs::work::Stop;
-use vexfs_vfs::{Inode, SuperBlock};
+use vexfs_vfs::{task, Inode, SuperBlock};
 
 /// Height of the tree of records, with room for more kinds than there are.
 const HEIGHT: u16 = 1;
@@ -38,6 +38,8 @@ const CREDITS: u32 =
     tree::insert_credits(HEIGHT) + 1 + 2 * orphan::CREDITS + container::HIDDEN_CREDITS + 1;
 /// Blocks that it discards.
 const REVOKES: u32 = tree::remove_revokes(HEIGHT) + 2 * orphan::REVOKES;
+/// How long there is no try to load an index for which there was no memory, in nanoseconds.
+const RETRY_NS: u64 = 1_000_000_000;
 /// A batch saves an index that a 1/[`CHANGE_SHARE`] of its rows have changed in since it was saved,
 const CHANGE_SHARE: u64 = 8;
 /// and so many at least.
@@ -72,9 +74,9 @@ pub(super) fn load(inode: &Inode<VexFs>, kind: u32) -> Result {
     }
     let _images = inode.node().images.lock();
     while let Some((kind, record)) = wanted(inode, kind)? {
-        let may = |slot: &Slot| match slot.ready {
-            Some(_) => Err(EBUSY),
-            None => Ok(()),
+        let may = |slot: &Slot| match slot.is_ready() {
+            true => Err(EBUSY),
+            false => Ok(()),
         };
         let (claim, area) = match Claim::take(inode, kind, Stop::with_task(), may) {
             Ok(taken) => taken,
@@ -83,22 +85,28 @@ pub(super) fn load(inode: &Inode<VexFs>, kind: u32) -> Result {
             Err(e) => return Err(e),
         };
         let loaded = load_one(inode, &claim, kind, &area, &record);
+        let known = claim.with_slot(inode, |slot| slot.error == Some(ENOMEM));
         claim.give_up(inode, |slot| {
-            slot.unusable = loaded.is_err_and(|e| e != EINTR);
-            // A new one would not fit either.
+            slot.unusable = loaded.is_err_and(|e| e != EINTR && e != ENOMEM);
             slot.error = loaded.err().filter(|e| *e == ENOMEM);
+            slot.retry_at = slot
+                .error
+                .map_or(0, |_| task::monotonic_ns().saturating_add(RETRY_NS));
         });
         let Err(e) = loaded else {
-            continue;
+            // Not looked for again: it may have gone already, for lack of memory.
+            return Ok(());
         };
-        match e {
+        let until = match e {
             EINTR => return Err(e),
             // It was dropped.
             ECANCELED => continue,
-            _ => {}
-        }
+            ENOMEM if known == Some(true) => continue,
+            ENOMEM => "there is memory for it",
+            _ => "it is built again",
+        };
         pr_warn!(
-            "{}: inode {}: the {} index can't be loaded (error {}); rows are compared exactly until it is built again\n",
+            "{}: inode {}: the {} index can't be loaded (error {}); rows are compared exactly until {until}\n",
             inode.sb().id(),
             inode.ino(),
             kind.name(),
@@ -116,11 +124,12 @@ fn wanted(inode: &Inode<VexFs>, kind: u32) -> Result<Option<(Kind, IndexRecord)>
                 continue;
             }
             let slot = c.indexes.slot(candidate);
-            if slot.ready.is_some() {
+            if slot.is_ready() {
                 return Ok(None);
             }
-            let record = slot.record.filter(|record| record.image_ino != 0);
-            if let Some(record) = record.filter(|_| !slot.unusable && slot.claim.is_none()) {
+            let may = slot.claim.is_none()
+                && (slot.retry_at == 0 || task::monotonic_ns() >= slot.retry_at);
+            if let Some(record) = slot.stored().filter(|_| may) {
                 return Ok(Some((candidate, record)));
             }
         }
@@ -166,6 +175,7 @@ fn read_image(
     let index = Index::new(kind, structure)?;
     let watermark = image.header.watermark;
     index.watermark.store(watermark, Ordering::Release);
+    index.stored.store(true, Ordering::Relaxed);
     Ok((index, watermark))
 }
 
@@ -189,7 +199,7 @@ pub(super) fn save(inode: &Inode<VexFs>, kind: Kind) -> Result {
 fn save_unfrozen(inode: &Inode<VexFs>, kind: Kind) -> Result {
     let (index, old) = container::with(inode, |c| {
         let slot = c.indexes.slot(kind);
-        Ok((slot.ready.clone().ok_or(ENOENT)?, slot.record))
+        Ok((slot.ready().ok_or(ENOENT)?, slot.record))
     })?;
     let old = old.unwrap_or_default();
     let changes = index.changes.load(Ordering::Relaxed);
@@ -207,14 +217,14 @@ fn save_unfrozen(inode: &Inode<VexFs>, kind: Kind) -> Result {
         ..record
     };
     let switched = container::push_durable(inode, Unwritten::Wait).and_then(|()| {
-        let same = |ready: &Arc<Index>| Arc::ptr_eq(ready, &index);
-        let still = |slot: &Slot| slot.ready.as_ref().is_some_and(same);
+        let still = |slot: &Slot| slot.ready.as_ref().is_some_and(|ready| ready.is(&index));
         set_record(inode, kind, Some(record), still)
     });
     if let Err(e) = switched {
         image::discard(inode.sb(), image_ino);
         return Err(e);
     }
+    index.stored.store(true, Ordering::Relaxed);
     index.changes.fetch_sub(changes, Ordering::Relaxed);
     if old.image_ino != 0 {
         image::discard(inode.sb(), old.image_ino);
@@ -326,7 +336,7 @@ pub(super) fn rebuild(inode: &Inode<VexFs>, kind: u32) {
                 continue;
             }
             let slot = c.indexes.slot(candidate);
-            if slot.ready.is_some() {
+            if slot.is_ready() {
                 return Ok(None);
             }
             let idle = slot.claim.is_none() && slot.error.is_none();
@@ -387,10 +397,17 @@ pub(super) fn overwriting<R>(inode: &Inode<VexFs>, f: impl FnOnce() -> Result<R>
     let fresh = |record: &IndexRecord| record.image_ino != 0 && record.flags & RECORD_STALE == 0;
     let mut tid = None;
     for kind in Kind::ALL {
-        let record = container::with(inode, |c| Ok(c.indexes.slot(kind).record))?;
+        let (record, ready) = container::with(inode, |c| {
+            let slot = c.indexes.slot(kind);
+            Ok((slot.record, slot.ready()))
+        })?;
         let Some(record) = record.filter(fresh) else {
             continue;
         };
+        if let Some(index) = ready {
+            // It stays in memory, and an unmount saves it, whatever rows these are.
+            index.changed(inode, 1);
+        }
         let record = IndexRecord {
             flags: record.flags | RECORD_STALE,
             ..record
@@ -413,14 +430,7 @@ pub(super) fn overwriting<R>(inode: &Inode<VexFs>, f: impl FnOnce() -> Result<R>
 /// load after a crash has little to take in.
 pub(super) fn save_changed(inode: &Inode<VexFs>) {
     for kind in Kind::ALL {
-        let ready = inode
-            .node()
-            .container
-            .lock()
-            .indexes
-            .slot(kind)
-            .ready
-            .clone();
+        let ready = inode.node().container.lock().indexes.slot(kind).ready();
         let Some(index) = ready else {
             continue;
         };
@@ -458,14 +468,7 @@ pub(crate) fn save_all(sb: &SuperBlock<VexFs>) {
             continue;
         };
         for kind in Kind::ALL {
-            let ready = inode
-                .node()
-                .container
-                .lock()
-                .indexes
-                .slot(kind)
-                .ready
-                .clone();
+            let ready = inode.node().container.lock().indexes.slot(kind).ready();
             if ready.is_some_and(|index| index.changes.load(Ordering::Relaxed) > 0) {
                 save_or_warn(&inode, kind);
             }

@@ -6,6 +6,7 @@
 //! index takes the claim away, and whoever finds his gone changes nothing more.
 
 use super::catch_up::GoOn;
+use super::resident::Ready;
 use super::{Index, Kind, Slot};
 use crate::container;
 use crate::VexFs;
@@ -95,10 +96,14 @@ impl Claim {
             .structure
             .train(inode, rows, &|| index.may_go_on(go_on))?;
         index.catch_up(inode, rows, threads, go_on)?;
+        let ready = Ready::new(&inode.volume().index_memory, index.clone())?;
+        // It stays until it has all rows.
+        let _used = ready.get();
         let replaced = self.with_slot(inode, |slot| {
             slot.target = 0;
             slot.saving = true;
-            core::mem::replace(&mut slot.ready, slot.building.take())
+            slot.building = None;
+            slot.ready.replace(ready)
         });
         // What was replaced is freed here, not under the lock.
         core::mem::drop(replaced.ok_or(ECANCELED)?);

@@ -9,7 +9,7 @@ use super::codes::{Arithmetic, Codec, Vectors};
 use super::graph_memory::{Memory, Work};
 use super::image::Reader as Image;
 use super::loaded::Difference;
-use super::pool::{Pool, CANDIDATES};
+use super::pool::{self, Idle, Pool, CANDIDATES};
 use super::search::Outcome;
 use super::{
     graph_check, graph_image, graph_search, is_live, Counts, Parameters, Query, Shared, Structure,
@@ -48,6 +48,8 @@ pub(super) struct Graph {
     account: Arc<Account>,
     pub(super) graph: hnsw::Index<Memory>,
     pub(super) codec: Codec,
+    /// Of the codec.
+    _charge: Charge,
     /// Held by who changes the graph.
     #[pin]
     writer: Mutex<Writer>,
@@ -71,6 +73,12 @@ impl Scratch {
             vectors,
             work: KBox::new(work, GFP_KERNEL_ACCOUNT)?,
         })
+    }
+}
+
+impl pool::Scratch for Scratch {
+    fn bytes(&self) -> u64 {
+        self.work.charged()
     }
 }
 
@@ -161,7 +169,7 @@ impl Graph {
         let params = params(&parameters, u32::try_from(codec.code_words())?);
         let layout = params.layout().map_err(|_| EOPNOTSUPP)?;
         let expected = u32::try_from(area.rows).map_err(|_| EFBIG)?;
-        let account = Account::new(&inode.volume().index_memory)?;
+        let account = Account::opened(&inode.volume().index_memory)?;
         let memory = Memory::new(account.clone(), layout, expected)?;
         let graph = graph_image::read(image, params, memory, area.rows)?;
         Graph::with(account, graph, codec)
@@ -169,6 +177,7 @@ impl Graph {
 
     fn with(account: Arc<Account>, graph: hnsw::Index<Memory>, codec: Codec) -> Result<Arc<Self>> {
         let scratch = Scratch::new(&account, &codec)?;
+        let charge = Charge::new(account.clone(), codec.bytes())?;
         let writer = Writer {
             scratch,
             swept: 0,
@@ -179,6 +188,7 @@ impl Graph {
                 account,
                 graph,
                 codec,
+                _charge: charge,
                 writer <- new_mutex!(writer, "vexfs_graph_writer"),
                 pool <- Pool::new()?,
             }? Error),
@@ -305,10 +315,12 @@ impl Structure for Graph {
         }
     }
 
-    fn bytes(&self) -> u64 {
-        (size_of::<Graph>() as u64)
-            .saturating_add(self.account.used())
-            .saturating_add(self.codec.bytes())
+    fn account(&self) -> &Account {
+        &self.account
+    }
+
+    fn scratch(&self) -> &dyn Idle {
+        &self.pool
     }
 
     fn digest(&self) -> u64 {

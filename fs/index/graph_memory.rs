@@ -156,6 +156,11 @@ impl Work {
         self.charge.widen(&mut self.candidates, candidates)
     }
 
+    /// Bytes that are charged for it, and for what is kept beside it.
+    pub(crate) fn charged(&self) -> u64 {
+        self.charge.bytes()
+    }
+
     /// Lends the memory, with room for exactly `candidates` candidates if there is.
     pub(crate) fn lend(&mut self, candidates: usize) -> Workspace<'_> {
         let candidates = candidates.min(self.candidates.len());

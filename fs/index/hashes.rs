@@ -13,7 +13,7 @@ use super::listed::{Elsewhere, Extent, Listed, Taken};
 use super::lists::{blocks_for, errno};
 use super::lists_memory::Memory;
 use super::loaded::Loaded;
-use super::pool::{Pool, CANDIDATES};
+use super::pool::{Idle, Pool, CANDIDATES};
 use super::search::Outcome;
 use super::{hashes_image, is_live, listed, lists_check, Counts, Parameters, Query, Structure};
 use crate::scorer::{Candidates, Scan};
@@ -141,7 +141,7 @@ impl Hashes {
             .map_err(|_| image.corrupt("has bad parameters"))?;
         let scale = hashes_image::scale(image)?;
         let watermark = image.header.watermark;
-        let account = Account::new(&inode.volume().index_memory)?;
+        let account = Account::opened(&inode.volume().index_memory)?;
         let mut loaded = Loaded::none_of(&account, watermark)?;
         let memories = Hashes::memories(&account, area, &params)?;
         let (tables, model) = hashes_image::read(image, &params, memories, &mut loaded.words)?;
@@ -363,8 +363,12 @@ impl Structure for Hashes {
         })
     }
 
-    fn bytes(&self) -> u64 {
-        (size_of::<Hashes>() as u64).saturating_add(self.account.used())
+    fn account(&self) -> &Account {
+        &self.account
+    }
+
+    fn scratch(&self) -> &dyn Idle {
+        &self.pool
     }
 
     fn digest(&self) -> u64 {

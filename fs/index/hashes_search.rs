@@ -7,6 +7,7 @@ use super::hashes::Hashes;
 use super::hashes_hasher::Hasher;
 use super::lists::errno;
 use super::lists_codes::{QueryMemory, Scorer as Codes};
+use super::pool;
 use super::search::{Outcome, Snapshot};
 use super::Query;
 use crate::scorer::{Candidates, Scan};
@@ -66,6 +67,12 @@ impl Scratch {
         self.charge.widen(&mut self.heap, nprobe as usize)?;
         let len = reservoir::memory(keep);
         self.charge.widen(&mut self.candidates, len)
+    }
+}
+
+impl pool::Scratch for Scratch {
+    fn bytes(&self) -> u64 {
+        self.charge.bytes()
     }
 }
 

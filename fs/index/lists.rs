@@ -11,7 +11,7 @@ use super::lists_codes::{Coder, Loader, Model, Source};
 use super::lists_memory::{Batch, Lent, Memory, Scratch};
 use super::lists_params::params;
 use super::loaded::Loaded;
-use super::pool::{Pool, CANDIDATES};
+use super::pool::{Idle, Pool, CANDIDATES};
 use super::search::Outcome;
 use super::{
     is_live, listed, lists_check, lists_image, lists_params, lists_search, lists_train, Counts,
@@ -136,7 +136,7 @@ impl Lists {
         let params = params(kind, &parameters, area, crate::element::row_bytes(area)?)
             .map_err(|_| image.corrupt("has bad parameters"))?;
         let coder = Coder::new(inode, area, params)?;
-        let account = Account::new(&inode.volume().index_memory)?;
+        let account = Account::opened(&inode.volume().index_memory)?;
         let model = params
             .centroid_bytes()
             .saturating_add(params.codebook_bytes());
@@ -384,8 +384,12 @@ impl Structure for Lists {
         })
     }
 
-    fn bytes(&self) -> u64 {
-        (size_of::<Lists>() as u64).saturating_add(self.account.used())
+    fn account(&self) -> &Account {
+        &self.account
+    }
+
+    fn scratch(&self) -> &dyn Idle {
+        &self.pool
     }
 
     fn digest(&self) -> u64 {

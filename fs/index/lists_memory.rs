@@ -4,6 +4,7 @@
 
 use super::budget::{Account, Charge};
 use super::lists_codes::{Coder, LoadMemory, QueryMemory};
+use super::pool;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::lock::{mutex::MutexBackend, Guard};
@@ -155,6 +156,12 @@ impl Scratch {
             hits: &mut self.hits,
         };
         (workspace, &mut self.query)
+    }
+}
+
+impl pool::Scratch for Scratch {
+    fn bytes(&self) -> u64 {
+        self.charge.bytes()
     }
 }
 

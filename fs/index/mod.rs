@@ -16,7 +16,7 @@
 //! loaded.rs                    what a loaded structure has to make up for
 //! pool.rs                      scratch memory of operations
 //! exact.rs                     rows, and distances to them
-//! budget.rs                    how much memory indexes take
+//! budget.rs resident.rs        how much memory indexes take, and dropping those that can be read again
 //! ```
 //!
 //! An index has a watermark: rows below it were taken in, rows from it on a search compares exactly.
@@ -29,12 +29,15 @@
 use crate::container::{self, Container, Hidden};
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
+use budget::Account;
 use catch_up::GoOn;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use libvexfs::format::index::{self as format, IndexRecord};
+use pool::Idle;
+use resident::{Ready, Used};
 use search::Outcome;
 use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
@@ -70,6 +73,7 @@ mod lists_search;
 mod lists_train;
 mod loaded;
 mod pool;
+mod resident;
 pub(crate) mod search;
 
 pub(crate) use budget::Budget;
@@ -146,8 +150,10 @@ pub(crate) struct Query {
 pub(crate) trait Structure: Send + Sync {
     fn parameters(&self) -> Parameters;
     fn counts(&self) -> Counts;
-    /// Bytes of memory that this holds.
-    fn bytes(&self) -> u64;
+    /// What this has taken of the budget: nearly all memory that it holds.
+    fn account(&self) -> &Account;
+    /// Scratch memory.
+    fn scratch(&self) -> &dyn Idle;
     /// A checksum: equal for equal indexes. Changes wait meanwhile.
     fn digest(&self) -> u64;
 
@@ -233,6 +239,8 @@ pub(crate) struct Index {
     /// Rows from here on are not in the structure; some of those below may be, from the watermark on.
     claimed: AtomicU64,
     cancelled: AtomicBool,
+    /// There is an image of it.
+    stored: AtomicBool,
     /// Rows taken in, removed or replaced since it was saved.
     changes: AtomicU64,
     /// It was said in the log that rows could not be taken in.
@@ -247,6 +255,7 @@ impl Index {
             watermark: AtomicU64::new(0),
             claimed: AtomicU64::new(0),
             cancelled: AtomicBool::new(false),
+            stored: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             warned: AtomicBool::new(false),
         };
@@ -256,6 +265,16 @@ impl Index {
     /// Rows below this were taken in, unless they were deleted before.
     pub(crate) fn watermark(&self) -> u64 {
         self.watermark.load(Ordering::Acquire)
+    }
+
+    /// Whether its image on disk says all that it does.
+    fn is_stored(&self) -> bool {
+        self.stored.load(Ordering::Relaxed) && self.changes.load(Ordering::Relaxed) == 0
+    }
+
+    /// Bytes that it has taken of the budget.
+    fn charged(&self) -> u64 {
+        self.structure.account().used()
     }
 
     /// Makes up for what happened to the first `end` rows since the index was saved.
@@ -316,10 +335,10 @@ pub(crate) struct Indexes {
 }
 
 /// The place of an index of one kind.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Slot {
-    /// What searches use.
-    ready: Option<Arc<Index>>,
+    /// What searches use, if it is in memory.
+    ready: Option<Ready>,
     /// Who builds or loads, and what ends that. Only one does so for a slot.
     claim: Option<Arc<Stop>>,
     /// What is being built. Deletes and overwritten rows are told to it too.
@@ -336,6 +355,30 @@ struct Slot {
     record: Option<IndexRecord>,
     /// What is on disk can't be used.
     unusable: bool,
+    /// There was no memory to load it: when to try again, in nanoseconds of the monotonic clock.
+    retry_at: u64,
+}
+
+impl Slot {
+    /// What searches use, if it is in memory.
+    fn ready(&self) -> Option<Used> {
+        self.ready.as_ref()?.get()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready.as_ref().is_some_and(Ready::is_there)
+    }
+
+    /// What a search can load.
+    fn stored(&self) -> Option<IndexRecord> {
+        let record = self.record.filter(|record| record.image_ino != 0);
+        record.filter(|_| !self.unusable)
+    }
+
+    /// What is in memory: for searches, and being built.
+    fn in_memory(&self) -> (Option<Used>, Option<Arc<Index>>) {
+        (self.ready(), self.building.clone())
+    }
 }
 
 impl Indexes {
@@ -351,7 +394,7 @@ impl Indexes {
 
     /// How many there are for searches.
     pub(crate) fn count(&self) -> u32 {
-        let ready = |slot: &Slot| u32::from(slot.ready.is_some());
+        let ready = |slot: &Slot| u32::from(slot.is_ready());
         self.slots.iter().map(ready).fold(0, u32::saturating_add)
     }
 }
@@ -370,12 +413,12 @@ fn is_live(inode: &Inode<VexFs>, row: u64) -> bool {
     inode.node().container.lock().is_live(row)
 }
 
-/// The index that a search for `kind`, `VEXFS_INDEX_*`, uses; `None` for an exact search.
+/// The index that a search for `kind`, `VEXFS_INDEX_*`, uses; `None` for an exact search. Loads it if need be.
 ///
 /// # Errors
 ///
 /// `ENOENT` if there is no index of the kind, `EINVAL` if that is no kind.
-pub(crate) fn for_search(inode: &Inode<VexFs>, kind: u32) -> Result<Option<Arc<Index>>> {
+pub(crate) fn for_search(inode: &Inode<VexFs>, kind: u32) -> Result<Option<Used>> {
     if kind == uapi::VEXFS_INDEX_EXACT {
         return Ok(None);
     }
@@ -384,19 +427,20 @@ pub(crate) fn for_search(inode: &Inode<VexFs>, kind: u32) -> Result<Option<Arc<I
     container::with(inode, |c| match kind {
         uapi::VEXFS_INDEX_AUTO => {
             let mut all = Kind::ALL.into_iter();
-            Ok(all.find_map(|kind| c.indexes.slot(kind).ready.clone()))
+            Ok(all.find_map(|kind| c.indexes.slot(kind).ready()))
         }
         kind => {
             let kind = Kind::from_uapi(kind).ok_or(EINVAL)?;
             let slot = c.indexes.slot(kind);
-            match &slot.ready {
-                Some(ready) => Ok(Some(ready.clone())),
+            match slot.ready() {
+                Some(ready) => Ok(Some(ready)),
                 // It is there, and can't be used now: exact hits are hits too.
                 None if slot.record.is_some() => Ok(None),
                 None => Err(ENOENT),
             }
         }
     })
+    .map(|used| used.map(Used::searched))
 }
 
 /// What statistics say about an index.
@@ -425,38 +469,39 @@ pub(crate) struct Summary {
 ///
 /// `ENOENT` if there is none and no build failed.
 pub(crate) fn summary(inode: &Inode<VexFs>, kind: Kind, digest: bool) -> Result<Summary> {
-    let slot = container::with(inode, |c| Ok(c.indexes.slot(kind).clone()))?;
-    let building = slot.claim.is_some() && !slot.saving;
-    let state = match (&slot.ready, building, &slot.record) {
-        (Some(_), false, _) => uapi::VEXFS_INDEX_READY,
-        (Some(_), true, _) => uapi::VEXFS_INDEX_REBUILDING,
-        (None, true, _) => uapi::VEXFS_INDEX_BUILDING,
-        (None, false, Some(record)) if slot.unusable || record.image_ino == 0 => {
-            uapi::VEXFS_INDEX_UNUSABLE
-        }
-        (None, false, Some(_)) => uapi::VEXFS_INDEX_STORED,
-        (None, false, None) if slot.error.is_some() => uapi::VEXFS_INDEX_FAILED,
-        (None, false, None) => return Err(ENOENT),
-    };
+    let (state, (ready, being_built), record, target, error) = container::with(inode, |c| {
+        let slot = c.indexes.slot(kind);
+        let building = slot.claim.is_some() && !slot.saving;
+        let state = match (slot.is_ready(), building, &slot.record) {
+            (true, false, _) => uapi::VEXFS_INDEX_READY,
+            (true, true, _) => uapi::VEXFS_INDEX_REBUILDING,
+            (false, true, _) => uapi::VEXFS_INDEX_BUILDING,
+            (false, false, Some(_)) if slot.stored().is_none() => uapi::VEXFS_INDEX_UNUSABLE,
+            (false, false, Some(_)) => uapi::VEXFS_INDEX_STORED,
+            (false, false, None) if slot.error.is_some() => uapi::VEXFS_INDEX_FAILED,
+            (false, false, None) => return Err(ENOENT),
+        };
+        let (record, target, error) = (slot.record, slot.target, slot.error);
+        Ok((state, slot.in_memory(), record, target, error))
+    })?;
     let mut summary = Summary {
         state,
-        build_watermark: slot.building.as_ref().map_or(0, |index| index.watermark()),
-        build_rows: slot.target,
-        build_error: slot.error,
+        build_watermark: being_built.as_ref().map_or(0, |index| index.watermark()),
+        build_rows: target,
+        build_error: error,
         ..Summary::default()
     };
-    let ready = slot.ready.is_some();
-    if let Some(index) = slot.ready.or(slot.building) {
+    if let Some(index) = ready.as_deref().or(being_built.as_deref()) {
         let structure = &index.structure;
         summary.parameters = structure.parameters();
         summary.counts = structure.counts();
-        summary.bytes = (size_of::<Index>() as u64).saturating_add(structure.bytes());
+        summary.bytes = (size_of::<Index>() as u64).saturating_add(index.charged());
         summary.watermark = index.watermark();
         summary.trained = structure.trained();
-        if digest && ready {
+        if digest && ready.is_some() {
             summary.digest = structure.digest();
         }
-    } else if let Some(record) = slot.record {
+    } else if let Some(record) = record {
         summary.parameters = record.parameters;
         summary.trained = 1000;
     }
@@ -466,9 +511,12 @@ pub(crate) fn summary(inode: &Inode<VexFs>, kind: Kind, digest: bool) -> Result<
 /// Keeps the indexes in step with rows that were inserted, and rows that they replace. The inode is
 /// locked exclusively, and the batch is published.
 pub(crate) fn inserted(inode: &Inode<VexFs>, replaced: &[u64]) {
-    let (slots, rows) = slots(inode);
+    let (indexes, rows) = in_memory(inode);
     let stop = Stop::with_task();
-    for index in slots.iter().filter_map(|slot| slot.ready.as_ref()) {
+    for (index, _) in &indexes {
+        let Some(index) = index else {
+            continue;
+        };
         index.take_in(inode, rows, &|| stop.check());
     }
     deleted(inode, replaced);
@@ -483,8 +531,11 @@ pub(crate) fn deleted(inode: &Inode<VexFs>, rows: &[u64]) {
     if rows.is_empty() {
         return;
     }
-    for slot in &slots(inode).0 {
-        for index in [&slot.ready, &slot.building].into_iter().flatten() {
+    for (ready, building) in &in_memory(inode).0 {
+        for index in [ready.as_deref(), building.as_deref()]
+            .into_iter()
+            .flatten()
+        {
             // Searches leave deleted rows out anyway; what could not be tidied up costs time.
             let _ = index.structure.remove(inode, rows);
             index.changed(inode, rows.len() as u64);
@@ -514,8 +565,11 @@ pub(crate) fn overwriting(
 }
 
 fn overwritten(inode: &Inode<VexFs>, rows: Range<u64>) {
-    for slot in &slots(inode).0 {
-        for index in [&slot.ready, &slot.building].into_iter().flatten() {
+    for (ready, building) in &in_memory(inode).0 {
+        for index in [ready.as_deref(), building.as_deref()]
+            .into_iter()
+            .flatten()
+        {
             let end = rows.end.min(index.inserted_below());
             index.changed(inode, end.saturating_sub(rows.start));
             let Err(e) = index.structure.replace(inode, rows.start..end) else {
@@ -536,8 +590,12 @@ fn overwritten(inode: &Inode<VexFs>, rows: Range<u64>) {
     }
 }
 
-/// The indexes, and how many rows the container has.
-fn slots(inode: &Inode<VexFs>) -> ([Slot; Kind::ALL.len()], u64) {
-    let container: &Container = &inode.node().container.lock();
-    (container.indexes.slots.clone(), container.area.rows)
+/// For each kind what is in memory, for searches and being built.
+type InMemory = [(Option<Used>, Option<Arc<Index>>); Kind::ALL.len()];
+
+/// The indexes in memory, and how many rows the container has.
+fn in_memory(inode: &Inode<VexFs>) -> (InMemory, u64) {
+    let container: &mut Container = &mut inode.node().container.lock();
+    let indexes = Kind::ALL.map(|kind| container.indexes.slot(kind).in_memory());
+    (indexes, container.area.rows)
 }

@@ -5,6 +5,7 @@
 //! They are charged to the structure's account. An operation for which there is no more memory waits until another
 //! one has done with its; only if there is no other, it has to do without.
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{new_condvar, new_mutex, CondVar, Mutex};
 use vexfs_vfs::task;
@@ -16,6 +17,20 @@ pub(super) const CANDIDATES: usize = 1024;
 /// Scratch memories at most: more operations than that wait for each other.
 const MOST: usize = 64;
 
+/// Scratch memory of one operation at a time.
+pub(super) trait Scratch {
+    /// Bytes that are charged for it.
+    fn bytes(&self) -> u64;
+}
+
+/// Scratch memories that nobody uses.
+pub(crate) trait Idle {
+    /// Bytes that they have.
+    fn idle_bytes(&self) -> u64;
+    /// Frees them, and returns how many bytes that were. Waits for nothing.
+    fn drop_idle(&self) -> u64;
+}
+
 /// The scratch memories of a structure.
 #[pin_data]
 pub(super) struct Pool<S> {
@@ -23,6 +38,7 @@ pub(super) struct Pool<S> {
     state: Mutex<State<S>>,
     #[pin]
     returned: CondVar,
+    idle_bytes: AtomicU64,
 }
 
 struct State<S> {
@@ -31,7 +47,7 @@ struct State<S> {
     lent: usize,
 }
 
-impl<S> Pool<S> {
+impl<S: Scratch> Pool<S> {
     /// An empty pool. `ENOMEM`.
     pub(super) fn new() -> Result<impl PinInit<Self>> {
         let state = State {
@@ -41,6 +57,7 @@ impl<S> Pool<S> {
         Ok(pin_init!(Pool {
             state <- new_mutex!(state, "vexfs_pool"),
             returned <- new_condvar!("vexfs_pool_returned"),
+            idle_bytes: AtomicU64::new(0),
         }))
     }
 
@@ -64,7 +81,11 @@ impl<S> Pool<S> {
         let result = f(&mut scratch);
         let mut state = self.state.lock();
         state.lent = state.lent.saturating_sub(1);
+        let bytes = scratch.bytes();
         let left = state.idle.push_within_capacity(scratch);
+        if left.is_ok() {
+            self.idle_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
         drop(state);
         // One too many is freed without the lock, and before somebody makes one.
         drop(left);
@@ -75,7 +96,7 @@ impl<S> Pool<S> {
     fn take(&self, make: impl Fn() -> Result<S>) -> Result<S> {
         loop {
             let mut state = self.state.lock();
-            let idle = state.idle.pop();
+            let idle = self.pop(&mut state);
             if idle.is_some() || state.lent < MOST {
                 state.lent = state.lent.saturating_add(1);
                 drop(state);
@@ -99,5 +120,30 @@ impl<S> Pool<S> {
                 }
             }
         }
+    }
+
+    fn pop(&self, state: &mut State<S>) -> Option<S> {
+        let scratch = state.idle.pop()?;
+        self.idle_bytes
+            .fetch_sub(scratch.bytes(), Ordering::Relaxed);
+        Some(scratch)
+    }
+}
+
+impl<S: Scratch> Idle for Pool<S> {
+    fn idle_bytes(&self) -> u64 {
+        self.idle_bytes.load(Ordering::Relaxed)
+    }
+
+    fn drop_idle(&self) -> u64 {
+        let mut freed = 0u64;
+        while let Some(mut state) = self.state.try_lock() {
+            let Some(scratch) = self.pop(&mut state) else {
+                break;
+            };
+            drop(state);
+            freed = freed.saturating_add(scratch.bytes());
+        }
+        freed
     }
 }

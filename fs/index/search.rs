@@ -2,11 +2,11 @@
 
 //! Searches: an index, the rows that it does not have, and rows that were deleted behind its back.
 
-use super::{Index, Query};
+use super::resident::Used;
+use super::Query;
 use crate::container;
 use crate::scorer::{self, Candidates, Scan};
 use kernel::prelude::*;
-use kernel::sync::Arc;
 use vexfs_ann::topk::{Hit, TopK};
 use vexfs_ann::visible::Visible;
 use vexfs_uapi as uapi;
@@ -14,7 +14,7 @@ use vexfs_vfs::{sort, task};
 
 /// An index, and how to search it.
 pub(crate) struct Walk {
-    index: Arc<Index>,
+    index: Used,
     query: Query,
     /// Rows from here on are not in the index.
     watermark: u64,
@@ -28,7 +28,7 @@ impl Walk {
     ///
     /// `EINVAL` for parameters out of range.
     pub(crate) fn plan(
-        index: Arc<Index>,
+        index: Used,
         s: &uapi::vexfs_search,
         candidates: &Candidates,
     ) -> Result<Option<Self>> {

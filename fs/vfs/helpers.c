@@ -102,6 +102,11 @@ bool vexfs_bdev_read_only(struct super_block *sb)
 	return bdev_read_only(sb->s_bdev);
 }
 
+bool vexfs_shrink_is_global(struct shrink_control *control)
+{
+	return mem_cgroup_shrink_is_root(control);
+}
+
 void vexfs_seq_puts(struct seq_file *seq, const char *text)
 {
 	seq_puts(seq, text);

@@ -27,6 +27,8 @@ u32 vexfs_logical_block_size(struct super_block *sb);
 int vexfs_bdev_rw(struct super_block *sb, u64 block, void *data, size_t len, bool write);
 bool vexfs_bdev_read_only(struct super_block *sb);
 
+bool vexfs_shrink_is_global(struct shrink_control *control);
+
 void vexfs_seq_puts(struct seq_file *seq, const char *text);
 
 /* Inodes. */

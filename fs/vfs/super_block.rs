@@ -103,6 +103,24 @@ pub trait Super: Types {
     where
         Self: FileSystem;
 
+    /// Pages of memory that [`Super::reclaim`] could free, about. Asked at any time while the volume is mounted, by
+    /// tasks that hold any locks: it waits for none.
+    fn reclaimable_pages(_sb: &SuperBlock<Self>) -> u64
+    where
+        Self: FileSystem,
+    {
+        0
+    }
+    /// Frees memory that can be read again, about `pages` pages, and returns how many it freed. Called by memory
+    /// reclaim, in tasks that hold any locks but those of a transaction, and try to allocate: it waits for no
+    /// lock, allocates nothing and starts no transaction.
+    fn reclaim(_sb: &SuperBlock<Self>, _pages: u64) -> u64
+    where
+        Self: FileSystem,
+    {
+        0
+    }
+
     /// A node for an inode that is about to be read or made.
     fn node() -> impl PinInit<Self::Node, Error>;
     /// The VFS changed the inode's fields (times, mode): record them.
@@ -302,6 +320,8 @@ impl<T: FileSystem> Ops<T> {
         unfreeze_fs: Some(unfreeze_fs::<T>),
         statfs: Some(statfs::<T>),
         show_options: Some(show_options::<T>),
+        nr_cached_objects: Some(nr_cached_objects::<T>),
+        free_cached_objects: Some(free_cached_objects::<T>),
         ..pin_init::zeroed()
     };
 }
@@ -492,4 +512,40 @@ unsafe extern "C" fn show_options<T: FileSystem>(
         unsafe { bindings::vexfs_seq_puts(seq, kernel::str::CStrExt::as_char_ptr(text)) }
     });
     0
+}
+
+/// `super_operations.nr_cached_objects`.
+///
+/// # Safety
+///
+/// `sb` is a mounted superblock of `T`, and `control` outlives the call.
+unsafe extern "C" fn nr_cached_objects<T: FileSystem>(
+    sb: *mut bindings::super_block,
+    control: *mut bindings::shrink_control,
+) -> c_long {
+    // SAFETY: By the caller's promise. What is freed belongs to no cgroup more than to another, so only reclaim for
+    // all is counted.
+    if !unsafe { bindings::vexfs_shrink_is_global(control) } {
+        return 0;
+    }
+    // SAFETY: The VFS asks after the mount has succeeded, and unregisters the shrinker before it shuts the superblock
+    // down.
+    let pages = T::reclaimable_pages(unsafe { SuperBlock::from_raw(sb) });
+    c_long::try_from(pages).unwrap_or(c_long::MAX)
+}
+
+/// `super_operations.free_cached_objects`.
+///
+/// # Safety
+///
+/// As [`nr_cached_objects`].
+unsafe extern "C" fn free_cached_objects<T: FileSystem>(
+    sb: *mut bindings::super_block,
+    control: *mut bindings::shrink_control,
+) -> c_long {
+    // SAFETY: By the caller's promise.
+    let pages = unsafe { (*control).nr_to_scan } as u64;
+    // SAFETY: As in `nr_cached_objects`; besides, the VFS holds `s_umount` shared.
+    let freed = T::reclaim(unsafe { SuperBlock::from_raw(sb) }, pages);
+    c_long::try_from(freed).unwrap_or(c_long::MAX)
 }

@@ -400,6 +400,8 @@ SCRATCH_CASE(a_ceiling_that_an_image_exceeds_is_no_loss)
 {
 	float *rows = new_clustered(1, 0, N);
 	struct vexfs_search s = { .ef = 100 };
+	struct vexfs_index_stats st = { 0 };
+	struct vexfs_index_check check;
 	int fd;
 
 	NEED_VEXFS();
@@ -409,7 +411,12 @@ SCRATCH_CASE(a_ceiling_that_an_image_exceeds_is_no_loss)
 	ASSERT_LE(0, fd);
 	EXPECT_RECALL(1000, fd, rows, &s);
 	EXPECT_EQ(0, s.hops);
-	EXPECT_EQ(VEXFS_INDEX_UNUSABLE, state_of(fd));
+	EXPECT_EQ(VEXFS_INDEX_STORED, state_of(fd));
+	OK(index_stats(fd, &st));
+	EXPECT_EQ(ENOMEM, st.build_error);
+	/* It is there, and checking it takes as much memory. */
+	EXPECT_EQ(-ENOMEM, findings(fd, 0, &check));
+	EXPECT_EQ(EEXIST, ERR(build(fd, 0, 0, 0)));
 	fd = again(NULL, 0);
 	EXPECT_RECALL(960, fd, rows, &s);
 	EXPECT_EQ(VEXFS_INDEX_READY, state_of(fd));
