@@ -270,6 +270,23 @@ impl<S: Store> Index<S> {
         Ok(End::Done)
     }
 
+    /// Prefetches some words of a node.
+    fn fetch<N: Numeric>(&self, numeric: &N, slot: u32, words: core::ops::Range<usize>) {
+        if let Some(node) = self.store.node(slot) {
+            let words = words.start..words.end.min(node.len());
+            numeric.prefetch(node.get(words).unwrap_or(&[]));
+        }
+    }
+
+    /// Prefetches the headers of the nodes that `slot` links to and that were not visited.
+    fn fetch_linked<N: Numeric>(&self, numeric: &N, slot: u32, visited: &Visited<'_>) {
+        if let Some(list) = list(&self.layout, &self.store, slot, 0) {
+            for next in list.iter().filter(|&next| !visited.contains(next)) {
+                self.fetch(numeric, next, self.layout.row_words());
+            }
+        }
+    }
+
     /// As [`Index::beam`] on level 0, over nodes that pass the filter. Past a node that does not, its own
     /// neighbours are looked at instead (ACORN-1, arXiv 2403.04871). Where to start need not pass.
     pub(super) fn two_hop<N: Numeric, V: Visible>(
@@ -291,19 +308,38 @@ impl<S: Store> Index<S> {
             }
             spent.hops += 1;
             let mut batch = Batch::new(list.links);
-            let mut failing = Neighbours::new();
+            let (mut fresh, mut failing) = (Neighbours::new(), Neighbours::new());
             for next in list.iter() {
-                if visited.insert(next) && !self.pass(visible, next, &mut batch) {
+                if visited.insert(next) {
+                    self.fetch(numeric, next, self.layout.row_words());
+                    fresh.push(next);
+                }
+            }
+            for &next in fresh.as_slice() {
+                if !self.pass(visible, next, &mut batch) {
+                    self.fetch(numeric, next, front..usize::MAX);
                     failing.push(next);
                 }
             }
-            // A batch bounds what one expansion adds; nearer neighbours come first in the next ones.
-            for &between in failing.as_slice() {
+            // What an expansion adds is bounded as without a filter; nearer neighbours come first in the next ones. While
+            // the rows of one list are looked up, those of the next come from memory.
+            let between = failing.as_slice().iter().copied();
+            let ahead = between.clone().skip(1).map(Some).chain([None]);
+            if let Some(first) = between.clone().next() {
+                self.fetch_linked(numeric, first, visited);
+            }
+            for (between, ahead) in between.zip(ahead) {
+                if batch.len() >= self.layout.m0 {
+                    break;
+                }
+                if let Some(ahead) = ahead {
+                    self.fetch_linked(numeric, ahead, visited);
+                }
                 let Some(list) = node::list(&self.layout, &self.store, between, 0) else {
                     continue;
                 };
                 for next in list.iter() {
-                    if batch.len() < BATCH
+                    if batch.len() < self.layout.m0
                         && !visited.contains(next)
                         && self.pass(visible, next, &mut batch)
                     {

@@ -137,6 +137,11 @@ impl Layout {
         }
     }
 
+    /// Where the row of a node is.
+    pub(super) const fn row_words(&self) -> core::ops::Range<usize> {
+        self.code_words..self.code_words + 2
+    }
+
     /// Words of the front of a node that a distance touches.
     pub(super) const fn front_words(&self) -> usize {
         self.code_words + NODE_HEADER_WORDS

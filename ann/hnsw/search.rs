@@ -14,9 +14,12 @@ use super::{Error, Index};
 use crate::topk::{Hit, TopK};
 use crate::visible::Visible;
 
-/// An exact distance in units of estimated ones: its row comes from farther away and is several times
-/// as long as its code.
-const EXACT_COST: u64 = 4;
+/// An exact distance, if there is no filter: rows may be longer than what the costs were measured with, and who asks an
+/// index of few rows for many candidates wants it walked.
+const UNFILTERED_COST: u64 = 4;
+
+/// So many nodes are asked whether they pass a filter in the time of an estimated distance: their rows come from memory.
+const CHECKS: u64 = 3;
 
 /// Candidates that get an exact distance at once, after the first `k`: enough for their rows to be fetched
 /// beside each other.
@@ -25,8 +28,8 @@ const RERANK_STEP: usize = 4;
 /// Candidates that show how far estimates are off, at least.
 const LEAST_SAMPLE: usize = 16;
 
-/// If one row in so many passes the filter, a walk that ignores it finds enough.
-const PERMISSIVE: u64 = 3;
+/// The most candidates that a walk keeps because of a filter.
+const MAX_CANDIDATES: u64 = 2048;
 
 /// What to look for, besides the vector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,25 +77,58 @@ pub struct Found {
 impl<S: Store> Index<S> {
     /// Decides how to search for `k` results among the rows of the index, some of which the filter allows.
     ///
-    /// In units of estimated distances: a walk visits some `m` new nodes for each candidate kept; a walk
-    /// in two hops looks at as many nodes as it takes to find some that pass, at most all neighbours of
-    /// neighbours; an exact distance, of a whole row, costs [`EXACT_COST`].
+    /// In units of estimated distances, of which one takes some 45 ns with all that belongs to it; as long as an exact
+    /// distance to a row of 512 bytes that comes from memory, half of one of 1536. A walk that ignores the filter keeps
+    /// as many candidates more as rows fail, and visits some `m` new nodes for each of them, half as many if there are
+    /// many. A walk in two hops asks at each node until it has found as many neighbours as without a filter; where there
+    /// are not as many among all neighbours of neighbours, it would lose its way.
     pub fn plan(&self, query: &Query, k: usize) -> Plan {
         let n = u64::from(self.counts().live);
         let allowed = query.allowed.unwrap_or(n).min(n);
         let (ef, m) = (u64::from(query.ef), u64::from(self.params.m));
-        let scan = allowed.saturating_mul(EXACT_COST);
-        if allowed <= k as u64 || scan <= ef.saturating_mul(m) {
+        if allowed <= k as u64 {
             return Plan::Exact;
         }
-        if allowed.saturating_mul(PERMISSIVE) >= n {
-            return Plan::Walk;
+        let scan = match query.allowed {
+            Some(_) => allowed,
+            None => allowed.saturating_mul(UNFILTERED_COST),
+        };
+        let wide = self.widened(query);
+        let walk = if wide > MAX_CANDIDATES.max(ef) {
+            u64::MAX
+        } else {
+            wide.saturating_add(ef).saturating_mul(m / 2)
+        };
+        let m0 = 2 * m;
+        let one_in = n / allowed;
+        let two_hop = if one_in > m0 {
+            u64::MAX
+        } else {
+            ef.saturating_mul(m0.saturating_mul(one_in) / CHECKS + m)
+        };
+        if scan <= walk.min(two_hop) {
+            Plan::Exact
+        } else if walk <= two_hop {
+            Plan::Walk
+        } else {
+            Plan::TwoHop
         }
-        let hop = (2 * m).saturating_mul((n / allowed).min(2 * m));
-        if scan <= ef.saturating_mul(hop) {
-            return Plan::Exact;
-        }
-        Plan::TwoHop
+    }
+
+    /// Candidates of which `ef` pass the filter.
+    fn widened(&self, query: &Query) -> u64 {
+        let n = u64::from(self.counts().live);
+        let ef = u64::from(query.ef);
+        let allowed = query
+            .allowed
+            .map_or(n, |allowed| allowed.clamp(1, n.max(1)));
+        ef.saturating_mul(n).checked_div(allowed).unwrap_or(ef)
+    }
+
+    /// How long `work.candidates` should be for a search.
+    pub fn candidates(&self, query: &Query) -> usize {
+        let wide = self.widened(query).min(MAX_CANDIDATES);
+        wide.max(u64::from(query.ef)) as usize
     }
 
     /// Offers the nearest rows to the query of `numeric` to `top`, whose capacity is `k`.
@@ -101,7 +137,7 @@ impl<S: Store> Index<S> {
     /// find them.
     ///
     /// Context: takes no lock. `work.candidates` is at least `ef` long; what is beyond serves walks with a
-    /// filter.
+    /// filter, see [`Index::candidates`].
     ///
     /// # Errors
     ///
@@ -164,13 +200,11 @@ impl<S: Store> Index<S> {
         for level in (1..=entry.level).rev() {
             self.descend(numeric, level, &mut at, &mut spent)?;
         }
-        // Of `ef` candidates as many shall pass the filter as without one.
-        let mut ef = u64::from(query.ef);
-        if let (Plan::Walk, Some(allowed)) = (found.plan, query.allowed) {
-            let n = u64::from(self.counts().live);
-            ef = ef.saturating_mul(n) / allowed.clamp(1, n.max(1));
-        }
-        let ef = work.candidates.len().min(ef as usize);
+        // As many candidates shall pass the filter as without one.
+        let ef = match found.plan {
+            Plan::Walk => work.candidates.len().min(self.candidates(query)),
+            _ => query.ef as usize,
+        };
         let candidates = work.candidates.get_mut(..ef).ok_or(Error::Workspace)?;
         let mut visited = Visited::new(work.visited, work.touched, false);
         let mut pool = Pool::new(candidates);

@@ -9,8 +9,12 @@ use vexfs_ann::hnsw::*;
 use vexfs_ann::{Hit, TopK};
 
 fn built(rows: &[Point]) -> (Index<Memory>, Scratch) {
+    built_with(PARAMS, rows)
+}
+
+fn built_with(params: Params, rows: &[Point]) -> (Index<Memory>, Scratch) {
     let n = rows.len() as u32;
-    let index = index(PARAMS, n, rows.len());
+    let index = index(params, n, rows.len());
     let mut scratch = Scratch::new(n, 512);
     for row in 0..rows.len() {
         insert(&index, &mut scratch, rows, row);
@@ -45,9 +49,26 @@ fn recall_holds_for_every_selectivity() {
         }
         plans.push(plan);
     }
-    for plan in [Plan::Walk, Plan::TwoHop, Plan::Exact] {
+    for plan in [Plan::Walk, Plan::Exact] {
         assert!(plans.contains(&plan), "{plan:?} is not in {plans:?}");
     }
+}
+
+/// Where so many rows fail that a walk would keep too many candidates, and so many pass that comparing all is more work.
+#[test]
+fn two_hops_find_what_a_walk_would_take_long_for() {
+    let rows = points(60_000, 1);
+    let queries = points(30, 2);
+    let (index, mut scratch) = built_with(Params { m: 4, ..PARAMS }, &rows);
+    let allows = |row: u64| sampled(row, 120);
+    let query = Query {
+        ef: 280,
+        rerank: 20,
+        allowed: Some((0..rows.len() as u64).filter(|&row| allows(row)).count() as u64),
+    };
+    assert_eq!(index.plan(&query, 10), Plan::TwoHop);
+    let recall = recall(&index, &mut scratch, &rows, &queries, query, allows);
+    assert!(recall >= 950, "{recall}");
 }
 
 #[test]

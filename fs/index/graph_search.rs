@@ -15,8 +15,6 @@ use vexfs_uapi as uapi;
 
 /// The least `ef` by default; more for a greater k.
 const EF: u32 = 96;
-/// Memory for candidates, in units of `ef`: walks with a filter keep more.
-const CANDIDATES: usize = 4;
 
 fn graph_query(query: &Query) -> hnsw::Query {
     hnsw::Query {
@@ -62,13 +60,13 @@ pub(super) fn search(
     heaps: &mut [TopK<'_>],
     outcome: &mut Outcome,
 ) -> Result {
-    let candidates = (query.effort as usize).saturating_mul(CANDIDATES);
+    let query = graph_query(query);
+    let candidates = graph.graph.candidates(&query);
     let Scratch { work, vectors } = scratch;
     work.reserve(graph.graph.store(), candidates)?;
     let bytes = graph.codec.row_bytes();
     let mut arithmetic = Arithmetic::new(scan.inode, &graph.codec, vectors)?;
     let mut visible = Snapshot::new(scan, end);
-    let query = graph_query(query);
     for (vector, heap) in scan.queries.chunks(bytes).zip(heaps) {
         arithmetic.set(vector)?;
         let work = &mut work.lend(candidates);

@@ -2,20 +2,74 @@
 
 //! Builds a graph over the rows of a `.npy` file and measures searches of another one's rows.
 //!
-//! Every line of standard input is `EF RERANK REPEAT` for searches, or `churn COUNT` to delete and insert so
-//! many rows; the answer is one line of JSON. So a driver can interleave measurements with those of another
+//! Every line of standard input is `EF RERANK REPEAT [ALLOWED]` for searches, of all rows or of a share of so many in
+//! 10,000, or `churn COUNT` to delete and insert so many rows; the answer is one line of JSON. So a driver can interleave measurements with those of another
 //! library.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
 use std::path::Path;
 
-use vexfs_ann::hnsw::{Error, Index, Query, Store};
-use vexfs_ann::{Hit, TopK};
+use vexfs_ann::hnsw::{Error, Index, Plan, Query, Store};
+use vexfs_ann::{Hit, TopK, Visible};
 use vexfs_recall::*;
 use vexfs_simd_host::*;
 
 const K: usize = 10;
+
+/// Shares of all rows that a filter allows.
+const SHARES: u32 = 10_000;
+
+/// A bit for each row, as the filesystem has them.
+#[derive(Clone)]
+struct Filter {
+    bits: Vec<u64>,
+    count: u64,
+}
+
+impl Filter {
+    /// So many in [`SHARES`] of `n` rows, here and there.
+    fn new(n: usize, share: u32) -> Filter {
+        let mut filter = Filter {
+            bits: vec![0; n.div_ceil(64)],
+            count: 0,
+        };
+        for row in 0..n as u64 {
+            let mixed = (row + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+            if mixed % u64::from(SHARES) < u64::from(share) {
+                filter.bits[row as usize / 64] |= 1 << (row % 64);
+                filter.count += 1;
+            }
+        }
+        filter
+    }
+
+    fn has(&self, row: u64) -> bool {
+        let word = self.bits.get((row / 64) as usize);
+        word.is_some_and(|word| word >> (row % 64) & 1 == 1)
+    }
+}
+
+impl Visible for Filter {
+    type Error = BadShape;
+
+    #[inline]
+    fn allows(&mut self, row: u64) -> bool {
+        self.has(row)
+    }
+
+    fn key(&mut self, row: u64) -> Result<Option<u64>, BadShape> {
+        Ok(self.has(row).then_some(row))
+    }
+}
+
+/// The nearest rows to each query of those that pass.
+fn exact(rows: &Rows, queries: &Rows, filter: &Filter) -> Vec<Vec<u64>> {
+    let nearest = |i| rows.nearest(queries.row(i), K, |row| filter.has(row));
+    (0..queries.len())
+        .map(|i| nearest(i).iter().map(|hit| hit.1).collect())
+        .collect()
+}
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -103,12 +157,7 @@ fn main() {
     );
     let truth = match args.get("truth") {
         Some(path) => npy::read_rows(Path::new(path), K).expect("a file of rows"),
-        None => (0..queries.len())
-            .map(|i| {
-                let nearest = rows.nearest(queries.row(i), K, |_| true);
-                nearest.iter().map(|hit| hit.1).collect()
-            })
-            .collect(),
+        None => exact(&rows, &queries, &Filter::new(n, SHARES)),
     };
     println!("{{\"ready\": true, \"nodes\": {}}}", index.store().nodes());
     let _ = std::io::stdout().flush();
@@ -123,14 +172,24 @@ fn main() {
             .split_whitespace()
             .filter_map(|w| w.parse().ok())
             .collect();
-        let [ef, rerank, repeat] = words[..] else {
-            break;
+        let (ef, rerank, repeat, share) = match words[..] {
+            [ef, rerank, repeat] => (ef, rerank, repeat, SHARES),
+            [ef, rerank, repeat, share] => (ef, rerank, repeat, share),
+            _ => break,
         };
+        let filter = Filter::new(n, share);
         let query = Query {
             ef,
             rerank,
-            allowed: None,
+            allowed: (share < SHARES).then_some(filter.count),
         };
+        let truth = if share < SHARES {
+            &exact(&rows, &queries, &filter)
+        } else {
+            &truth
+        };
+        let mut plan = Plan::Walk;
+        let mut visible = filter.clone();
         let (mut best, mut good, mut distances, mut hops, mut exact) = (f64::INFINITY, 0, 0, 0, 0);
         for _ in 0..repeat {
             (good, distances, hops, exact) = (0, 0, 0, 0);
@@ -143,7 +202,7 @@ fn main() {
                     .search(
                         &mut scratch.lend(),
                         &mut arithmetic,
-                        &mut Passing(|_| true),
+                        &mut visible,
                         &query,
                         &mut top,
                     )
@@ -152,6 +211,7 @@ fn main() {
                 distances += found.distances;
                 hops += found.hops;
                 exact += found.exact;
+                plan = found.plan;
             }
             best = best.min((processor_ns() - start) as f64 * 1e-9);
             for (truth, hits) in truth.iter().zip(results.chunks(K)) {
@@ -161,12 +221,13 @@ fn main() {
         let nq = queries.len() as f64;
         println!(
             "{{\"ef\": {ef}, \"rerank\": {rerank}, \"recall@10\": {:.4}, \"qps\": {:.0}, \"distances\": {:.0}, \
-             \"exact\": {:.1}, \"hops\": {:.0}}}",
+             \"exact\": {:.1}, \"hops\": {:.0}, \"allowed\": {}, \"plan\": \"{plan:?}\"}}",
             good as f64 / (nq * K as f64),
             nq / best,
             distances as f64 / nq,
             exact as f64 / nq,
             hops as f64 / nq,
+            filter.count,
         );
         let _ = std::io::stdout().flush();
     }
