@@ -115,26 +115,57 @@ impl<S: Store> Index<S> {
     /// Checks chains, owners, rows and holes, when no writer is inside. Codes are any bytes and are not
     /// looked at: [`Index::digest`] tells whether they are those of another index.
     pub fn check(&self, rows: u64, memory: &mut CheckMemory<'_>) -> Report {
+        let mut report = self.check_chains(memory.blocks);
+        if report.fault.is_some() {
+            return report;
+        }
+        for list in 0..self.params.all_lists() {
+            let checked = self.check_rows(list, |row| {
+                if u64::from(row) >= rows {
+                    return Err(Fault::Row);
+                }
+                match set(memory.rows, row) {
+                    Some(true) => Ok(()),
+                    Some(false) => Err(Fault::Twice),
+                    None => Err(Fault::Size),
+                }
+            });
+            match checked {
+                Ok((live, holes)) => {
+                    report.live = report.live.saturating_add(live);
+                    report.holes = report.holes.saturating_add(holes);
+                }
+                Err(fault) => {
+                    report.fault = Some((list, fault));
+                    break;
+                }
+            }
+        }
+        report
+    }
+
+    /// Checks the chains of all lists and of free blocks, when no writer is inside: reads some words of each
+    /// block. `blocks` has a bit, 0, for each block in use.
+    pub fn check_chains(&self, blocks: &mut [u64]) -> Report {
         let mut report = Report::default();
         let used = self.used.load(Ordering::Relaxed);
         let enough = used <= self.store.blocks()
             && used <= MAX_BLOCKS
-            && memory.blocks.len() >= used.div_ceil(64) as usize
-            && memory.rows.len() as u64 >= rows.div_ceil(64);
+            && blocks.len() >= used.div_ceil(64) as usize;
         if !enough {
             report.fault = Some((0, Fault::Size));
             return report;
         }
         let mut seen = 0u32;
         for list in 0..self.params.all_lists() {
-            if let Err(fault) = self.check_list(list, rows, memory, &mut report, &mut seen) {
+            if let Err(fault) = self.check_chain(list, blocks, &mut seen) {
                 report.fault = Some((list, fault));
                 return report;
             }
         }
         let mut free = self.free.load(Ordering::Relaxed);
         while free != NOWHERE {
-            let fault = match self.check_block(free, memory) {
+            let fault = match self.check_block(free, blocks) {
                 Ok(next) => {
                     free = next;
                     report.free = report.free.saturating_add(1);
@@ -151,11 +182,11 @@ impl<S: Store> Index<S> {
     }
 
     /// Marks a block and returns the next one: no chain of blocks comes back to itself.
-    fn check_block(&self, number: u32, memory: &mut CheckMemory<'_>) -> Result<u32, Fault> {
+    fn check_block(&self, number: u32, blocks: &mut [u64]) -> Result<u32, Fault> {
         if number >= self.used.load(Ordering::Relaxed) {
             return Err(Fault::Chain);
         }
-        match set(memory.blocks, number) {
+        match set(blocks, number) {
             Some(true) => {}
             Some(false) => return Err(Fault::Owner),
             None => return Err(Fault::Size),
@@ -164,27 +195,14 @@ impl<S: Store> Index<S> {
         Ok(next.ok_or(Fault::Chain)?.load(Ordering::Relaxed))
     }
 
-    fn check_list(
-        &self,
-        list: u32,
-        rows: u64,
-        memory: &mut CheckMemory<'_>,
-        report: &mut Report,
-        seen: &mut u32,
-    ) -> Result<(), Fault> {
+    fn check_chain(&self, list: u32, blocks: &mut [u64], seen: &mut u32) -> Result<(), Fault> {
         let head = self.head(list).ok_or(Fault::Size)?;
-        let of_lists = list == self.params.nlist;
-        let rows = if of_lists {
-            u64::from(self.params.nlist)
-        } else {
-            rows
-        };
         let mut left = head.slots.load(Ordering::Relaxed);
         let mut number = head.first.load(Ordering::Relaxed);
-        let (mut last, mut holes, mut count) = (NOWHERE, 0u32, 0u32);
+        let mut last = NOWHERE;
         // Reserved blocks follow those of the slots.
         while number != NOWHERE {
-            let next = self.check_block(number, memory)?;
+            let next = self.check_block(number, blocks)?;
             *seen = seen.saturating_add(1);
             let block = self.block(number).ok_or(Fault::Chain)?;
             let owner = block.list().ok_or(Fault::Chain)?;
@@ -194,42 +212,61 @@ impl<S: Store> Index<S> {
             if left > 0 {
                 last = number;
             }
-            for place in 0..left.min(BLOCK_ROWS) {
-                let row = block
-                    .row(place)
-                    .ok_or(Fault::Chain)?
-                    .load(Ordering::Relaxed);
+            left = left.saturating_sub(BLOCK_ROWS);
+            number = next;
+        }
+        if left > 0 || head.last.load(Ordering::Relaxed) != last {
+            return Err(Fault::Chain);
+        }
+        Ok(())
+    }
+
+    /// Checks the rows and holes of a list, whose chain is sound, when no writer is inside: calls `each` with each row,
+    /// except for the list of the lists' codes, and says how many rows and holes there are, which for that one are 0.
+    ///
+    /// # Errors
+    ///
+    /// The first fault, or what `each` says.
+    pub fn check_rows(
+        &self,
+        list: u32,
+        mut each: impl FnMut(u32) -> Result<(), Fault>,
+    ) -> Result<(u32, u32), Fault> {
+        let of_lists = list == self.params.nlist;
+        let (mut holes, mut count) = (0u32, 0u32);
+        let mut found = Ok(());
+        let walked = self.walk(list, |_, block, in_it| {
+            for place in 0..in_it {
+                let Some(row) = block.row(place).map(|row| row.load(Ordering::Relaxed)) else {
+                    found = Err(Fault::Chain);
+                    return false;
+                };
                 if row & HOLE != 0 {
                     holes = holes.saturating_add(1);
                     continue;
                 }
                 count = count.saturating_add(1);
-                if u64::from(row) >= rows {
-                    return Err(Fault::Row);
-                }
                 // The list of the lists' codes names lists, each once and in order.
-                let first = if of_lists {
-                    row.saturating_add(1) == count
-                } else {
-                    set(memory.rows, row).ok_or(Fault::Size)?
+                found = match of_lists {
+                    true if row >= self.params.nlist => Err(Fault::Row),
+                    true if row.saturating_add(1) != count => Err(Fault::Twice),
+                    true => Ok(()),
+                    false => each(row),
                 };
-                if !first {
-                    return Err(Fault::Twice);
+                if found.is_err() {
+                    return false;
                 }
             }
-            left = left.saturating_sub(BLOCK_ROWS);
-            number = next;
-        }
+            true
+        });
+        found?;
         let coded = !of_lists || !self.params.lists_have_codes() || count == self.params.nlist;
-        if left > 0 || head.last.load(Ordering::Relaxed) != last || !coded {
+        if walked.is_none() || !coded {
             return Err(Fault::Chain);
         }
-        self.check_holes(list, head.hole.load(Ordering::Relaxed), holes)?;
-        report.holes = report.holes.saturating_add(holes);
-        if !of_lists {
-            report.live = report.live.saturating_add(count);
-        }
-        Ok(())
+        let hole = self.head(list).ok_or(Fault::Size)?.hole;
+        self.check_holes(list, hole.load(Ordering::Relaxed), holes)?;
+        Ok(if of_lists { (0, 0) } else { (count, holes) })
     }
 
     /// Follows as many holes as there are: they lie in the list's own blocks, and the last ends it. A hole that

@@ -154,7 +154,7 @@ impl Params {
     }
 
     /// Lists with that of the lists' own codes.
-    pub(super) fn all_lists(&self) -> u32 {
+    pub fn all_lists(&self) -> u32 {
         self.nlist.saturating_add(1)
     }
 

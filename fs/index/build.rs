@@ -150,7 +150,15 @@ impl Build {
         self.claim
             .put_up(inode, &index, area.rows, threads, go_on)
             .inspect_err(|e| self.log(inode, *e))?;
-        checkpoint::save_or_warn(inode, kind);
+        // What an unmount cancels is saved all the same: it is built. A drop takes the claim away.
+        let wanted = || {
+            let cancelled = self.claim.stop.check();
+            match self.claim.with_slot(inode, |_| ()) {
+                None => Err(ECANCELED),
+                Some(()) => cancelled.or_else(|e| if e == ECANCELED { Ok(()) } else { Err(e) }),
+            }
+        };
+        checkpoint::save_or_warn(inode, kind, &wanted);
         Ok(())
     }
 

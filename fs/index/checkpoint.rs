@@ -11,6 +11,7 @@
 //! Lock order: inode lock > `Node::images` > `Node::rows` > a structure's writer > transaction >
 //! `Node::container`. Whoever holds `Node::images` may read and write an image.
 
+use super::catch_up::GoOn;
 use super::claim::Claim;
 use super::graph::Graph;
 use super::hashes::Hashes;
@@ -183,9 +184,9 @@ fn read_image(
 ///
 /// # Errors
 ///
-/// `ENOENT` if there is none, or not any more; `EROFS`; `ENOSPC`, `EINTR`, `EIO` and what metadata says. The
-/// image so far stays then.
-pub(super) fn save(inode: &Inode<VexFs>, kind: Kind) -> Result {
+/// `ENOENT` if there is none, or not any more; `EROFS`; what `go_on` says; `ENOSPC`, `EIO` and what metadata says.
+/// The image so far stays then.
+pub(super) fn save(inode: &Inode<VexFs>, kind: Kind, go_on: GoOn<'_>) -> Result {
     if inode.sb().is_read_only() {
         return Err(EROFS);
     }
@@ -193,10 +194,10 @@ pub(super) fn save(inode: &Inode<VexFs>, kind: Kind) -> Result {
     // At unmount and in the background no system call holds a frozen volume off.
     inode
         .sb()
-        .with_internal_write(|| save_unfrozen(inode, kind))
+        .with_internal_write(|| save_unfrozen(inode, kind, go_on))
 }
 
-fn save_unfrozen(inode: &Inode<VexFs>, kind: Kind) -> Result {
+fn save_unfrozen(inode: &Inode<VexFs>, kind: Kind, go_on: GoOn<'_>) -> Result {
     let (index, old) = container::with(inode, |c| {
         let slot = c.indexes.slot(kind);
         Ok((slot.ready().ok_or(ENOENT)?, slot.record))
@@ -211,7 +212,7 @@ fn save_unfrozen(inode: &Inode<VexFs>, kind: Kind) -> Result {
     };
     let image_ino = index
         .structure
-        .save(inode, record.generation, &index.watermark)?;
+        .save(inode, record.generation, &index.watermark, go_on)?;
     let record = IndexRecord {
         image_ino,
         ..record
@@ -437,17 +438,25 @@ pub(super) fn save_changed(inode: &Inode<VexFs>) {
         let changes = index.changes.load(Ordering::Relaxed);
         let enough = (index.structure.counts().live / CHANGE_SHARE).max(LEAST_CHANGES);
         if changes >= enough {
-            save_or_warn(inode, kind);
+            save_or_warn(inode, kind, &unless_killed);
         }
     }
 }
 
+/// `EINTR` for a fatal signal.
+fn unless_killed() -> Result {
+    match task::fatal_signal_pending() {
+        true => Err(EINTR),
+        false => Ok(()),
+    }
+}
+
 /// Saves an index; if it can't be saved, the log says so.
-pub(super) fn save_or_warn(inode: &Inode<VexFs>, kind: Kind) {
-    let Err(e) = save(inode, kind) else {
+pub(super) fn save_or_warn(inode: &Inode<VexFs>, kind: Kind, go_on: GoOn<'_>) {
+    let Err(e) = save(inode, kind, go_on) else {
         return;
     };
-    if ![EINTR, ENOENT, EROFS].contains(&e) {
+    if ![ECANCELED, EINTR, ENOENT, EROFS].contains(&e) {
         pr_warn!(
             "{}: inode {}: the {} index can't be saved (error {}); it is in memory only, or older on disk\n",
             inode.sb().id(),
@@ -470,7 +479,7 @@ pub(crate) fn save_all(sb: &SuperBlock<VexFs>) {
         for kind in Kind::ALL {
             let ready = inode.node().container.lock().indexes.slot(kind).ready();
             if ready.is_some_and(|index| index.changes.load(Ordering::Relaxed) > 0) {
-                save_or_warn(&inode, kind);
+                save_or_warn(&inode, kind, &unless_killed);
             }
         }
     }

@@ -409,13 +409,20 @@ impl Structure for Graph {
         Ok(())
     }
 
-    fn save(&self, inode: &Inode<VexFs>, generation: u64, watermark: &AtomicU64) -> Result<u64> {
+    fn save(
+        &self,
+        inode: &Inode<VexFs>,
+        generation: u64,
+        watermark: &AtomicU64,
+        go_on: GoOn<'_>,
+    ) -> Result<u64> {
         let mut writer = self.writer.lock();
         // What is on disk is sound as it is, so that a check outside can tell; inserts can lose paths, too.
         let Scratch { work, vectors } = &mut writer.scratch;
         self.repair(work, &mut Arithmetic::new(inode, &self.codec, vectors)?)?;
         writer.deleted = 0;
-        graph_image::save(self, inode, generation, watermark.load(Ordering::Acquire))
+        let watermark = watermark.load(Ordering::Acquire);
+        graph_image::save(self, inode, generation, watermark, go_on)
     }
 
     fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result {

@@ -2,6 +2,7 @@
 
 //! A graph on disk: its nodes and upper blocks as they are in memory, and what its codes are around.
 
+use super::catch_up::GoOn;
 use super::codes::{self, Codec};
 use super::graph::{self, Graph};
 use super::graph_memory::Memory;
@@ -37,6 +38,7 @@ pub(super) fn save(
     inode: &Inode<VexFs>,
     generation: u64,
     watermark: u64,
+    go_on: GoOn<'_>,
 ) -> Result<u64> {
     let area = container::with(inode, |c| Ok(c.area))?;
     let image = graph.graph.image();
@@ -63,7 +65,7 @@ pub(super) fn save(
     for (to, from) in header.state.iter_mut().zip(state) {
         *to = from;
     }
-    let mut writer = Writer::new(inode, &header)?;
+    let mut writer = Writer::new(inode, &header, go_on)?;
     let store = graph.graph.store();
     for slot in 0..image.used {
         writer.words(store.node(slot).ok_or(EIO)?)?;

@@ -452,9 +452,16 @@ impl Structure for Hashes {
         listed::replace(self, inode, &mut writer, rows)
     }
 
-    fn save(&self, inode: &Inode<VexFs>, generation: u64, watermark: &AtomicU64) -> Result<u64> {
+    fn save(
+        &self,
+        inode: &Inode<VexFs>,
+        generation: u64,
+        watermark: &AtomicU64,
+        go_on: GoOn<'_>,
+    ) -> Result<u64> {
         let _writer = self.writer.lock();
-        hashes_image::save(self, inode, generation, watermark.load(Ordering::Acquire))
+        let watermark = watermark.load(Ordering::Acquire);
+        hashes_image::save(self, inode, generation, watermark, go_on)
     }
 
     fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result {
@@ -463,21 +470,20 @@ impl Structure for Hashes {
     }
 
     fn check(&self, inode: &Inode<VexFs>, watermark: u64, findings: &mut Findings) -> Result {
-        let lock = inode.lock();
-        let writer = self.writer.lock();
-        self.tables.read(|tables| {
-            for (at, table) in tables.iter().enumerate() {
-                let mut of_table = Findings::default();
-                lists_check::rows(table, inode, watermark, &mut of_table)?;
-                findings.faults = findings.faults.saturating_add(of_table.faults);
-                findings.wrong_rows = findings.wrong_rows.saturating_add(of_table.wrong_rows);
-                if at == 0 {
-                    findings.rows = findings.rows.saturating_add(of_table.rows);
-                }
+        for at in 0..self.hasher.params.ntables as usize {
+            let locked = |f: &mut dyn FnMut(&_, u64) -> Result| {
+                let _inode = inode.lock();
+                let writer = self.writer.lock();
+                self.tables
+                    .read(|tables| f(tables.get(at).ok_or(EIO)?, writer.taken.moved))
+            };
+            let before = findings.rows;
+            lists_check::rows(inode, watermark, &locked, findings)?;
+            if at > 0 {
+                // All tables have the same rows.
+                findings.rows = before;
             }
-            Ok::<(), Error>(())
-        })?;
-        core::mem::drop((writer, lock));
+        }
         let mut first = 0;
         while first < watermark {
             if task::fatal_signal_pending() {

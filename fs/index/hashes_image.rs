@@ -2,6 +2,7 @@
 
 //! Hash tables on disk: the heads and blocks of all tables as they are in memory, and the centre of their codes.
 
+use super::catch_up::GoOn;
 use super::hashes::Hashes;
 use super::hashes_hasher::SEED;
 use super::image::{self, Reader as Image, Writer};
@@ -34,6 +35,7 @@ pub(super) fn save(
     inode: &Inode<VexFs>,
     generation: u64,
     watermark: u64,
+    go_on: GoOn<'_>,
 ) -> Result<u64> {
     let area = container::with(inode, |c| Ok(c.area))?;
     let scale = hashes.hasher.scale().ok_or(ENOENT)?;
@@ -58,7 +60,7 @@ pub(super) fn save(
         for (to, from) in header.state.iter_mut().zip(state) {
             *to = from;
         }
-        let mut writer = Writer::new(inode, &header)?;
+        let mut writer = Writer::new(inode, &header, go_on)?;
         for table in tables {
             let ivf::Image { used, free } = table.image();
             let mut bytes = [0; TABLE_BYTES];

@@ -7,6 +7,7 @@
 //! data go past all caches: they are written once and read once. They are on their way to the medium before
 //! the transaction that refers to them begins, and the commit of that flushes the device.
 
+use super::catch_up::GoOn;
 use super::Parameters;
 use crate::container;
 use crate::errno;
@@ -49,6 +50,8 @@ fn locate(runs: &[Run], logical: u64) -> Option<(u64, u64)> {
 pub(super) struct Writer<'a> {
     sb: &'a SuperBlock<VexFs>,
     ino: u64,
+    /// Asked for every piece.
+    go_on: GoOn<'a>,
     runs: KVec<Run>,
     header: ImageHeader,
     /// Data blocks on their way, and how many of them are full.
@@ -68,12 +71,17 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     ///
-    /// `ENOSPC`, `ENOMEM`, `EROFS`, and what metadata says. Nothing is left then.
-    pub(super) fn new(inode: &'a Inode<VexFs>, header: &ImageHeader) -> Result<Self> {
+    /// `ENOSPC`, `ENOMEM`, `EROFS`, what `go_on` and what metadata says. Nothing is left then.
+    pub(super) fn new(
+        inode: &'a Inode<VexFs>,
+        header: &ImageHeader,
+        go_on: GoOn<'a>,
+    ) -> Result<Self> {
         let sb = inode.sb();
         let mut writer = Writer {
             sb,
             ino: 0,
+            go_on,
             runs: KVec::new(),
             header: *header,
             piece: KVec::from_elem(0, PIECE * BLOCK_SIZE, GFP_KERNEL)?,
@@ -108,9 +116,7 @@ impl<'a> Writer<'a> {
         let blocks = self.header.blocks();
         let mut at = 0u64;
         while at < blocks {
-            if task::fatal_signal_pending() {
-                return Err(EINTR);
-            }
+            (self.go_on)()?;
             let height = tree::height(&disk.tree_root).map_err(|e| errno::of(self.sb, e))?;
             let credits = extent::change_credits(height.saturating_add(1))
                 + alloc::ALLOCATE_BLOCKS_CREDITS
@@ -206,9 +212,7 @@ impl<'a> Writer<'a> {
         if self.full == 0 {
             return Ok(());
         }
-        if task::fatal_signal_pending() {
-            return Err(EINTR);
-        }
+        (self.go_on)()?;
         task::cond_resched();
         let seed = self.sb.volume().seed;
         let mut data = self.first;

@@ -22,6 +22,8 @@ pub(super) struct Taken {
     /// Rows that an image had, until all are reconciled.
     loaded: Option<Loaded>,
     sweep: Sweep,
+    /// How often rows have moved to other lists.
+    pub(super) moved: u64,
 }
 
 impl Taken {
@@ -31,6 +33,7 @@ impl Taken {
             end,
             loaded,
             sweep: Sweep::default(),
+            moved: 0,
         }
     }
 }
@@ -154,6 +157,8 @@ pub(super) fn replace<L: Listed>(
     if rows.start >= L::taken(writer).end {
         return Ok(());
     }
+    let taken = L::taken(writer);
+    taken.moved = taken.moved.wrapping_add(1);
     // Where they are, their former vectors would say.
     lists.remove_where(|row| rows.contains(&row))?;
     let end = rows.end;

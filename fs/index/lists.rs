@@ -490,9 +490,16 @@ impl Structure for Lists {
         listed::replace(self, inode, &mut writer, rows)
     }
 
-    fn save(&self, inode: &Inode<VexFs>, generation: u64, watermark: &AtomicU64) -> Result<u64> {
+    fn save(
+        &self,
+        inode: &Inode<VexFs>,
+        generation: u64,
+        watermark: &AtomicU64,
+        go_on: GoOn<'_>,
+    ) -> Result<u64> {
         let _writer = self.writer.lock();
-        lists_image::save(self, inode, generation, watermark.load(Ordering::Acquire))
+        let watermark = watermark.load(Ordering::Acquire);
+        lists_image::save(self, inode, generation, watermark, go_on)
     }
 
     fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result {
@@ -501,11 +508,12 @@ impl Structure for Lists {
     }
 
     fn check(&self, inode: &Inode<VexFs>, watermark: u64, findings: &mut Findings) -> Result {
-        let lock = inode.lock();
-        let writer = self.writer.lock();
-        let rows = |index: &_| lists_check::rows(index, inode, watermark, findings);
-        self.index.read(rows)?;
-        core::mem::drop((writer, lock));
+        let locked = |f: &mut dyn FnMut(&_, u64) -> Result| {
+            let _inode = inode.lock();
+            let writer = self.writer.lock();
+            self.index.read(|index| f(index, writer.taken.moved))
+        };
+        lists_check::rows(inode, watermark, &locked, findings)?;
         lists_check::codes(self, inode, findings)
     }
 

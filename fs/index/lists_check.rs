@@ -8,50 +8,142 @@ use super::lists_codes::{Loader, Source};
 use super::lists_memory::{Batch, Memory};
 use crate::VexFs;
 use kernel::prelude::*;
-use vexfs_ann::ivf::{self, CheckMemory};
+use vexfs_ann::ivf::{self, Fault};
 use vexfs_vfs::{task, Inode};
 
-/// Checks the words of `index`, and compares the rows that are in it with the live ones below `watermark`.
-/// The inode is locked, and nobody changes the index.
+/// Slots that are looked at while changes wait, but for the last list's: some hundred microseconds.
+const PIECE: u32 = 4096;
+
+/// Runs a closure with lists that nobody changes, and with how often rows were moved from one list to another:
+/// the inode is locked, and so is the writer.
+pub(super) type Locked<'a> =
+    &'a dyn Fn(&mut dyn FnMut(&ivf::Index<Memory>, u64) -> Result) -> Result;
+
+/// Checks the words of lists, and compares the rows that are in them with the live ones below `watermark`. Changes
+/// wait while the blocks are counted, and then for one piece of the rows at a time.
 pub(super) fn rows(
-    index: &ivf::Index<Memory>,
     inode: &Inode<VexFs>,
     watermark: u64,
+    locked: Locked<'_>,
     findings: &mut Findings,
 ) -> Result {
-    let used = index.image().used.div_ceil(64) as usize;
-    let numbers = inode.node().container.lock().area.rows;
-    let mut blocks = KVVec::from_elem(0u64, used, GFP_KERNEL)?;
-    let words = usize::try_from(numbers.div_ceil(64))?;
-    let mut there = KVVec::from_elem(0u64, words, GFP_KERNEL)?;
-    let mut memory = CheckMemory {
-        blocks: &mut blocks,
-        rows: &mut there,
-    };
-    let report = index.check(numbers, &mut memory);
-    findings.faults = findings
-        .faults
-        .saturating_add(u64::from(report.fault.is_some()));
-    let container = inode.node().container.lock();
-    for (at, there) in (0u64..).zip(&there) {
-        let first = at.saturating_mul(64);
-        let below = match watermark.saturating_sub(first) {
-            64.. => u64::MAX,
-            rows => (1u64 << rows) - 1,
-        };
-        let ours = match numbers.saturating_sub(first) {
-            64.. => u64::MAX,
-            rows => (1u64 << rows) - 1,
-        };
-        let dead = container.tombstones.get(at as usize).copied();
-        let live = !dead.unwrap_or(0) & below & ours;
-        // Of rows from the watermark on some may be there.
-        let wrong = (live ^ (there & below)).count_ones();
-        findings.wrong_rows = findings.wrong_rows.saturating_add(u64::from(wrong));
-        let looked = (below & ours).count_ones();
-        findings.rows = findings.rows.saturating_add(u64::from(looked));
+    let mut check = RowCheck::new(inode, watermark)?;
+    let (mut first, mut last, mut lists) = (0, 0, 0);
+    locked(&mut |index, moved| {
+        (first, lists) = (moved, index.params().all_lists());
+        check.chains(index)
+    })?;
+    let mut list = 0;
+    while list < lists {
+        if task::fatal_signal_pending() {
+            return Err(EINTR);
+        }
+        task::cond_resched();
+        locked(&mut |index, _| {
+            list = check.some_lists(index, list, PIECE);
+            Ok(())
+        })?;
     }
+    locked(&mut |_, moved| {
+        last = moved;
+        check.missing();
+        Ok(())
+    })?;
+    if first != last {
+        // Rows may have been passed by, or met twice: all at once.
+        check = RowCheck::new(inode, watermark)?;
+        locked(&mut |index, _| {
+            check.chains(index)?;
+            check.some_lists(index, 0, u32::MAX);
+            check.missing();
+            Ok(())
+        })?;
+    }
+    findings.faults = findings.faults.saturating_add(check.found.faults);
+    findings.wrong_rows = findings.wrong_rows.saturating_add(check.found.wrong_rows);
+    findings.rows = findings.rows.saturating_add(check.found.rows);
     Ok(())
+}
+
+/// A check of rows that is under way.
+struct RowCheck<'a> {
+    inode: &'a Inode<VexFs>,
+    watermark: u64,
+    /// A bit for each row that a container had at the beginning, if it was met.
+    met: KVVec<u64>,
+    found: Findings,
+}
+
+impl<'a> RowCheck<'a> {
+    fn new(inode: &'a Inode<VexFs>, watermark: u64) -> Result<Self> {
+        let rows = inode.node().container.lock().area.rows;
+        let words = usize::try_from(rows.div_ceil(64))?;
+        Ok(RowCheck {
+            inode,
+            watermark,
+            met: KVVec::from_elem(0, words, GFP_KERNEL)?,
+            found: Findings::default(),
+        })
+    }
+
+    fn chains(&mut self, index: &ivf::Index<Memory>) -> Result {
+        let words = index.image().used.div_ceil(64) as usize;
+        let mut blocks = KVVec::from_elem(0, words, GFP_KERNEL)?;
+        self.fault(index.check_chains(&mut blocks).fault.is_some());
+        Ok(())
+    }
+
+    fn fault(&mut self, is: bool) {
+        self.found.faults = self.found.faults.saturating_add(u64::from(is));
+    }
+
+    /// Checks lists from `list` on, until they have `slots` slots. Says where to go on.
+    fn some_lists(&mut self, index: &ivf::Index<Memory>, mut list: u32, slots: u32) -> u32 {
+        let inode = self.inode;
+        let container = inode.node().container.lock();
+        let mut looked = 0u32;
+        while list < index.params().all_lists() && looked < slots {
+            let checked = index.check_rows(list, |row| {
+                let number = u64::from(row);
+                if number >= container.area.rows {
+                    return Err(Fault::Row);
+                }
+                let dead = u64::from(container.is_deleted(number));
+                self.found.wrong_rows = self.found.wrong_rows.saturating_add(dead);
+                // A later row than those at the beginning has no bit.
+                let Some(word) = self.met.get_mut(row as usize / 64) else {
+                    return Ok(());
+                };
+                let bit = 1 << (row % 64);
+                if *word & bit != 0 {
+                    return Err(Fault::Twice);
+                }
+                *word |= bit;
+                Ok(())
+            });
+            self.fault(checked.is_err());
+            looked = looked.saturating_add(index.slots(list).unwrap_or(0).max(1));
+            list = list.saturating_add(1);
+        }
+        list
+    }
+
+    /// Counts the live rows below the watermark that were not met.
+    fn missing(&mut self) {
+        let container = self.inode.node().container.lock();
+        for (at, met) in (0u64..).zip(&self.met) {
+            let first = at.saturating_mul(64);
+            let below = match self.watermark.saturating_sub(first) {
+                64.. => u64::MAX,
+                rows => (1u64 << rows) - 1,
+            };
+            let dead = container.tombstones.get(at as usize).copied();
+            let missing = (!dead.unwrap_or(0) & below & !met).count_ones();
+            self.found.wrong_rows = self.found.wrong_rows.saturating_add(u64::from(missing));
+            let looked = below.count_ones();
+            self.found.rows = self.found.rows.saturating_add(u64::from(looked));
+        }
+    }
 }
 
 /// Compares the codes of the rows of each list with their vectors.

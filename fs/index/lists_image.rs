@@ -2,6 +2,7 @@
 
 //! Inverted lists on disk: heads and blocks as they are in memory, centroids and codebooks.
 
+use super::catch_up::GoOn;
 use super::image::{self, load_words, Reader as Image, Writer};
 use super::lists::{Lists, SEED};
 use super::lists_codes::Model;
@@ -89,6 +90,7 @@ pub(super) fn save(
     inode: &Inode<VexFs>,
     generation: u64,
     watermark: u64,
+    go_on: GoOn<'_>,
 ) -> Result<u64> {
     let area = container::with(inode, |c| Ok(c.area))?;
     let model = lists.model.as_ref().ok_or(ENOENT)?;
@@ -111,7 +113,7 @@ pub(super) fn save(
         for (to, from) in header.state.iter_mut().zip(state) {
             *to = from;
         }
-        let mut writer = Writer::new(inode, &header)?;
+        let mut writer = Writer::new(inode, &header, go_on)?;
         write_heads(&mut writer, index)?;
         writer.end_section()?;
         write_blocks(&mut writer, index)?;

@@ -191,8 +191,14 @@ pub(crate) trait Structure: Send + Sync {
     fn replace(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result;
 
     /// Writes an image, numbered `generation`, of what is here, and of `watermark`. Changes wait meanwhile.
-    /// Returns its inode, an orphan. `ENOSPC`, `EINTR`, `ENOMEM`, `EIO`, and what metadata says.
-    fn save(&self, inode: &Inode<VexFs>, generation: u64, watermark: &AtomicU64) -> Result<u64>;
+    /// Returns its inode, an orphan. What `go_on` says, `ENOSPC`, `ENOMEM`, `EIO`, and what metadata says.
+    fn save(
+        &self,
+        inode: &Inode<VexFs>,
+        generation: u64,
+        watermark: &AtomicU64,
+        go_on: GoOn<'_>,
+    ) -> Result<u64>;
 
     /// Removes those of `rows` that are here but deleted, and takes in those that are not here but live.
     /// `Node::rows` is held shared. As [`Structure::extend`].

@@ -488,6 +488,64 @@ CASE(a_time_budget_ends_a_search_and_says_so)
 
 SCRATCH_FIXTURE(scratch)
 
+struct changer {
+	int fd, error;
+	const float *rows;
+	volatile int stop;
+};
+
+/* Inserts, deletes and overwrites until told to stop. */
+static void *change(void *arg)
+{
+	struct changer *me = arg;
+	uint64_t next = 0;
+
+	while (!me->stop && !me->error) {
+		const float *rows = me->rows + next % 64 * DIM;
+
+		if (insert(me->fd, rows, NULL, 8) || delete_keys(me->fd, (uint64_t[]){ next }, 1) ||
+		    (next % 5 == 0 && pwrite(me->fd, rows, DIM * 4, (next + 1) * DIM * 4) != DIM * 4))
+			me->error = errno;
+		next++;
+	}
+	return NULL;
+}
+
+CASE(a_check_goes_on_beside_changes)
+{
+	unsigned int n = rows_of_a_test();
+	float *rows = new_clustered(1, 0, n);
+
+	if (!on_vexfs())
+		SKIP(return, "not on VexFS");
+	FOR_EACH_WAY_OF_CHANGES(way) {
+		struct changer changer = { .rows = rows };
+		pthread_t thread;
+
+		changer.fd = container("f", DIM, VEXFS_METRIC_L2);
+		ASSERT_EQ(DIM * 4, stats_of(changer.fd).stride);
+		OK(insert(changer.fd, rows, NULL, n));
+		OK(build_way(changer.fd, way, 0));
+		ASSERT_EQ(0, pthread_create(&thread, NULL, change, &changer));
+		for (int i = 0; i < 10; i++) {
+			struct vexfs_index_check check = { .size = sizeof(check),
+							   .index_kind = way->build.index_kind };
+
+			EXPECT_EQ(0, ERR(ioctl(changer.fd, VEXFS_IOCTL_CHECK_INDEX, &check)));
+			EXPECT_LE(n, check.rows);
+			EXPECT_EQ(0, check.faults + check.wrong_codes + check.wrong_rows)
+				TH_LOG("%s: %llu faults, %llu codes, %llu rows", way->name, check.faults,
+				       check.wrong_codes, check.wrong_rows);
+		}
+		changer.stop = 1;
+		pthread_join(thread, NULL);
+		EXPECT_EQ(0, changer.error) TH_LOG("%s", strerror(changer.error));
+		OK(unlink("f"));
+		close(changer.fd);
+	}
+	free(rows);
+}
+
 static int remount(const char *options)
 {
 	return mount(getenv("VEXFS_SCRATCH_DEV"), getenv("VEXFS_SCRATCH_DIR"),
