@@ -135,14 +135,10 @@ pub fn train<V: Vectors>(
     for iteration in 0..=ITERATIONS {
         sums.fill(0);
         counts.fill(0);
-        let batches = ids.chunks_mut(BATCH).zip(keys.chunks_mut(BATCH));
-        for (i, (ids, keys)) in batches.enumerate() {
-            if stop() {
-                return Err(Failure::Stopped);
-            }
-            let rows = sample.from(i.saturating_mul(BATCH));
-            assign(vectors, rows, stride, dim, centroids, ids, keys)?;
-            if iteration < ITERATIONS {
+        vectors.assign_all(sample, centroids, ids, keys, stop)?;
+        if iteration < ITERATIONS {
+            for (i, ids) in ids.chunks(BATCH).enumerate() {
+                let rows = sample.from(i.saturating_mul(BATCH));
                 vectors.accumulate(rows, stride, dim, ids, sums, counts)?;
             }
         }
@@ -168,6 +164,31 @@ pub fn train<V: Vectors>(
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// [`Vectors::assign_all`] by one thread.
+///
+/// # Errors
+///
+/// As there.
+pub fn assign_in_turn<V: Vectors>(
+    vectors: &mut V,
+    sample: Sample<'_>,
+    centroids: &[u8],
+    ids: &mut [u32],
+    keys: &mut [u32],
+    stop: &mut dyn FnMut() -> bool,
+) -> Result<(), Failure<V::Error>> {
+    let Sample { stride, dim, .. } = sample;
+    let batches = ids.chunks_mut(BATCH).zip(keys.chunks_mut(BATCH));
+    for (i, (ids, keys)) in batches.enumerate() {
+        if stop() {
+            return Err(Failure::Stopped);
+        }
+        let rows = sample.from(i.saturating_mul(BATCH));
+        assign(vectors, rows, stride, dim, centroids, ids, keys)?;
     }
     Ok(())
 }

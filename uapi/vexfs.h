@@ -294,13 +294,13 @@ struct vexfs_search {
  *	most the dimension; by default such that a bucket has 128 to 256 rows
  * @ntables: LSH: hash tables, 1 to VEXFS_MAX_NTABLES; by default 4, or as many
  *	as take two fifths of the rows' own memory
- * @threads: processors to use, as for a search; 0 and 1: one. Kinds other than HNSW
- *	use one for now
+ * @threads: processors to use, as for a search; 0 and 1: one
  * @reserved: must be 0
  *
  * Returns when the index is built. Searches and batches go on meanwhile; with
  * VEXFS_BUILD_REPLACE the old index serves them until the new one takes its place.
- * Several threads may make a different graph each time, as good as that of one.
+ * Several threads may make a different graph each time, as good as that of one. Lists and
+ * hash tables are the same, however many threads make them.
  *
  * With VEXFS_BUILD_BACKGROUND a kernel thread builds, until it is done or the volume is
  * unmounted or made read-only, which ends the build and does not wait for it. Errors below

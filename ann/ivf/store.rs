@@ -2,6 +2,7 @@
 
 //! What the caller provides: memory, a lock, and arithmetic.
 
+use crate::kmeans::{self, Failure, Sample};
 use core::sync::atomic::AtomicU32;
 
 /// The most vectors or rows of one call to [`Numeric`] or [`Vectors`].
@@ -96,6 +97,26 @@ pub trait Vectors {
         ids: &mut [u32],
         keys: &mut [u32],
     ) -> Result<(), Self::Error>;
+
+    /// As [`assign`](Vectors::assign), for all vectors of a sample. `stop` is asked for each batch of them. An
+    /// implementation may share the batches among processors, and ask something else whether to stop.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Stopped`], [`Failure::Caller`].
+    fn assign_all(
+        &mut self,
+        sample: Sample<'_>,
+        centroids: &[u8],
+        ids: &mut [u32],
+        keys: &mut [u32],
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Failure<Self::Error>>
+    where
+        Self: Sized,
+    {
+        kmeans::assign_in_turn(self, sample, centroids, ids, keys, stop)
+    }
 
     /// Adds vectors to the 8-byte sums of their clusters, and 1 each to the counts.
     fn accumulate(

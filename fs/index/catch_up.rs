@@ -45,7 +45,7 @@ impl Index {
         }
         while self.watermark() < end {
             self.may_go_on(go_on)?;
-            let extend = || self.structure.extend(inode, &self.watermark, end);
+            let extend = || self.structure.extend(inode, &self.watermark, end, threads);
             inode.node().rows.read(extend)?;
         }
         Ok(())

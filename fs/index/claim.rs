@@ -94,7 +94,7 @@ impl Claim {
     ) -> Result {
         index
             .structure
-            .train(inode, rows, &|| index.may_go_on(go_on))?;
+            .train(inode, rows, threads, &|| index.may_go_on(go_on))?;
         index.catch_up(inode, rows, threads, go_on)?;
         let ready = Ready::new(&inode.volume().index_memory, index.clone())?;
         // It stays until it has all rows.

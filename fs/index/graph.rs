@@ -343,7 +343,13 @@ impl Structure for Graph {
         })
     }
 
-    fn extend(&self, inode: &Inode<VexFs>, watermark: &AtomicU64, end: u64) -> Result {
+    fn extend(
+        &self,
+        inode: &Inode<VexFs>,
+        watermark: &AtomicU64,
+        end: u64,
+        _threads: u32,
+    ) -> Result {
         let mut writer = self.writer.lock();
         let first = watermark.load(Ordering::Acquire);
         let last = first.saturating_add(PIECE).min(end);

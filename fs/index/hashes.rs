@@ -3,10 +3,10 @@
 //! Hash tables over the rows of a container: LSH, see `vexfs_ann::lsh`. A table is an inverted file whose lists are
 //! buckets.
 
-use super::budget::{Account, Charge};
+use super::budget::Account;
 use super::catch_up::GoOn;
 use super::check::Findings;
-use super::hashes_hasher::{params, Hasher};
+use super::hashes_hasher::{params, Chunk, Hashed, Hasher, PIECE};
 use super::hashes_search::{self, Scratch};
 use super::image::Reader as Image;
 use super::listed::{Elsewhere, Extent, Listed, Taken};
@@ -15,7 +15,9 @@ use super::lists_memory::Memory;
 use super::loaded::Loaded;
 use super::pool::{Idle, Pool, CANDIDATES};
 use super::search::Outcome;
-use super::{hashes_image, is_live, listed, lists_check, Counts, Parameters, Query, Structure};
+use super::{
+    hashes_image, is_live, listed, lists_check, share, Counts, Parameters, Query, Structure,
+};
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
 use core::ops::Range;
@@ -25,15 +27,15 @@ use kernel::sync::{new_mutex, Arc, Mutex};
 use libvexfs::format::VectorArea;
 use vexfs_ann::ivf;
 use vexfs_ann::ivf::params::MAX_ROWS;
-use vexfs_ann::lsh::{Params, MAX_BITS, MAX_TABLES};
+use vexfs_ann::lsh::Params;
 use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
 use vexfs_vfs::page_cache::Pinned;
 use vexfs_vfs::rwlock::RwLock;
 use vexfs_vfs::{task, Inode};
 
-/// Rows taken in while `Node::rows` and the writer's lock are held: a millisecond.
-const PIECE: u64 = 64;
+/// Chunks that are hashed together, for each thread.
+const CHUNKS_PER_THREAD: usize = 2;
 /// Rows that the scratch memory of searches is for at least.
 const LEAST_ROWS: u64 = 1 << 16;
 /// Tables over the rows of a container.
@@ -53,17 +55,13 @@ pub(super) struct Hashes {
 
 /// What who changes the tables needs, one at a time.
 pub(super) struct Writer {
-    row: KVVec<u8>,
-    vector: KVVec<u8>,
-    rotated: KVVec<u8>,
-    codes: KVVec<u8>,
-    factors: [u32; 3],
+    /// A chunk, and more while several threads build.
+    wide: KVec<Chunk>,
     taken: Taken,
-    _charge: Charge,
 }
 
 impl Writer {
-    /// Reads and encodes a row, and writes its bucket in each table to `buckets`. `end` rows may be read on the way.
+    /// Hashes and encodes a row. Rows below `end` may be read on the way.
     fn hash(
         &mut self,
         inode: &Inode<VexFs>,
@@ -71,27 +69,10 @@ impl Writer {
         pinned: &mut Pinned,
         row: u64,
         end: u64,
-        buckets: &mut [u32; MAX_TABLES as usize],
-    ) -> Result {
-        let coder = &hasher.coder;
-        coder.rows.read(inode, pinned, row, end, &mut self.row)?;
-        coder.vector(&self.row, &mut self.vector)?;
-        hasher.encode(&self.vector, &mut self.codes, &mut self.factors)?;
-        let mut projections = [0; MAX_BITS as usize];
-        let projections = projections
-            .get_mut(..hasher.params.nbits as usize)
-            .ok_or(EINVAL)?;
-        for (table, bucket) in (0..hasher.params.ntables).zip(buckets) {
-            hasher.project(
-                &self.row,
-                &self.vector,
-                &mut self.rotated,
-                table,
-                projections,
-            )?;
-            *bucket = hasher.params.bucket(projections);
-        }
-        Ok(())
+    ) -> Result<Hashed<'_>> {
+        let chunk = self.wide.first_mut().ok_or(EINVAL)?;
+        chunk.hash_row(inode, hasher, pinned, 0, row, end)?;
+        chunk.hashed(hasher, 0)
     }
 }
 
@@ -175,18 +156,9 @@ impl Hashes {
         tables: KVec<ivf::Index<Memory>>,
         taken: Taken,
     ) -> Result<Arc<Self>> {
-        let mut charge = Charge::new(account.clone(), 0)?;
-        let coder = &hasher.coder;
-        let wide = coder.rows.vector_bytes();
-        let writer = Writer {
-            row: charge.make(coder.rows.bytes)?,
-            vector: charge.make(wide)?,
-            rotated: charge.make(wide)?,
-            codes: charge.make(coder.layout.nsub as usize)?,
-            factors: [0; 3],
-            taken,
-            _charge: charge,
-        };
+        let mut wide = KVec::new();
+        wide.push(Chunk::new(&account, &hasher)?, GFP_KERNEL_ACCOUNT)?;
+        let writer = Writer { wide, taken };
         let hashes = Arc::pin_init(
             try_pin_init!(Hashes {
                 hasher,
@@ -200,9 +172,13 @@ impl Hashes {
         Ok(hashes)
     }
 
-    /// Puts the row that `writer` has hashed into its buckets. If it can't, it is in none.
-    fn insert(&self, writer: &Writer, row: u64, buckets: &[u32]) -> Result {
-        let Writer { codes, factors, .. } = writer;
+    /// Puts a row into its buckets. If it can't, it is in none.
+    fn insert(&self, row: u64, hashed: &Hashed<'_>) -> Result {
+        let Hashed {
+            buckets,
+            codes,
+            factors,
+        } = *hashed;
         self.tables.read(|tables| {
             for (at, (table, bucket)) in tables.iter().zip(buckets).enumerate() {
                 while let Err(e) = table.writer().append(*bucket, row, codes, factors) {
@@ -237,15 +213,17 @@ impl Hashes {
     fn wrong_buckets(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result<u64> {
         let mut writer = self.writer.lock();
         let mut pinned = Pinned::new()?;
-        let mut buckets = [0; MAX_TABLES as usize];
         let mut wrong = 0u64;
         let end = rows.end;
         for row in rows {
-            writer.hash(inode, &self.hasher, &mut pinned, row, end, &mut buckets)?;
+            let Hashed {
+                buckets,
+                codes,
+                factors,
+            } = writer.hash(inode, &self.hasher, &mut pinned, row, end)?;
             let all = self.tables.read(|tables| {
-                let mut places = tables.iter().zip(&buckets);
-                places
-                    .all(|(table, bucket)| table.has(*bucket, row, &writer.codes, &writer.factors))
+                let mut places = tables.iter().zip(buckets);
+                places.all(|(table, bucket)| table.has(*bucket, row, codes, factors))
             });
             // Who deletes it marks it first.
             if !all && is_live(inode, row) {
@@ -289,15 +267,14 @@ impl Listed for Hashes {
         elsewhere: &mut Elsewhere,
     ) -> Result {
         let mut pinned = Pinned::new()?;
-        let mut buckets = [0; MAX_TABLES as usize];
         for row in rows {
             if *row >= writer.taken.end {
                 continue;
             }
             task::cond_resched();
             let end = row.saturating_add(1);
-            writer.hash(inode, &self.hasher, &mut pinned, *row, end, &mut buckets)?;
-            if !self.remove_row(*row, &buckets)? {
+            let hashed = writer.hash(inode, &self.hasher, &mut pinned, *row, end)?;
+            if !self.remove_row(*row, hashed.buckets)? {
                 elsewhere.push((*row, 0), GFP_KERNEL)?;
             }
         }
@@ -325,11 +302,10 @@ impl Listed for Hashes {
         end: u64,
     ) -> Result {
         let mut pinned = Pinned::new()?;
-        let mut buckets = [0; MAX_TABLES as usize];
         for row in rows.filter(|row| is_live(inode, *row)) {
             task::cond_resched();
-            writer.hash(inode, &self.hasher, &mut pinned, row, end, &mut buckets)?;
-            self.insert(writer, row, &buckets)?;
+            let hashed = writer.hash(inode, &self.hasher, &mut pinned, row, end)?;
+            self.insert(row, &hashed)?;
         }
         Ok(())
     }
@@ -407,7 +383,7 @@ impl Structure for Hashes {
         })
     }
 
-    fn train(&self, inode: &Inode<VexFs>, rows: u64, go_on: GoOn<'_>) -> Result {
+    fn train(&self, inode: &Inode<VexFs>, rows: u64, _threads: u32, go_on: GoOn<'_>) -> Result {
         self.hasher.learn(inode, rows, &self.account, go_on)
     }
 
@@ -418,26 +394,52 @@ impl Structure for Hashes {
         }
     }
 
-    fn extend(&self, inode: &Inode<VexFs>, watermark: &AtomicU64, end: u64) -> Result {
+    fn extend(
+        &self,
+        inode: &Inode<VexFs>,
+        watermark: &AtomicU64,
+        end: u64,
+        threads: u32,
+    ) -> Result {
         let mut writer = self.writer.lock();
-        let first = watermark.load(Ordering::Acquire);
-        let last = first.saturating_add(PIECE).min(end);
+        let Writer { wide, taken } = &mut *writer;
+        let most = match threads as usize {
+            0 | 1 => 1,
+            threads => threads.saturating_mul(CHUNKS_PER_THREAD),
+        };
+        while wide.len() < most {
+            match Chunk::new(&self.account, &self.hasher) {
+                Ok(chunk) => wide.push(chunk, GFP_KERNEL_ACCOUNT)?,
+                // Fewer will do.
+                Err(_) => break,
+            }
+        }
+        let mut last = watermark.load(Ordering::Acquire);
+        for chunk in &mut *wide {
+            chunk.rows = last..last.saturating_add(PIECE).min(end);
+            last = chunk.rows.end;
+        }
         if last > MAX_ROWS {
             return Err(EFBIG);
         }
-        writer.taken.end = last.max(writer.taken.end);
-        let mut pinned = Pinned::new()?;
-        let mut buckets = [0; MAX_TABLES as usize];
-        for row in first..last {
-            if is_live(inode, row) {
-                writer.hash(inode, &self.hasher, &mut pinned, row, end, &mut buckets)?;
-                self.insert(&writer, row, &buckets)?;
-                // Who deleted it meanwhile has not found it.
-                if !is_live(inode, row) {
-                    self.remove_row(row, &buckets)?;
+        taken.end = last.max(taken.end);
+        let hash = |(): &mut (), chunk: &mut Chunk| chunk.hash(inode, &self.hasher, end);
+        share::each(threads, wide.iter_mut(), || Ok(()), hash)?;
+        for chunk in &*wide {
+            for (at, row) in chunk.rows.clone().enumerate() {
+                if is_live(inode, row) {
+                    let hashed = chunk.hashed(&self.hasher, at)?;
+                    self.insert(row, &hashed)?;
+                    // Who deleted it meanwhile has not found it.
+                    if !is_live(inode, row) {
+                        self.remove_row(row, hashed.buckets)?;
+                    }
                 }
+                watermark.store(row.saturating_add(1), Ordering::Release);
             }
-            watermark.store(row.saturating_add(1), Ordering::Release);
+        }
+        while last == end && wide.len() > 1 {
+            wide.pop();
         }
         Ok(())
     }

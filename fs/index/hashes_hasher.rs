@@ -5,18 +5,20 @@
 use super::budget::{Account, Charge};
 use super::catch_up::GoOn;
 use super::lists_codes::{Coder, LoadMemory, Loader, Model, Source};
-use super::Parameters;
+use super::{is_live, Parameters};
 use crate::VexFs;
+use core::ops::Range;
 use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce};
 use libvexfs::format::VectorArea;
 use vexfs_ann::ivf::{self, Code, Vectors};
 use vexfs_ann::kmeans::Random;
-use vexfs_ann::lsh::{cell_scale, sample_bits, Family, Params};
+use vexfs_ann::lsh::{cell_scale, sample_bits, Family, Params, MAX_BITS};
 use vexfs_simd_ffi::{
     encode_signs, fixed_f32, normalise_f32, rotate_f32, subtract_f32, Distance, Elem, Metric,
 };
 use vexfs_vfs::array::Array;
+use vexfs_vfs::page_cache::Pinned;
 use vexfs_vfs::{fpu, sort, Inode};
 
 /// Decides the hashes. The same for all, so that equal rows give equal indexes.
@@ -248,4 +250,105 @@ impl Hasher {
         let median = apart.get(apart.len() / 2).map_or(zero, |key| key.0 as u32);
         Ok(Distance(median).to_f32_bits())
     }
+}
+
+/// Rows hashed by one thread while `Node::rows` is held: a millisecond.
+pub(super) const PIECE: u64 = 64;
+
+/// Rows that one thread hashes and encodes.
+pub(super) struct Chunk {
+    pub(super) rows: Range<u64>,
+    /// Of each of these rows a bucket for each table, then codes and factors; anything for rows that are not live.
+    buckets: KVVec<u32>,
+    codes: KVVec<u8>,
+    factors: KVVec<[u32; 3]>,
+    row: KVVec<u8>,
+    vector: KVVec<u8>,
+    rotated: KVVec<u8>,
+    _charge: Charge,
+}
+
+/// What became of a row.
+pub(super) struct Hashed<'a> {
+    pub(super) buckets: &'a [u32],
+    pub(super) codes: &'a [u8],
+    pub(super) factors: &'a [u32; 3],
+}
+
+impl Chunk {
+    /// Memory for [`PIECE`] rows, charged to `account`.
+    pub(super) fn new(account: &Arc<Account>, hasher: &Hasher) -> Result<Self> {
+        let mut charge = Charge::new(account.clone(), 0)?;
+        let coder = &hasher.coder;
+        let (rows, wide) = (PIECE as usize, coder.rows.vector_bytes());
+        let buckets = rows.saturating_mul(hasher.params.ntables as usize);
+        let codes = rows.saturating_mul(coder.layout.nsub as usize);
+        Ok(Chunk {
+            rows: 0..0,
+            buckets: charge.make(buckets)?,
+            codes: charge.make(codes)?,
+            factors: charge.make(rows)?,
+            row: charge.make(coder.rows.bytes)?,
+            vector: charge.make(wide)?,
+            rotated: charge.make(wide)?,
+            _charge: charge,
+        })
+    }
+
+    /// Hashes and encodes the live ones of its rows. Rows below `end` may be read on the way.
+    pub(super) fn hash(&mut self, inode: &Inode<VexFs>, hasher: &Hasher, end: u64) -> Result {
+        let mut pinned = Pinned::new()?;
+        for (at, row) in self.rows.clone().enumerate() {
+            if is_live(inode, row) {
+                self.hash_row(inode, hasher, &mut pinned, at, row, end)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads, hashes and encodes `row` as its row `at`, which is below [`PIECE`].
+    pub(super) fn hash_row(
+        &mut self,
+        inode: &Inode<VexFs>,
+        hasher: &Hasher,
+        pinned: &mut Pinned,
+        at: usize,
+        row: u64,
+        end: u64,
+    ) -> Result {
+        let (coder, params) = (&hasher.coder, &hasher.params);
+        coder.rows.read(inode, pinned, row, end, &mut self.row)?;
+        coder.vector(&self.row, &mut self.vector)?;
+        let codes = place(at, coder.layout.nsub as usize);
+        let codes = self.codes.get_mut(codes).ok_or(EINVAL)?;
+        let factors = self.factors.get_mut(at).ok_or(EINVAL)?;
+        hasher.encode(&self.vector, codes, factors)?;
+        let mut projections = [0; MAX_BITS as usize];
+        let projections = projections.get_mut(..params.nbits as usize).ok_or(EINVAL)?;
+        let buckets = place(at, params.ntables as usize);
+        let buckets = self.buckets.get_mut(buckets).ok_or(EINVAL)?;
+        for (table, bucket) in (0..params.ntables).zip(buckets) {
+            let rotated = &mut self.rotated;
+            hasher.project(&self.row, &self.vector, rotated, table, projections)?;
+            *bucket = params.bucket(projections);
+        }
+        Ok(())
+    }
+
+    /// What became of its row `at`.
+    pub(super) fn hashed(&self, hasher: &Hasher, at: usize) -> Result<Hashed<'_>> {
+        let codes = place(at, hasher.coder.layout.nsub as usize);
+        let buckets = place(at, hasher.params.ntables as usize);
+        Ok(Hashed {
+            buckets: self.buckets.get(buckets).ok_or(EINVAL)?,
+            codes: self.codes.get(codes).ok_or(EINVAL)?,
+            factors: self.factors.get(at).ok_or(EINVAL)?,
+        })
+    }
+}
+
+/// Where the values of row `at` are, if each has `len`.
+fn place(at: usize, len: usize) -> Range<usize> {
+    let start = at.saturating_mul(len);
+    start..start.saturating_add(len)
 }

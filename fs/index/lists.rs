@@ -14,8 +14,8 @@ use super::loaded::Loaded;
 use super::pool::{Idle, Pool, CANDIDATES};
 use super::search::Outcome;
 use super::{
-    is_live, listed, lists_check, lists_image, lists_params, lists_search, lists_train, Counts,
-    Kind, Parameters, Query, Structure,
+    is_live, listed, lists_check, lists_image, lists_params, lists_search, lists_train, share,
+    Counts, Kind, Parameters, Query, Structure,
 };
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
@@ -38,6 +38,8 @@ pub(super) const SEED: u64 = 1;
 /// The longest list that is compacted: that keeps searches out for some milliseconds. Later rows fill the
 /// holes of longer ones.
 const MOST_SLOTS: u32 = 1 << 16;
+/// Batches that are encoded together, for each thread.
+const BATCHES_PER_THREAD: usize = 2;
 /// Lists over the rows of a container.
 #[pin_data]
 pub(super) struct Lists {
@@ -66,6 +68,8 @@ pub(super) struct Progress {
 /// What who changes the lists needs, one at a time.
 pub(super) struct Writer {
     pub(super) batch: Batch,
+    /// Batches of several threads, while they build.
+    wide: KVec<Batch>,
     taken: Taken,
     /// Memory of training, before it begins.
     pub(super) training: Option<Charge>,
@@ -160,6 +164,7 @@ impl Lists {
     ) -> Result<Arc<Self>> {
         let writer = Writer {
             batch: Batch::new(&account, &coder)?,
+            wide: KVec::new(),
             taken,
             training: None,
             assigned: None,
@@ -184,14 +189,13 @@ impl Lists {
         Ok(lists)
     }
 
-    /// Takes the rows of `batch` in, in order. `in_lists` is told each of them once it and all before it are.
-    fn insert(
+    /// Finds the lists and codes of the rows of `batch`. Below `end` rows may be read on the way.
+    fn encode(
         &self,
         inode: &Inode<VexFs>,
         batch: &mut Batch,
         assigned: Option<&Assigned>,
         end: u64,
-        mut in_lists: impl FnMut(u64),
     ) -> Result {
         let model = self.model.as_ref().ok_or(EINVAL)?.lend();
         let Lent {
@@ -218,7 +222,26 @@ impl Lists {
             }
             index
                 .encode(&mut loader, &model, lists, memory, factors)
-                .map_err(errno)?;
+                .map_err(errno)
+        })
+    }
+
+    /// Puts the encoded rows of `batch` into their lists, in order. `in_lists` is told each of them once it and all
+    /// before it are.
+    fn append(
+        &self,
+        inode: &Inode<VexFs>,
+        batch: &mut Batch,
+        mut in_lists: impl FnMut(u64),
+    ) -> Result {
+        let Lent {
+            memory,
+            rows,
+            lists,
+            factors,
+            ..
+        } = batch.lend();
+        self.index.read(|index| {
             let nsub = self.coder.layout.nsub as usize;
             let mut writer = index.writer();
             for (i, ((row, list), factors)) in rows.iter().zip(&*lists).zip(&*factors).enumerate() {
@@ -239,6 +262,52 @@ impl Lists {
             }
             Ok(())
         })
+    }
+
+    /// Takes in rows from `first` on, below `end`, as many as `threads` threads encode in some milliseconds. They are
+    /// put into the lists in order. Says where it ended.
+    fn extend_wide(
+        &self,
+        inode: &Inode<VexFs>,
+        writer: &mut Writer,
+        watermark: &AtomicU64,
+        end: u64,
+        threads: u32,
+    ) -> Result<u64> {
+        let Writer {
+            wide,
+            taken,
+            assigned,
+            ..
+        } = writer;
+        let most = (threads as usize).saturating_mul(BATCHES_PER_THREAD);
+        while wide.len() < most {
+            match Batch::new(&self.account, &self.coder) {
+                Ok(batch) => wide.push(batch, GFP_KERNEL_ACCOUNT)?,
+                // Fewer will do.
+                Err(_) if !wide.is_empty() => break,
+                Err(e) => return Err(e),
+            }
+        }
+        let mut last = watermark.load(Ordering::Acquire);
+        for batch in &mut *wide {
+            let first = last;
+            last = first.saturating_add(self.coder.batch() as u64).min(end);
+            batch.fill((first..last).filter(|row| is_live(inode, *row)))?;
+        }
+        if last > MAX_ROWS {
+            return Err(EFBIG);
+        }
+        taken.end = last.max(taken.end);
+        let known = assigned.as_ref();
+        let encode = |(): &mut (), batch: &mut Batch| self.encode(inode, batch, known, end);
+        share::each(threads, wide.iter_mut(), || Ok(()), encode)?;
+        for batch in wide {
+            self.append(inode, batch, |row| {
+                watermark.store(row.saturating_add(1), Ordering::Release);
+            })?;
+        }
+        Ok(last)
     }
 
     /// Removes the rows of `batch` from the lists that their vectors belong to. Those that are not there are left.
@@ -296,10 +365,7 @@ impl Listed for Lists {
         let Writer { batch, taken, .. } = writer;
         for rows in rows.chunks(self.coder.batch()) {
             task::cond_resched();
-            batch.rows.clear();
-            for row in rows.iter().filter(|row| **row < taken.end) {
-                batch.rows.push_within_capacity(*row).map_err(|_| EINVAL)?;
-            }
+            batch.fill(rows.iter().copied().filter(|row| *row < taken.end))?;
             // One list is looked through once for all of them.
             if self.coder.params.nlist > 1 {
                 self.remove_batch(inode, batch)?;
@@ -334,14 +400,12 @@ impl Listed for Lists {
         let mut rows = rows.filter(|row| is_live(inode, *row));
         loop {
             task::cond_resched();
-            batch.rows.clear();
-            for row in rows.by_ref().take(at_once) {
-                batch.rows.push_within_capacity(row).map_err(|_| EINVAL)?;
-            }
+            batch.fill(rows.by_ref().take(at_once))?;
             if batch.rows.is_empty() {
                 return Ok(());
             }
-            self.insert(inode, batch, None, end, |_| ())?;
+            self.encode(inode, batch, None, end)?;
+            self.append(inode, batch, |_| ())?;
         }
     }
 
@@ -428,11 +492,11 @@ impl Structure for Lists {
         })
     }
 
-    fn train(&self, inode: &Inode<VexFs>, rows: u64, go_on: GoOn<'_>) -> Result {
+    fn train(&self, inode: &Inode<VexFs>, rows: u64, threads: u32, go_on: GoOn<'_>) -> Result {
         if self.model.as_ref().is_some() {
             return Ok(());
         }
-        lists_train::train(self, inode, rows, go_on)
+        lists_train::train(self, inode, rows, threads, go_on)
     }
 
     fn trained(&self) -> u32 {
@@ -445,31 +509,46 @@ impl Structure for Lists {
         share.min(999) as u32
     }
 
-    fn extend(&self, inode: &Inode<VexFs>, watermark: &AtomicU64, end: u64) -> Result {
+    fn extend(
+        &self,
+        inode: &Inode<VexFs>,
+        watermark: &AtomicU64,
+        end: u64,
+        threads: u32,
+    ) -> Result {
         let mut writer = self.writer.lock();
-        let Writer {
-            batch,
-            taken,
-            assigned,
-            ..
-        } = &mut *writer;
-        let first = watermark.load(Ordering::Acquire);
-        let last = first.saturating_add(self.coder.batch() as u64).min(end);
-        if last > MAX_ROWS {
-            return Err(EFBIG);
-        }
-        taken.end = last.max(taken.end);
-        batch.rows.clear();
-        for row in (first..last).filter(|row| is_live(inode, *row)) {
-            batch.rows.push_within_capacity(row).map_err(|_| EINVAL)?;
-        }
-        let known = assigned.as_ref();
-        self.insert(inode, batch, known, end, |row| {
-            watermark.store(row.saturating_add(1), Ordering::Release);
-        })?;
+        let last = if threads > 1 {
+            self.extend_wide(inode, &mut writer, watermark, end, threads)?
+        } else {
+            let Writer {
+                batch,
+                taken,
+                assigned,
+                ..
+            } = &mut *writer;
+            let first = watermark.load(Ordering::Acquire);
+            let last = first.saturating_add(self.coder.batch() as u64).min(end);
+            if last > MAX_ROWS {
+                return Err(EFBIG);
+            }
+            taken.end = last.max(taken.end);
+            batch.fill((first..last).filter(|row| is_live(inode, *row)))?;
+            self.encode(inode, batch, assigned.as_ref(), end)?;
+            self.append(inode, batch, |row| {
+                watermark.store(row.saturating_add(1), Ordering::Release);
+            })?;
+            last
+        };
         watermark.store(last, Ordering::Release);
-        if known.is_some_and(|known| known.lists.len() as u64 <= last) {
+        let Writer { assigned, wide, .. } = &mut *writer;
+        if assigned
+            .as_ref()
+            .is_some_and(|known| known.lists.len() as u64 <= last)
+        {
             *assigned = None;
+        }
+        if last == end {
+            *wide = KVec::new();
         }
         Ok(())
     }

@@ -4,13 +4,16 @@
 //! sections of bounded time.
 
 use super::budget::Charge;
+use super::catch_up::GoOn;
 use super::exact::Rows;
+use super::share;
 use crate::VexFs;
 use kernel::prelude::*;
 use libvexfs::format::VectorArea;
 
 use vexfs_ann::ivf::params::BLOCK_ROWS;
-use vexfs_ann::ivf::{Code, Layout, Numeric, Params, Run, Vectors, BATCH, TILE};
+use vexfs_ann::ivf::{self, Code, Layout, Numeric, Params, Run, Vectors, BATCH, TILE};
+use vexfs_ann::kmeans::{self, Failure, Sample};
 use vexfs_simd_ffi::{
     accumulate_f32, assign_f32, centroids_f32, encode_parts, encode_signs, pq_reduce_table,
     pq_table, rotate_f32, scan_postings, score_gather, sign_table, subtract_f32, Elem, Metric,
@@ -156,6 +159,14 @@ pub(super) struct LoadMemory {
 }
 
 impl LoadMemory {
+    /// Memory in which nothing is loaded.
+    fn none() -> Self {
+        LoadMemory {
+            row: KVVec::new(),
+            residual: KVVec::new(),
+        }
+    }
+
     /// Memory that is charged to `charge`.
     pub(super) fn new(charge: &mut Charge, coder: &Coder) -> Result<Self> {
         let residual = if coder.layout.ksub > 0 {
@@ -177,6 +188,15 @@ pub(super) struct Loader<'a> {
     memory: &'a mut LoadMemory,
     pinned: Pinned,
     source: Source,
+    wide: Option<Wide<'a>>,
+}
+
+/// How training uses several threads.
+#[derive(Clone, Copy)]
+pub(super) struct Wide<'a> {
+    pub(super) threads: u32,
+    /// Asked for each batch of vectors.
+    pub(super) go_on: GoOn<'a>,
 }
 
 impl<'a> Loader<'a> {
@@ -192,7 +212,13 @@ impl<'a> Loader<'a> {
             memory,
             pinned: Pinned::new()?,
             source,
+            wide: None,
         })
+    }
+
+    /// Uses several threads where there are many vectors.
+    pub(super) fn widen(&mut self, wide: Wide<'a>) {
+        self.wide = Some(wide);
     }
 
     fn read(&mut self, row: u64) -> Result {
@@ -202,6 +228,7 @@ impl<'a> Loader<'a> {
             memory,
             pinned,
             source,
+            ..
         } = self;
         match *source {
             Source::Named { end } => coder.rows.read(inode, pinned, row, end, &mut memory.row),
@@ -262,6 +289,39 @@ impl Vectors for Loader<'_> {
             fpu::section(|t| assign_f32(t, isa, vectors, stride, dim, centroids, ids, keys))?
                 .map_err(|_| EINVAL)?;
         }
+        Ok(())
+    }
+
+    fn assign_all(
+        &mut self,
+        sample: Sample<'_>,
+        centroids: &[u8],
+        ids: &mut [u32],
+        keys: &mut [u32],
+        stop: &mut dyn FnMut() -> bool,
+    ) -> core::result::Result<(), Failure<Error>> {
+        let Some(Wide { threads, go_on }) = self.wide else {
+            return kmeans::assign_in_turn(self, sample, centroids, ids, keys, stop);
+        };
+        let (inode, coder) = (self.inode, self.coder);
+        let Sample {
+            bytes, stride, dim, ..
+        } = sample;
+        let batches = ids.chunks_mut(BATCH).zip(keys.chunks_mut(BATCH));
+        let assign = |memory: &mut LoadMemory,
+                      (at, (ids, keys)): (usize, (&mut [u32], &mut [u32]))| {
+            go_on()?;
+            let mut loader = Loader::new(inode, coder, memory, Source::Sample)?;
+            let from = at.saturating_mul(BATCH).saturating_mul(stride);
+            let rows = bytes.get(from..).ok_or(EINVAL)?;
+            ivf::assign(&mut loader, rows, stride, dim, centroids, ids, keys)
+        };
+        share::each(
+            threads,
+            batches.enumerate(),
+            || Ok(LoadMemory::none()),
+            assign,
+        )?;
         Ok(())
     }
 

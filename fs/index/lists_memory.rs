@@ -205,6 +205,15 @@ pub(super) struct Lent<'a> {
 }
 
 impl Batch {
+    /// Puts these rows in, in place of others: [`Coder::batch`] at most.
+    pub(super) fn fill(&mut self, rows: impl Iterator<Item = u64>) -> Result {
+        self.rows.clear();
+        for row in rows {
+            self.rows.push_within_capacity(row).map_err(|_| EINVAL)?;
+        }
+        Ok(())
+    }
+
     /// Lends all of it, for the rows that were put in.
     pub(super) fn lend(&mut self) -> Lent<'_> {
         let rows = self.rows.len();

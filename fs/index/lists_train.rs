@@ -5,9 +5,9 @@
 
 use super::catch_up::GoOn;
 use super::lists::{errno, Assigned, Lists};
-use super::lists_codes::{LoadMemory, Loader, Model, Source};
+use super::lists_codes::{LoadMemory, Loader, Model, Source, Wide};
 use super::lists_memory::Batch;
-use super::{is_live, stopped};
+use super::{is_live, share, stopped};
 use crate::VexFs;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
@@ -40,7 +40,13 @@ pub(super) fn bytes(params: &Params, live: u64, rows: u64) -> u64 {
 }
 
 /// As `Structure::train`.
-pub(super) fn train(lists: &Lists, inode: &Inode<VexFs>, rows: u64, go_on: GoOn<'_>) -> Result {
+pub(super) fn train(
+    lists: &Lists,
+    inode: &Inode<VexFs>,
+    rows: u64,
+    threads: u32,
+    go_on: GoOn<'_>,
+) -> Result {
     let params = &lists.coder.params;
     // Loading takes `Node::rows`, which is never taken while lists are changed.
     let charge = lists.writer.lock().training.take().ok_or(EINVAL)?;
@@ -50,12 +56,16 @@ pub(super) fn train(lists: &Lists, inode: &Inode<VexFs>, rows: u64, go_on: GoOn<
     let batches = rows.div_ceil(lists.coder.batch() as u64);
     let steps = train::steps(params, sizes.rows).saturating_add(batches);
     lists.progress.steps.store(steps, Ordering::Relaxed);
-    let mut stop = || {
+    let step = || {
         lists.progress.done.fetch_add(1, Ordering::Relaxed);
-        go_on().is_err()
+        go_on()
     };
-    let model = make_model(lists, inode, &mut batch.load, rows, &sizes, &mut stop)?;
-    let assigned = assign(lists, inode, &mut batch, rows, &model, &mut stop)?;
+    let wide = Wide {
+        threads,
+        go_on: &step,
+    };
+    let model = make_model(lists, inode, &mut batch.load, rows, &sizes, wide)?;
+    let assigned = assign(lists, inode, rows, &model, wide)?;
     let mut writer = lists.writer.lock();
     make_room(lists, inode, &mut batch, &model, &assigned)?;
     lists.model.populate(model);
@@ -72,7 +82,7 @@ fn make_model(
     load: &mut LoadMemory,
     rows: u64,
     sizes: &TrainSizes,
-    stop: &mut dyn FnMut() -> bool,
+    wide: Wide<'_>,
 ) -> Result<Model> {
     let params = &lists.coder.params;
     let mut model = Model::empty(params)?;
@@ -87,6 +97,10 @@ fn make_model(
         counts: &mut counts,
     };
     let mut loader = Loader::new(inode, &lists.coder, load, Source::Sample)?;
+    if wide.threads > 1 {
+        loader.widen(wide);
+    }
+    let mut stop = || (wide.go_on)().is_err();
     let (centroids, codebooks) = (&mut model.centroids, &mut model.codebooks);
     let trained = train::train(
         params,
@@ -95,7 +109,7 @@ fn make_model(
         &mut memory,
         centroids,
         codebooks,
-        stop,
+        &mut stop,
     );
     match trained {
         Ok(()) => Ok(model),
@@ -110,24 +124,18 @@ fn make_model(
 fn assign(
     lists: &Lists,
     inode: &Inode<VexFs>,
-    batch: &mut Batch,
     rows: u64,
     model: &Model,
-    stop: &mut dyn FnMut() -> bool,
+    wide: Wide<'_>,
 ) -> Result<Array<u32>> {
     let mut assigned = Array::zeros(usize::try_from(rows)?)?;
     assigned.fill(u32::MAX);
-    let at_once = lists.coder.batch() as u64;
-    let mut first = 0;
-    while first < rows {
-        if stop() {
-            return Err(stopped());
-        }
-        let last = first.saturating_add(at_once).min(rows);
-        batch.rows.clear();
-        for row in (first..last).filter(|row| is_live(inode, *row)) {
-            batch.rows.push_within_capacity(row).map_err(|_| EINVAL)?;
-        }
+    let at_once = lists.coder.batch();
+    let some = |batch: &mut Batch, (at, places): (usize, &mut [u32])| {
+        (wide.go_on)()?;
+        let first = at.saturating_mul(at_once) as u64;
+        let last = first.saturating_add(places.len() as u64);
+        batch.fill((first..last).filter(|row| is_live(inode, *row)))?;
         let mut lent = batch.lend();
         let source = Source::Named { end: rows };
         let mut loader = Loader::new(inode, &lists.coder, lent.load, source)?;
@@ -139,12 +147,16 @@ fn assign(
         };
         inode.node().rows.read(find).map_err(errno)?;
         for (row, list) in numbers.iter().zip(&*lent.lists) {
-            if let Some(place) = assigned.get_mut(*row as usize) {
-                *place = *list;
-            }
+            let place = row
+                .checked_sub(first)
+                .and_then(|at| places.get_mut(at as usize));
+            *place.ok_or(EINVAL)? = *list;
         }
-        first = last;
-    }
+        Ok(())
+    };
+    let make = || Batch::new(&lists.account, &lists.coder);
+    let pieces = assigned.chunks_mut(at_once).enumerate();
+    share::each(wide.threads, pieces, make, some)?;
     Ok(assigned)
 }
 

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! build.rs claim.rs            building, in the background too, and dropping
-//! catch_up.rs                  taking in new rows, by several threads
+//! catch_up.rs share.rs         taking in new rows, by several threads
 //! search.rs                    searches: an index, and the rows that it does not have
 //! graph.rs graph_*.rs          HNSW: changes, searches, memory, images
 //! checkpoint.rs image.rs       indexes on disk
@@ -75,6 +75,7 @@ mod loaded;
 mod pool;
 mod resident;
 pub(crate) mod search;
+mod share;
 
 pub(crate) use budget::Budget;
 pub(crate) use build::{build, drop, Build, Request};
@@ -164,9 +165,10 @@ pub(crate) trait Structure: Send + Sync {
     fn reserve(&self, live: u32, rows: u64) -> Result;
 
     /// Learns from the first `rows` rows what it must know before it takes any in, unless it knows, for as
-    /// long as `go_on` says. It takes seconds; `Node::rows` is not held. After [`Structure::reserve`].
+    /// long as `go_on` says, with up to `threads` threads. It takes seconds; `Node::rows` is not held. After
+    /// [`Structure::reserve`]. What it learns does not depend on the number of threads.
     /// `ENODATA` if there are no rows, `EINTR`, `ECANCELED`, `ENOMEM`, and what reading says.
-    fn train(&self, _inode: &Inode<VexFs>, _rows: u64, _go_on: GoOn<'_>) -> Result {
+    fn train(&self, _inode: &Inode<VexFs>, _rows: u64, _threads: u32, _go_on: GoOn<'_>) -> Result {
         Ok(())
     }
 
@@ -176,10 +178,12 @@ pub(crate) trait Structure: Send + Sync {
     }
 
     /// Takes in some of the rows from `watermark` on, less than `end`, and moves it up as far as that went:
-    /// it takes some milliseconds. `Node::rows` is held shared. `ENOMEM`, `EFBIG`, and what reading says.
-    fn extend(&self, inode: &Inode<VexFs>, watermark: &AtomicU64, end: u64) -> Result;
+    /// it takes some milliseconds. Up to `threads` threads may be used, with the same result. `Node::rows` is held
+    /// shared. `ENOMEM`, `EFBIG`, and what reading says.
+    fn extend(&self, inode: &Inode<VexFs>, watermark: &AtomicU64, end: u64, threads: u32)
+        -> Result;
 
-    /// Itself, if several threads may insert at the same time.
+    /// Itself, if several threads may insert at the same time, out of turn.
     fn shared(&self) -> Option<&dyn Shared> {
         None
     }

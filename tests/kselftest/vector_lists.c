@@ -488,6 +488,40 @@ CASE(a_time_budget_ends_a_search_and_says_so)
 
 SCRATCH_FIXTURE(scratch)
 
+CASE(threads_make_the_same_lists)
+{
+	unsigned int n = rows_of_a_test();
+	float *rows = new_clustered(1, 0, n), *queries = new_clustered(2, 0, NQ);
+	int fd = container("f", DIM, VEXFS_METRIC_L2);
+
+	if (!on_vexfs())
+		SKIP(return, "not on VexFS");
+	OK(insert(fd, rows, NULL, n));
+	OK(delete_keys(fd, (uint64_t[]){ 0, 64, 65, 900 }, 4));
+	FOR_EACH_WAY(way) {
+		struct vexfs_build_index arg = way->build;
+		unsigned int kind = arg.index_kind;
+		struct vexfs_search s = wide(way);
+		uint64_t digest = 0;
+
+		arg.size = sizeof(arg);
+		arg.flags = VEXFS_BUILD_REPLACE;
+		for (unsigned int threads = 1; threads <= 8; threads *= 2) {
+			arg.threads = threads;
+			OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg));
+			if (threads == 1)
+				digest = digest_of_kind(fd, kind);
+			EXPECT_NE(0, digest);
+			EXPECT_EQ(digest, digest_of_kind(fd, kind)) TH_LOG("%s, %u threads", way->name, threads);
+		}
+		EXPECT_RECALL_OF(way->least[VEXFS_METRIC_L2], fd, way, queries, &s);
+		OK(drop(fd, kind));
+	}
+	close(fd);
+	free(rows);
+	free(queries);
+}
+
 struct changer {
 	int fd, error;
 	const float *rows;
