@@ -38,7 +38,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 pub use check::{CheckMemory, Fault, Image, Report};
 pub use insert::{assign, InsertMemory, Model, TILE};
-pub use lists::Writer;
+pub use lists::{Compaction, Writer};
 pub use params::{BadParams, Code, Layout, Params};
 pub use search::{exact, Found, Query, Workspace};
 pub use store::{Numeric, Run, Store, Vectors, BATCH};

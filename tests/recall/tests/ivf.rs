@@ -273,7 +273,29 @@ fn deleted_rows_are_gone_and_their_slots_are_used_again() {
             }
             if round % 3 == 0 {
                 for list in 0..16 {
-                    built.index.compact::<()>(list).unwrap();
+                    // In pieces, between which all rows are found, each once.
+                    let mut compaction = built.index.begin_compaction::<()>(list).unwrap();
+                    let live = built.index.counts().live as usize;
+                    for slots in 1.. {
+                        let done = built.index.compact_some::<()>(&mut compaction, slots);
+                        let mut rows: Vec<u32> = vec![];
+                        for list in 0..16 {
+                            let mut some = [(0, 0); 40];
+                            let mut from = Some(0);
+                            while let Some(skip) = from {
+                                let (n, next) = built.index.rows_in(list, skip, &mut some).unwrap();
+                                rows.extend(some[..n].iter().map(|(row, _)| *row as u32));
+                                from = next;
+                            }
+                        }
+                        rows.sort_unstable();
+                        rows.dedup();
+                        assert_eq!(rows.len(), live);
+                        assert!(rows.iter().all(|row| there[*row as usize]));
+                        if done.unwrap().is_some() {
+                            break;
+                        }
+                    }
                 }
                 assert_eq!(built.check().holes, 0);
             }
