@@ -5,12 +5,13 @@
 //! ```text
 //! build.rs claim.rs            building, in the background too, and dropping
 //! catch_up.rs share.rs         taking in new rows, by several threads
+//! slots.rs summary.rs          the places of a container's indexes, and what statistics say of them
 //! search.rs                    searches: an index, and the rows that it does not have
 //! graph.rs graph_*.rs          HNSW: changes, searches, memory, images
 //! checkpoint.rs image.rs       indexes on disk
 //! check.rs                     scrubbing
 //! codes.rs                     rows become codes; arithmetic of a graph
-//! lists.rs lists_*.rs          IVF and PQ: training, changes, searches, memory, images, arithmetic
+//! lists.rs lists_*.rs          IVF and PQ: parameters, training, changes, searches, memory, images, arithmetic
 //! hashes.rs hashes_*.rs        LSH: changes, searches, images
 //! listed.rs                    what the last two have in common: which rows are in which lists
 //! loaded.rs                    what a loaded structure has to make up for
@@ -26,7 +27,7 @@
 //! Lock order: inode lock > `Node::rows` > a structure's writer > `Node::container`. Rows do not
 //! change while `Node::rows` is held, so a row and its code agree.
 
-use crate::container::{self, Container, Hidden};
+use crate::container::{self, Container};
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
 use budget::Account;
@@ -35,13 +36,14 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use libvexfs::format::index::{self as format, IndexRecord};
+use libvexfs::format::index as format;
 use pool::Idle;
-use resident::{Ready, Used};
+use resident::Used;
 use search::Outcome;
+use slots::Slot;
 use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
-use vexfs_vfs::work::{Started, Stop};
+use vexfs_vfs::work::Stop;
 use vexfs_vfs::{task, Inode};
 
 mod budget;
@@ -67,6 +69,7 @@ mod lists;
 mod lists_check;
 mod lists_codes;
 mod lists_image;
+mod lists_insert;
 mod lists_memory;
 mod lists_params;
 mod lists_search;
@@ -76,11 +79,15 @@ mod pool;
 mod resident;
 pub(crate) mod search;
 mod share;
+mod slots;
+mod summary;
 
 pub(crate) use budget::Budget;
 pub(crate) use build::{build, drop, Build, Request};
 pub(crate) use check::{check, Findings};
 pub(crate) use libvexfs::format::index::Parameters;
+pub(crate) use slots::Indexes;
+pub(crate) use summary::summary;
 
 /// A kind of index.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -336,79 +343,6 @@ impl Index {
 /// Rows that are reconciled while `Node::rows` is held.
 const RECONCILED: u64 = 1024;
 
-/// The indexes of a container, one of each kind at most.
-#[derive(Default)]
-pub(crate) struct Indexes {
-    /// The hidden inode with their records, once there is one.
-    pub(crate) tree: Option<Hidden>,
-    slots: [Slot; Kind::ALL.len()],
-}
-
-/// The place of an index of one kind.
-#[derive(Default)]
-struct Slot {
-    /// What searches use, if it is in memory.
-    ready: Option<Ready>,
-    /// Who builds or loads, and what ends that. Only one does so for a slot.
-    claim: Option<Arc<Stop>>,
-    /// What is being built. Deletes and overwritten rows are told to it too.
-    building: Option<Arc<Index>>,
-    /// How many rows it will have.
-    target: u64,
-    /// It is ready, and being saved.
-    saving: bool,
-    /// The build, if it goes on in the background.
-    job: Option<Arc<Started<Build>>>,
-    /// Why the last build in the background failed.
-    error: Option<Error>,
-    /// What is on disk.
-    record: Option<IndexRecord>,
-    /// What is on disk can't be used.
-    unusable: bool,
-    /// There was no memory to load it: when to try again, in nanoseconds of the monotonic clock.
-    retry_at: u64,
-}
-
-impl Slot {
-    /// What searches use, if it is in memory.
-    fn ready(&self) -> Option<Used> {
-        self.ready.as_ref()?.get()
-    }
-
-    fn is_ready(&self) -> bool {
-        self.ready.as_ref().is_some_and(Ready::is_there)
-    }
-
-    /// What a search can load.
-    fn stored(&self) -> Option<IndexRecord> {
-        let record = self.record.filter(|record| record.image_ino != 0);
-        record.filter(|_| !self.unusable)
-    }
-
-    /// What is in memory: for searches, and being built.
-    fn in_memory(&self) -> (Option<Used>, Option<Arc<Index>>) {
-        (self.ready(), self.building.clone())
-    }
-}
-
-impl Indexes {
-    fn slot(&mut self, kind: Kind) -> &mut Slot {
-        let [hnsw, ivf, pq, lsh] = &mut self.slots;
-        match kind {
-            Kind::Hnsw => hnsw,
-            Kind::Ivf => ivf,
-            Kind::Pq => pq,
-            Kind::Lsh => lsh,
-        }
-    }
-
-    /// How many there are for searches.
-    pub(crate) fn count(&self) -> u32 {
-        let ready = |slot: &Slot| u32::from(slot.is_ready());
-        self.slots.iter().map(ready).fold(0, u32::saturating_add)
-    }
-}
-
 /// Why training was asked to stop: by a fatal signal, or else somebody dropped the index.
 fn stopped() -> Error {
     if task::fatal_signal_pending() {
@@ -451,71 +385,6 @@ pub(crate) fn for_search(inode: &Inode<VexFs>, kind: u32) -> Result<Option<Used>
         }
     })
     .map(|used| used.map(Used::searched))
-}
-
-/// What statistics say about an index.
-#[derive(Default)]
-pub(crate) struct Summary {
-    pub(crate) parameters: Parameters,
-    pub(crate) counts: Counts,
-    pub(crate) bytes: u64,
-    pub(crate) watermark: u64,
-    /// `VEXFS_INDEX_*`.
-    pub(crate) state: u32,
-    /// Thousandths of training.
-    pub(crate) trained: u32,
-    pub(crate) digest: u64,
-    /// Rows that the build that goes on has taken in and will take in.
-    pub(crate) build_watermark: u64,
-    pub(crate) build_rows: u64,
-    /// Why the last build in the background failed.
-    pub(crate) build_error: Option<Error>,
-}
-
-/// What the index of a kind is, or one that is being built, if there is no other. With `digest` a
-/// checksum of it, unless it is being built.
-///
-/// # Errors
-///
-/// `ENOENT` if there is none and no build failed.
-pub(crate) fn summary(inode: &Inode<VexFs>, kind: Kind, digest: bool) -> Result<Summary> {
-    let (state, (ready, being_built), record, target, error) = container::with(inode, |c| {
-        let slot = c.indexes.slot(kind);
-        let building = slot.claim.is_some() && !slot.saving;
-        let state = match (slot.is_ready(), building, &slot.record) {
-            (true, false, _) => uapi::VEXFS_INDEX_READY,
-            (true, true, _) => uapi::VEXFS_INDEX_REBUILDING,
-            (false, true, _) => uapi::VEXFS_INDEX_BUILDING,
-            (false, false, Some(_)) if slot.stored().is_none() => uapi::VEXFS_INDEX_UNUSABLE,
-            (false, false, Some(_)) => uapi::VEXFS_INDEX_STORED,
-            (false, false, None) if slot.error.is_some() => uapi::VEXFS_INDEX_FAILED,
-            (false, false, None) => return Err(ENOENT),
-        };
-        let (record, target, error) = (slot.record, slot.target, slot.error);
-        Ok((state, slot.in_memory(), record, target, error))
-    })?;
-    let mut summary = Summary {
-        state,
-        build_watermark: being_built.as_ref().map_or(0, |index| index.watermark()),
-        build_rows: target,
-        build_error: error,
-        ..Summary::default()
-    };
-    if let Some(index) = ready.as_deref().or(being_built.as_deref()) {
-        let structure = &index.structure;
-        summary.parameters = structure.parameters();
-        summary.counts = structure.counts();
-        summary.bytes = (size_of::<Index>() as u64).saturating_add(index.charged());
-        summary.watermark = index.watermark();
-        summary.trained = structure.trained();
-        if digest && ready.is_some() {
-            summary.digest = structure.digest();
-        }
-    } else if let Some(record) = record {
-        summary.parameters = record.parameters;
-        summary.trained = 1000;
-    }
-    Ok(summary)
 }
 
 /// Keeps the indexes in step with rows that were inserted, and rows that they replace. The inode is
