@@ -70,6 +70,25 @@ static struct vexfs_index_stats wait_for_build(int fd)
 	return st;
 }
 
+/*
+ * Waits until a build has come as far as row @goal; says whether it goes on. Tests that
+ * end a build somewhere in it ask for progress, not for time, and for some builds that
+ * went on, not for all: on a fast machine one may be over before its end comes.
+ */
+static bool goes_on_at(int fd, uint64_t goal)
+{
+	struct vexfs_index_stats st;
+
+	for (;;) {
+		st = index_stats(fd, 0);
+		if (st.state != VEXFS_INDEX_BUILDING && st.state != VEXFS_INDEX_REBUILDING)
+			return false;
+		if (st.build_watermark >= goal)
+			return true;
+		usleep(200);
+	}
+}
+
 /* Recall@K of the index, per mille. */
 static unsigned int recall(int fd, const float *queries, unsigned int ef)
 {
@@ -146,7 +165,7 @@ CASE(a_build_in_the_background_shows_its_progress)
 				before = st.build_watermark;
 				busy += ERR(build(fd, 0, 0, 0)) == EBUSY;
 				busy += ERR(build(fd, VEXFS_BUILD_BACKGROUND, 0, 0)) == EBUSY;
-				usleep(2000);
+				usleep(200);
 			}
 		} while (st.state == VEXFS_INDEX_BUILDING);
 		EXPECT_EQ(VEXFS_INDEX_READY, st.state);
@@ -222,7 +241,7 @@ CASE(an_old_index_serves_until_the_new_one_is_there)
 
 CASE(a_drop_ends_a_build_in_the_background)
 {
-	unsigned int n = quick() ? 1500 : 8000;
+	unsigned int n = quick() ? 1500 : 8000, cut = 0;
 	int fd = container("f", DIM, VEXFS_METRIC_L2);
 	float *rows = new_rows(1, 0, n, DIM);
 	double start;
@@ -230,14 +249,14 @@ CASE(a_drop_ends_a_build_in_the_background)
 	OK(insert(fd, rows, NULL, n));
 	for (int round = 0; round < 12; round++) {
 		OK(build(fd, VEXFS_BUILD_BACKGROUND, 4096, round % 4));
-		usleep(round * 15000);
-		EXPECT_EQ(VEXFS_INDEX_BUILDING, index_stats(fd, 0).state);
+		cut += goes_on_at(fd, n * round / 48);
 		start = now();
 		OK(drop(fd));
 		EXPECT_GT(8, now() - start);
 		EXPECT_EQ(0, index_stats(fd, 0).state);
 		EXPECT_EQ(ENOENT, ERR(drop(fd)));
 	}
+	EXPECT_LT(0, cut);
 	/* What was there goes too. */
 	OK(build(fd, 0, 16, 0));
 	OK(build(fd, VEXFS_BUILD_REPLACE | VEXFS_BUILD_BACKGROUND, 4096, 2));
@@ -250,7 +269,7 @@ CASE(a_drop_ends_a_build_in_the_background)
 
 CASE(a_killed_build_of_several_threads_leaves_nothing)
 {
-	unsigned int n = quick() ? 1500 : 8000;
+	unsigned int n = quick() ? 1500 : 8000, cut = 0;
 	int fd = container("f", DIM, VEXFS_METRIC_L2), status;
 	float *rows = new_rows(1, 0, n, DIM);
 	double start;
@@ -261,16 +280,25 @@ CASE(a_killed_build_of_several_threads_leaves_nothing)
 
 		if (!pid)
 			_exit(build(fd, 0, 4096, 3) ? 1 : 0);
-		while (!index_stats(fd, 0).build_rows && !waitpid(pid, &status, WNOHANG))
-			usleep(1000);
-		usleep(round * 40000);
+		/* Not reaped before it is killed, so that its number is no other's. */
+		while (!index_stats(fd, 0).build_rows && index_stats(fd, 0).state != VEXFS_INDEX_READY)
+			usleep(200);
+		goes_on_at(fd, n * round / 16);
 		start = now();
 		kill(pid, SIGKILL);
 		ASSERT_EQ(pid, waitpid(pid, &status, 0));
-		EXPECT_TRUE(WIFSIGNALED(status)) TH_LOG("the build was done before it was killed");
 		EXPECT_GT(8, now() - start);
+		/* If it was built before, it is whole. */
+		if (index_stats(fd, 0).state == VEXFS_INDEX_READY) {
+			EXPECT_TRUE(is_sound(fd));
+			OK(drop(fd));
+			continue;
+		}
+		EXPECT_TRUE(WIFSIGNALED(status));
 		EXPECT_EQ(0, index_stats(fd, 0).state);
+		cut++;
 	}
+	EXPECT_LT(0, cut);
 	free(rows);
 }
 
@@ -330,7 +358,7 @@ CASE(rows_overwritten_where_threads_are_at_work_are_found)
 	uint64_t random = seed(), version = 100;
 
 	OK(insert(fd, rows, NULL, n));
-	for (int round = 0; round < (quick() ? 4 : 20); round++) {
+	for (int round = 0; round < (quick() ? 4 : 20) || overwritten <= 100; round++) {
 		struct vexfs_index_stats st;
 		bool changed[1600] = { false };
 
@@ -364,7 +392,6 @@ CASE(rows_overwritten_where_threads_are_at_work_are_found)
 		EXPECT_EQ(n, index_stats(fd, 0).nodes);
 		EXPECT_TRUE(is_sound(fd));
 	}
-	EXPECT_LT(100, overwritten);
 	EXPECT_EQ(0, missed) TH_LOG("%u of %u", missed, overwritten);
 	free(rows);
 }
@@ -373,6 +400,7 @@ CASE(changes_during_a_build_of_several_threads_are_in_it)
 {
 	static struct changes changes;
 	struct changes *ch = &changes;
+	uint64_t done = 0;
 	int fd = container("f", DIM, VEXFS_METRIC_L2);
 	struct vexfs_index_stats st;
 	pthread_t thread;
@@ -391,13 +419,15 @@ CASE(changes_during_a_build_of_several_threads_are_in_it)
 		ch->stop = 0;
 		ch->done = 0;
 		pthread_create(&thread, NULL, changer, ch);
+		while (!ch->done && !ch->errors)
+			usleep(100);
 		OK(build(fd, flags, 100, 2 + round % 3));
 		st = wait_for_build(fd);
 		ch->stop = 1;
 		pthread_join(thread, NULL);
 		ASSERT_EQ(VEXFS_INDEX_READY, st.state);
 		EXPECT_EQ(0, atomic_load(&ch->errors));
-		EXPECT_LT(10, atomic_load(&ch->done));
+		done += ch->done;
 		for (int key = 0; key < KEYS; key++) {
 			struct vexfs_hit hit;
 			struct vexfs_search s = { .nq = 1, .k = 1, .hits = PTR(&hit), .ef = 30,
@@ -417,6 +447,7 @@ CASE(changes_during_a_build_of_several_threads_are_in_it)
 		EXPECT_EQ(stats_of(fd).rows, st.watermark);
 		EXPECT_GE(live / 100, missed) TH_LOG("%u of %u", missed, live);
 	}
+	EXPECT_LT(60, done);
 }
 
 static uint64_t free_bytes(const char *path)
@@ -430,7 +461,6 @@ CASE(an_unlinked_file_does_not_wait_for_its_build)
 {
 	unsigned int n = quick() ? 3000 : 20000;
 	float *rows = new_rows(1, 0, n, DIM);
-	struct vexfs_index_stats st;
 	uint64_t before = free_bytes("."), used;
 	double start;
 	int fd;
@@ -442,9 +472,7 @@ CASE(an_unlinked_file_does_not_wait_for_its_build)
 	OK(build(fd, VEXFS_BUILD_BACKGROUND, 4096, 2));
 	/* Who has it open still gets its index. */
 	OK(unlink("f"));
-	usleep(50000);
-	st = index_stats(fd, 0);
-	EXPECT_EQ(VEXFS_INDEX_BUILDING, st.state);
+	EXPECT_TRUE(goes_on_at(fd, 1));
 	close(fd);
 	start = now();
 	while (before - free_bytes(".") > used / 2 && now() - start < 8) {
@@ -462,8 +490,9 @@ CASE(an_unlinked_file_does_not_wait_for_its_build)
 
 SCRATCH_CASE(a_build_in_the_background_does_not_hold_an_unmount)
 {
-	unsigned int n = 4000;
+	unsigned int n = 4000, cut = 0;
 	float *rows = new_rows(1, 0, n, DIM);
+	unsigned int state;
 	double start;
 	int fd;
 
@@ -476,10 +505,12 @@ SCRATCH_CASE(a_build_in_the_background_does_not_hold_an_unmount)
 		fd = open("f", O_RDWR);
 		ASSERT_LE(0, fd);
 		/* What was cut off is known to be missing. */
-		EXPECT_EQ(round % 3 ? VEXFS_INDEX_UNUSABLE : 0, index_stats(fd, 0).state);
-		OK(build(fd, VEXFS_BUILD_BACKGROUND, 4096, round % 4));
-		usleep(round * 20000);
-		EXPECT_EQ(VEXFS_INDEX_BUILDING, index_stats(fd, 0).state);
+		state = index_stats(fd, 0).state;
+		cut += state == VEXFS_INDEX_UNUSABLE;
+		EXPECT_TRUE(round % 3 ? state == VEXFS_INDEX_UNUSABLE || state == VEXFS_INDEX_STORED
+				      : state == 0) TH_LOG("state %u", state);
+		OK(build(fd, VEXFS_BUILD_REPLACE | VEXFS_BUILD_BACKGROUND, 4096, round % 4));
+		goes_on_at(fd, n * round / 48);
 		/* It may be the last reference. */
 		if (round % 3 == 2)
 			OK(unlink("f"));
@@ -494,6 +525,7 @@ SCRATCH_CASE(a_build_in_the_background_does_not_hold_an_unmount)
 			close(fd);
 		}
 	}
+	EXPECT_LT(0, cut);
 	fd = open("f", O_RDWR);
 	EXPECT_EQ(n, stats_of(fd).live);
 	free(rows);

@@ -261,6 +261,54 @@ CASE(other_processors_do_a_share)
 	free(queries);
 }
 
+/* As share_of_workers(), of a build; it is saved, by the caller. */
+static double share_of_build(int fd, struct vexfs_build_index arg, unsigned int threads)
+{
+	double own = clock_seconds(CLOCK_THREAD_CPUTIME_ID), workers = worker_seconds();
+	int err;
+
+	arg.size = sizeof(arg);
+	arg.flags = VEXFS_BUILD_REPLACE;
+	arg.threads = threads;
+	err = ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg);
+	own = clock_seconds(CLOCK_THREAD_CPUTIME_ID) - own;
+	workers = worker_seconds() - workers;
+	return err ? NAN : workers / (own + workers);
+}
+
+CASE(other_processors_do_a_share_of_builds)
+{
+	static const struct vexfs_build_index builds[] = {
+		{ .index_kind = VEXFS_INDEX_HNSW, .ef_construction = 60 },
+		{ .index_kind = VEXFS_INDEX_IVF, .nlist = 64 },
+		{ .index_kind = VEXFS_INDEX_IVF, .nlist = 64, .nsub = 16 },
+		{ .index_kind = VEXFS_INDEX_PQ, .nsub = 8, .nbits = 8 },
+		{ .index_kind = VEXFS_INDEX_LSH },
+	};
+	unsigned int n = quick() ? 3000 : ROWS;
+	int fd = container("f", DIM, VEXFS_METRIC_L2);
+	float *rows = new_rows(1, 0, n, DIM);
+	cpu_set_t all;
+
+	OK(sched_getaffinity(0, sizeof(all), &all));
+	if (CPU_COUNT(&all) < 2)
+		SKIP(return, "there is one processor");
+	OK(insert(fd, rows, NULL, n));
+	OK(fsync(fd));
+	for (int i = 0; i < sizeof(builds) / sizeof(*builds); i++) {
+		double alone = share_of_build(fd, builds[i], 1), helped = 0;
+
+		for (int try = 0; try < 5 && !(helped > 0.2); try++)
+			helped = share_of_build(fd, builds[i], 2);
+		TH_LOG("kind %u: workers have %.2f of the time, alone %.2f", builds[i].index_kind,
+		       helped, alone);
+		EXPECT_LT(alone, 0.1);
+		EXPECT_LT(0.2, helped);
+		EXPECT_LT(helped, 0.75);
+	}
+	free(rows);
+}
+
 CASE(a_time_budget_ends_all_threads)
 {
 	int fd = container("f", DIM, VEXFS_METRIC_L2);
