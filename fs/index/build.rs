@@ -130,13 +130,28 @@ impl Job for Build {
 impl Build {
     /// Makes the index, puts it up for searches and saves it.
     fn run_now(&self, inode: &Inode<VexFs>, area: &VectorArea, go_on: GoOn<'_>) -> Result {
-        let Request {
-            kind,
-            parameters,
-            threads,
-            ..
-        } = self.request;
+        let Request { kind, threads, .. } = self.request;
         go_on()?;
+        let index = self.empty(inode, area, go_on)?;
+        self.claim.list(inode, &index, area.rows)?;
+        self.claim
+            .put_up(inode, &index, area.rows, threads, go_on)
+            .inspect_err(|e| self.log(inode, *e))?;
+        self.save(inode, kind);
+        Ok(())
+    }
+
+    /// An index with room for the rows. Not inlined: taking rows in wants the stack.
+    #[inline(never)]
+    fn empty(
+        &self,
+        inode: &Inode<VexFs>,
+        area: &VectorArea,
+        go_on: GoOn<'_>,
+    ) -> Result<Arc<Index>> {
+        let Request {
+            kind, parameters, ..
+        } = self.request;
         let takes = |row| is_live(inode, row);
         let structure: Arc<dyn Structure> = match kind {
             Kind::Hnsw => Graph::new(inode, area, &parameters, takes, go_on)
@@ -146,10 +161,12 @@ impl Build {
         };
         let index = Index::new(kind, structure)?;
         reserve(inode, &index, area.live, area.rows)?;
-        self.claim.list(inode, &index, area.rows)?;
-        self.claim
-            .put_up(inode, &index, area.rows, threads, go_on)
-            .inspect_err(|e| self.log(inode, *e))?;
+        Ok(index)
+    }
+
+    /// Saves the index that was built.
+    #[inline(never)]
+    fn save(&self, inode: &Inode<VexFs>, kind: Kind) {
         // What an unmount cancels is saved all the same: it is built. A drop takes the claim away.
         let wanted = || {
             let cancelled = self.claim.stop.check();
@@ -159,7 +176,6 @@ impl Build {
             }
         };
         checkpoint::save_or_warn(inode, kind, &wanted);
-        Ok(())
     }
 
     /// Says what nobody else is told.

@@ -3,7 +3,7 @@
 //! Scrubbing: whether an index in memory is what its container's rows make it, and its image is whole.
 
 use super::image::Reader as Image;
-use super::{build, checkpoint, Kind, Request};
+use super::{build, checkpoint, Kind, Parameters, Request};
 use crate::container;
 use crate::VexFs;
 use kernel::prelude::*;
@@ -46,6 +46,23 @@ impl Findings {
 /// `ENOENT` if there is none; `EINTR`, `ENOMEM`, and what reading says; those of a build.
 pub(crate) fn check(inode: &Inode<VexFs>, kind: Kind, repair: bool) -> Result<Findings> {
     checkpoint::load(inode, kind.number())?;
+    let (findings, parameters) = look(inode, kind)?;
+    if repair && findings.any() {
+        let request = Request {
+            kind,
+            parameters,
+            replace: true,
+            background: false,
+            threads: 1,
+        };
+        build(inode, &request)?;
+    }
+    Ok(findings)
+}
+
+/// What is wrong, and with what parameters the index is built. Not inlined: a repair wants the stack.
+#[inline(never)]
+fn look(inode: &Inode<VexFs>, kind: Kind) -> Result<(Findings, Parameters)> {
     let (index, record) = container::with(inode, |c| {
         let slot = c.indexes.slot(kind);
         let ready = slot.ready();
@@ -67,23 +84,12 @@ pub(crate) fn check(inode: &Inode<VexFs>, kind: Kind, repair: bool) -> Result<Fi
         Err(e) if e == EINTR || e == ENOMEM => return Err(e),
         checked => findings.bad_image = index.is_none() || checked.is_err(),
     }
-    if repair && findings.any() {
-        let structure = index.map(|index| index.structure.parameters());
-        let recorded = record.map(|record| record.parameters);
-        let request = Request {
-            kind,
-            parameters: structure.or(recorded).unwrap_or_default(),
-            replace: true,
-            background: false,
-            threads: 1,
-        };
-        build(inode, &request)?;
-    }
-    Ok(findings)
+    let structure = index.map(|index| index.structure.parameters());
+    let recorded = record.map(|record| record.parameters);
+    Ok((findings, structure.or(recorded).unwrap_or_default()))
 }
 
-/// Reads the image of an index, if it has one, and verifies it. Not inlined: a repair wants the stack.
-#[inline(never)]
+/// Reads the image of an index, if it has one, and verifies it.
 fn check_image(inode: &Inode<VexFs>, kind: Kind) -> Result {
     let _images = inode.node().images.lock();
     let (area, record) = container::with(inode, |c| Ok((c.area, c.indexes.slot(kind).record)))?;

@@ -98,23 +98,31 @@ pub(super) fn load(inode: &Inode<VexFs>, kind: u32) -> Result {
             // Not looked for again: it may have gone already, for lack of memory.
             return Ok(());
         };
-        let until = match e {
+        match e {
             EINTR => return Err(e),
-            // It was dropped.
-            ECANCELED => continue,
-            ENOMEM if known == Some(true) => continue,
-            ENOMEM => "there is memory for it",
-            _ => "it is built again",
-        };
-        pr_warn!(
-            "{}: inode {}: the {} index can't be loaded (error {}); rows are compared exactly until {until}\n",
-            inode.sb().id(),
-            inode.ino(),
-            kind.name(),
-            e.to_errno()
-        );
+            // It was dropped, or the log says so already.
+            ECANCELED => {}
+            ENOMEM if known == Some(true) => {}
+            e => warn_of_load(inode, kind, e),
+        }
     }
     Ok(())
+}
+
+/// Says in the log that an index can't be loaded. Not inlined: loading wants the stack.
+#[inline(never)]
+fn warn_of_load(inode: &Inode<VexFs>, kind: Kind, e: Error) {
+    let until = match e {
+        ENOMEM => "there is memory for it",
+        _ => "it is built again",
+    };
+    pr_warn!(
+        "{}: inode {}: the {} index can't be loaded (error {}); rows are compared exactly until {until}\n",
+        inode.sb().id(),
+        inode.ino(),
+        kind.name(),
+        e.to_errno()
+    );
 }
 
 /// The index on disk that a search for `kind` would use and that is not in memory.
