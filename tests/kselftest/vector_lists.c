@@ -506,7 +506,7 @@ CASE(threads_make_the_same_lists)
 
 		arg.size = sizeof(arg);
 		arg.flags = VEXFS_BUILD_REPLACE;
-		for (unsigned int threads = 1; threads <= 8; threads *= 2) {
+		for (unsigned int threads = 1; threads <= 8; threads *= quick() ? 3 : 2) {
 			arg.threads = threads;
 			OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg));
 			if (threads == 1)
@@ -589,7 +589,7 @@ CASE(a_check_goes_on_beside_changes)
 		OK(insert(changer.fd, rows, NULL, n));
 		OK(build_way(changer.fd, way, 0));
 		ASSERT_EQ(0, pthread_create(&thread, NULL, change, &changer));
-		for (int i = 0; i < 10; i++) {
+		for (int i = 0; i < (quick() ? 3 : 10); i++) {
 			struct vexfs_index_check check = { .size = sizeof(check),
 							   .index_kind = way->build.index_kind };
 
