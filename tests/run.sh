@@ -138,7 +138,7 @@ kselftests() {
 }
 
 # Programs that test nothing which a processor could do otherwise, and take long in emulation.
-arm64_programs() { programs vector | grep -vE '_disk$|^vector_(build|parallel|faults|memory)$'; }
+arm64_programs() { programs vector | grep -vE '_disk$|^vector_(build|parallel|faults|memory|reclaim)$'; }
 
 # Two cores: user-space tests, killed guests and arm64 beside the kselftests; each about half of the time.
 # shellcheck disable=SC2046 # lists of words

@@ -138,6 +138,8 @@ TEST_F_TIMEOUT(box, an_index_takes_less_than_half_of_its_rows, 1500)
 	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b));
 	stop = true;
 	pthread_join(sampling, NULL);
+	/* What the disk does not have too stays when caches are dropped. */
+	OK(insert(fd, queries, NULL, 1));
 	after = settled_memory();
 	OK(ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &st));
 	index = after.used - before.used;
@@ -147,7 +149,7 @@ TEST_F_TIMEOUT(box, an_index_takes_less_than_half_of_its_rows, 1500)
 	       "vmalloc %ld, slab %ld); at most %ld KiB while it was built (%ld %%)", raw, counted,
 	       100 * counted / raw, index, 100 * index / raw, after.vmalloc - before.vmalloc,
 	       after.slab - before.slab, peak, 100 * peak / raw);
-	EXPECT_EQ(n, st.nodes);
+	EXPECT_EQ(n + 1, st.nodes);
 	EXPECT_GT(raw / 2, counted);
 	EXPECT_GT(raw / 2, index);
 	EXPECT_GT(half, peak);
