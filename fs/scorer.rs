@@ -8,12 +8,13 @@
 //! only for rows that enter a heap.
 
 use crate::element;
+use crate::index::exact::Rows;
 use crate::VexFs;
 use kernel::prelude::*;
 use libvexfs::format::VectorArea;
 use vexfs_ann::topk::{Hit, TopK};
 use vexfs_simd_ffi::{score_many_list, score_many_rows, BadShape, FpuToken, Isa};
-use vexfs_vfs::page_cache::Pinned;
+use vexfs_vfs::page_cache::{Pinned, Scattered};
 use vexfs_vfs::work::Stop;
 use vexfs_vfs::{fpu, task, Inode};
 
@@ -30,6 +31,10 @@ const LISTED: usize = 64;
 const RUN: usize = 16;
 /// Bytes for copies of rows that lie across pages.
 const COPIES: usize = TILE_BYTES;
+/// To look one row up costs as much as to go through so many bytes of rows in order.
+const LOOKUP_BYTES: u64 = 1024;
+/// Rows looked up at once.
+const LOOKED_UP: usize = Scattered::PARTS;
 
 /// The rows that may be hits.
 pub(crate) struct Candidates {
@@ -75,6 +80,37 @@ impl Candidates {
         })
     }
 
+    /// Writes the next candidates from `row` on to `out`, as long as at most `most` of each 64 rows are candidates.
+    /// Returns how many; none if all rows are, or more from `row` on.
+    fn sparse(&self, row: u64, end: u64, most: u32, out: &mut [u64]) -> usize {
+        let Some(words) = &self.bitmap else {
+            return 0;
+        };
+        let mut len = 0;
+        let mut first = row / 64;
+        let mut mask = u64::MAX << (row % 64);
+        while let Some(&word) = words.get(first as usize) {
+            if first.saturating_mul(64) >= end || word.count_ones() > most {
+                break;
+            }
+            let mut left = word & mask;
+            while left != 0 {
+                let row = first
+                    .saturating_mul(64)
+                    .saturating_add(u64::from(left.trailing_zeros()));
+                match out.get_mut(len) {
+                    Some(place) if row < end => *place = row,
+                    _ => return len,
+                }
+                len += 1;
+                left &= left - 1;
+            }
+            mask = u64::MAX;
+            first += 1;
+        }
+        len
+    }
+
     /// The first candidate from `row` on.
     pub(crate) fn next(&self, mut row: u64) -> Option<u64> {
         let Some(words) = &self.bitmap else {
@@ -118,7 +154,14 @@ pub(crate) struct Outcome {
     pub(crate) partial: bool,
 }
 
-/// A stretch of rows, and where they are.
+impl Outcome {
+    fn add(&mut self, rows: usize, queries: usize) {
+        let distances = (rows as u64).saturating_mul(queries as u64);
+        self.distances = self.distances.saturating_add(distances);
+    }
+}
+
+/// Rows, and where they are: a stretch from `first_row` on, if they are not [`Place::Listed`].
 struct Batch<'a> {
     first_row: u64,
     rows: usize,
@@ -140,6 +183,8 @@ enum Place<'a> {
     Run(&'a [u8]),
     /// In different pages; those across pages, in order, in the copies.
     Scattered(&'a Pinned, &'a Copies),
+    /// Anywhere; these are their numbers.
+    Listed(&'a [u64], &'a [&'a [u8]]),
 }
 
 /// Scans all candidates for all queries; `heaps` has one for each.
@@ -168,6 +213,10 @@ pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
     let file_end = rows_end.saturating_mul(stride);
     let mut range = 0u64..0u64;
     let mut row = scan.first;
+    let rows = Rows::new(scan.inode, scan.area)?;
+    let looked_up = rows.listed_at_once(COPIES.max(bytes)).min(limit);
+    let sparse = 64 * bytes as u64 / LOOKUP_BYTES.saturating_add(bytes as u64);
+    let mut numbers = [0; LOOKED_UP];
     while let Some(next) = scan.candidates.next(row).filter(|row| *row < rows_end) {
         let start = next.saturating_mul(stride);
         scan.stop.check()?;
@@ -175,6 +224,26 @@ pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
         if scan.deadline.is_some_and(|at| task::monotonic_ns() >= at) {
             outcome.partial = true;
             break;
+        }
+        let numbers = numbers.get_mut(..looked_up).ok_or(EINVAL)?;
+        let n = scan
+            .candidates
+            .sparse(next, rows_end, sparse as u32, numbers);
+        if let Some(numbers @ [.., last]) = numbers.get(..n) {
+            range = 0..0;
+            rows.listed(
+                scan.inode,
+                &mut pinned,
+                &mut copies.memory,
+                numbers,
+                |list| {
+                    let batch = Batch::new(next, list.len(), Place::Listed(numbers, list));
+                    score(scan, &batch, heaps, &mut distances)
+                },
+            )?;
+            outcome.add(n, heaps.len());
+            row = last.saturating_add(1);
+            continue;
         }
         if !range.contains(&start) || start.saturating_add(bytes as u64) > range.end {
             range = start..pinned.fill(scan.inode, start, file_end)?;
@@ -209,11 +278,9 @@ pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
             let batch = Batch::new(next, rows, Place::Scattered(&pinned, &copies));
             score(scan, &batch, heaps, &mut distances)?;
             batch.rows
-        } as u64;
-        outcome.distances = outcome
-            .distances
-            .saturating_add(n.saturating_mul(heaps.len() as u64));
-        row = next.saturating_add(n);
+        };
+        outcome.add(n, heaps.len());
+        row = next.saturating_add(n as u64);
     }
     Ok(outcome)
 }
@@ -316,6 +383,9 @@ fn score_tile(
         Place::Run(rows) => {
             return score_many_rows(t, isa, elem, metric, queries, rows, stride, dim, distances);
         }
+        Place::Listed(_, list) => {
+            return score_many_list(t, isa, elem, metric, queries, list, dim, distances);
+        }
         Place::Scattered(pinned, copies) => (pinned, copies),
     };
     let mut list: [&[u8]; LISTED] = [&[]; LISTED];
@@ -336,7 +406,11 @@ fn score_tile(
 }
 
 fn offer(scan: &Scan<'_>, batch: &Batch<'_>, distances: &[u32], heap: &mut TopK<'_>) -> Result {
-    for (row, distance) in (batch.first_row..).zip(distances.iter().copied()) {
+    for (index, distance) in distances.iter().copied().enumerate() {
+        let row = match batch.place {
+            Place::Listed(numbers, _) => numbers.get(index).copied().ok_or(EINVAL)?,
+            _ => batch.first_row.saturating_add(index as u64),
+        };
         if distance > heap.bound().min(scan.bound) || !scan.candidates.allows(row) {
             continue;
         }

@@ -8,7 +8,7 @@ use crate::distance::{score_many, Strided};
 use crate::isa::per_isa;
 
 /// Centroids met at once; the distances of `ROWS` rows to them fit the stack.
-const BLOCK: usize = 64;
+const BLOCK: usize = 48;
 
 /// Rows that share each load of a centroid.
 const ROWS: usize = 8;

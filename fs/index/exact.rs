@@ -16,7 +16,7 @@ use vexfs_vfs::{fpu, Inode};
 const EXACT_BYTES: usize = 128 * 1024;
 
 /// What the rows of a container are.
-pub(super) struct Rows {
+pub(crate) struct Rows {
     pub(super) elem: Elem,
     pub(super) metric: Metric,
     pub(super) dim: usize,
@@ -27,7 +27,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn new(inode: &Inode<VexFs>, area: &VectorArea) -> Result<Self> {
+    pub(crate) fn new(inode: &Inode<VexFs>, area: &VectorArea) -> Result<Self> {
         Ok(Rows {
             elem: element::elem(area)?,
             metric: element::metric(area)?,
@@ -88,6 +88,51 @@ impl Rows {
         rows.saturating_mul(self.bytes)
     }
 
+    /// Rows that [`Rows::listed`] takes at once, with so many bytes of memory for copies.
+    pub(crate) fn listed_at_once(&self, copies: usize) -> usize {
+        (copies / self.bytes.max(1)).clamp(1, Scattered::PARTS)
+    }
+
+    /// Runs `f` with the bytes of `rows`, as many as [`Rows::listed_at_once`] says: where they lie, or copied to
+    /// `copies` if that is two places.
+    pub(crate) fn listed<R>(
+        &self,
+        inode: &Inode<VexFs>,
+        pinned: &mut Pinned,
+        copies: &mut [u8],
+        rows: &[u64],
+        f: impl FnOnce(&[&[u8]]) -> Result<R>,
+    ) -> Result<R> {
+        let bytes = self.bytes.max(1);
+        let mut scattered = Scattered::new();
+        let mut in_place = [false; Scattered::PARTS];
+        let mut positions = [0; Scattered::PARTS];
+        for (position, number) in positions.iter_mut().zip(rows) {
+            *position = number.saturating_mul(self.stride);
+        }
+        let positions = positions.get(..rows.len()).ok_or(EINVAL)?;
+        Scattered::prefetch(inode, positions, bytes);
+        let places = copies.chunks_mut(bytes).zip(&mut in_place);
+        for (&start, (to, in_place)) in positions.iter().zip(places) {
+            *in_place = scattered.push(inode, pinned, start, bytes)?;
+            if !*in_place {
+                // No page is read or pinned for the sake of rows behind it.
+                let end = start.saturating_add(bytes as u64);
+                pinned.read(inode, start, end, to)?;
+            }
+        }
+        let mut list: [&[u8]; Scattered::PARTS] = [&[]; Scattered::PARTS];
+        let mut part = 0;
+        for ((place, copy), in_place) in list.iter_mut().zip(copies.chunks(bytes)).zip(in_place) {
+            *place = copy;
+            if in_place {
+                *place = scattered.part(part);
+                part += 1;
+            }
+        }
+        f(list.get(..rows.len()).ok_or(EINVAL)?)
+    }
+
     /// Writes the distances from `query`, a row, to `rows` to `out`. `gathered` has room for a row at least.
     pub(super) fn exact(
         &self,
@@ -98,44 +143,19 @@ impl Rows {
         rows: &[u64],
         out: &mut [u32],
     ) -> Result {
-        let bytes = self.bytes.max(1);
-        let at_once = (gathered.len() / bytes).clamp(1, Scattered::PARTS);
-        let section = self.simd.section_rows(self.elem, bytes);
+        let at_once = self.listed_at_once(gathered.len());
+        let section = self.simd.section_rows(self.elem, self.bytes);
         for (rows, out) in rows.chunks(at_once).zip(out.chunks_mut(at_once)) {
-            // Rows are compared where they lie; those that lie in two places are put together.
-            let mut scattered = Scattered::new();
-            let mut in_place = [false; Scattered::PARTS];
-            for ((number, to), in_place) in rows
-                .iter()
-                .zip(gathered.chunks_mut(bytes))
-                .zip(&mut in_place)
-            {
-                let start = number.saturating_mul(self.stride);
-                *in_place = scattered.push(inode, pinned, start, bytes)?;
-                if !*in_place {
-                    // No page is read or pinned for the sake of rows behind it.
-                    let end = start.saturating_add(bytes as u64);
-                    pinned.read(inode, start, end, to)?;
+            self.listed(inode, pinned, gathered, rows, |list| {
+                for (rows, out) in list.chunks(section).zip(out.chunks_mut(section)) {
+                    fpu::section(|t| {
+                        let (isa, elem, metric) = (self.simd.isa, self.elem, self.metric);
+                        score_list(t, isa, elem, metric, query, rows, self.dim, out)
+                    })?
+                    .map_err(|_| EINVAL)?;
                 }
-            }
-            let mut list: [&[u8]; Scattered::PARTS] = [&[]; Scattered::PARTS];
-            let mut part = 0;
-            let copies = gathered.chunks(bytes);
-            for ((place, copy), in_place) in list.iter_mut().zip(copies).zip(in_place) {
-                *place = copy;
-                if in_place {
-                    *place = scattered.part(part);
-                    part += 1;
-                }
-            }
-            let list = list.get(..out.len()).ok_or(EINVAL)?;
-            for (rows, out) in list.chunks(section).zip(out.chunks_mut(section)) {
-                fpu::section(|t| {
-                    let (isa, elem, metric) = (self.simd.isa, self.elem, self.metric);
-                    score_list(t, isa, elem, metric, query, rows, self.dim, out)
-                })?
-                .map_err(|_| EINVAL)?;
-            }
+                Ok(())
+            })?;
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ mod check;
 pub(crate) mod checkpoint;
 mod claim;
 mod codes;
-mod exact;
+pub(crate) mod exact;
 mod graph;
 mod graph_check;
 mod graph_image;

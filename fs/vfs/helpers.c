@@ -571,6 +571,56 @@ unsigned int vexfs_folio_run(struct address_space *mapping, pgoff_t first, pgoff
 	return min(n, max);
 }
 
+/* A folio that is in memory and uptodate, with a count, or NULL. */
+struct folio *vexfs_folio_at(struct address_space *mapping, pgoff_t index)
+{
+	struct folio *folio = filemap_get_folio(mapping, index);
+
+	if (IS_ERR(folio))
+		return NULL;
+	if (!folio_test_uptodate(folio)) {
+		folio_put(folio);
+		return NULL;
+	}
+	return folio;
+}
+
+/* Parts of a file that are fetched beside each other. */
+#define MAX_PARTS 16
+
+/*
+ * Begins to fetch @n parts of a file, of @bytes bytes each, as far as they are in memory.
+ *
+ * No count is taken, so a folio may be freed meanwhile and its position be anything: what
+ * is fetched then is of no use, but prefetching does not fault. In two loops, whose steps do
+ * not wait for each other: each reads memory that is in no cache.
+ */
+void vexfs_prefetch_parts(struct address_space *mapping, const u64 *positions,
+			  unsigned int n, size_t bytes)
+{
+	struct folio *folios[MAX_PARTS];
+	unsigned int i;
+
+	n = min(n, MAX_PARTS);
+	rcu_read_lock();
+	for (i = 0; i < n; i++) {
+		folios[i] = xa_load(&mapping->i_pages, positions[i] >> PAGE_SHIFT);
+		if (folios[i] && !xa_is_value(folios[i]))
+			prefetchw(&folios[i]->_refcount);
+		else
+			folios[i] = NULL;
+	}
+	for (i = 0; i < n; i++) {
+		size_t offset;
+
+		if (!folios[i])
+			continue;
+		offset = positions[i] - data_race(folio_pos(folios[i]));
+		prefetch_range(folio_address(folios[i]) + offset, bytes);
+	}
+	rcu_read_unlock();
+}
+
 void *vexfs_folio_address(struct folio *folio, size_t *bytes, loff_t *pos)
 {
 	*bytes = folio_size(folio);

@@ -138,6 +138,9 @@ void vexfs_sb_start_pagefault(struct super_block *sb);
 void vexfs_sb_end_pagefault(struct super_block *sb);
 unsigned int vexfs_folio_run(struct address_space *mapping, pgoff_t first, pgoff_t last,
 			     struct folio **folios, unsigned int max);
+struct folio *vexfs_folio_at(struct address_space *mapping, pgoff_t index);
+void vexfs_prefetch_parts(struct address_space *mapping, const u64 *positions,
+			  unsigned int n, size_t bytes);
 void *vexfs_folio_address(struct folio *folio, size_t *bytes, loff_t *pos);
 void vexfs_prefetch(const void *bytes, size_t len);
 bool vexfs_folio_uptodate(struct folio *folio);

@@ -277,8 +277,22 @@ impl Scattered {
         }
     }
 
-    /// Adds the `bytes` bytes at `position` as the next part, and begins to fetch them into the cache. Says no if
-    /// they do not lie together in memory, or there is no room; `pinned` is used in passing. May sleep and read.
+    /// Begins to fetch parts of `bytes` bytes at `positions` that are in memory, before they are pushed.
+    pub fn prefetch<T: FileSystem>(inode: &Inode<T>, positions: &[u64], bytes: usize) {
+        // SAFETY: The mapping lives as long as the inode, `positions` are as many as said. Nothing is
+        // returned, and prefetching does not fault.
+        unsafe {
+            bindings::vexfs_prefetch_parts(
+                (*inode.as_ptr()).i_mapping,
+                positions.as_ptr(),
+                positions.len() as c_uint,
+                bytes,
+            );
+        }
+    }
+
+    /// Adds the `bytes` bytes at `position` as the next part. Says no if they do not lie together in memory, or
+    /// there is no room; `pinned` is used in passing. May sleep and read.
     pub fn push<T: FileSystem>(
         &mut self,
         inode: &Inode<T>,
@@ -286,6 +300,9 @@ impl Scattered {
         position: u64,
         bytes: usize,
     ) -> Result<bool> {
+        if self.push_one(inode, position, bytes) {
+            return Ok(true);
+        }
         pinned.fill(inode, position, position.saturating_add(bytes as u64))?;
         let Some(data) = pinned.bytes_at(position).get(..bytes) else {
             return Ok(false);
@@ -298,8 +315,6 @@ impl Scattered {
             return Ok(false);
         }
         *part = (data.as_ptr(), bytes);
-        // SAFETY: The range is a live slice; prefetching reads nothing that the program could notice.
-        unsafe { bindings::vexfs_prefetch(part.0.cast(), bytes) };
         // INVARIANT: The counts of the folios that cover the part move here.
         for place in free {
             let Some(span) = pinned.spans.pop() else {
@@ -311,6 +326,39 @@ impl Scattered {
         self.len += 1;
         pinned.clear();
         Ok(true)
+    }
+
+    /// Adds a part that lies in one folio in memory; says no to others.
+    fn push_one<T: FileSystem>(&mut self, inode: &Inode<T>, position: u64, bytes: usize) -> bool {
+        let (Some(place), Some(part)) =
+            (self.folios.get_mut(self.held), self.parts.get_mut(self.len))
+        else {
+            return false;
+        };
+        let (mut size, mut start) = (0, 0);
+        // SAFETY: The mapping lives as long as the inode. The folio found carries a count, so its address and
+        // size stay.
+        let (folio, data) = unsafe {
+            let mapping = (*inode.as_ptr()).i_mapping;
+            let folio = bindings::vexfs_folio_at(mapping, (position / PAGE_SIZE) as usize);
+            if folio.is_null() {
+                return false;
+            }
+            let data = bindings::vexfs_folio_address(folio, &mut size, &mut start).cast::<u8>();
+            (folio, data)
+        };
+        let offset = position.saturating_sub(start as u64) as usize;
+        if offset.checked_add(bytes).is_none_or(|end| end > size) {
+            // SAFETY: Gives back the count that was just taken.
+            unsafe { bindings::vexfs_folio_put(folio) };
+            return false;
+        }
+        // INVARIANT: The count moves here; the folio, which covers the page of `position`, covers all of the part.
+        *place = folio;
+        *part = (data.wrapping_add(offset), bytes);
+        self.held += 1;
+        self.len += 1;
+        true
     }
 
     /// Part number `at`; empty if there are not as many.
