@@ -114,7 +114,7 @@ impl Params {
         k.saturating_mul(each).max(30)
     }
 
-    /// The parameters of each table's [`Index`].
+    /// The parameters of each table's [`ivf::Index`](crate::ivf::Index).
     ///
     /// # Errors
     ///
