@@ -426,7 +426,7 @@ static void expect_the_last_versions(struct __test_metadata *_metadata, unsigned
 		float want[DIM], got[DIM];
 		uint64_t tags = 0, row;
 
-		ASSERT_EQ(boxes[i].done[key], boxes[i].begun[key]);
+		ASSERT_EQ(atomic_load(&boxes[i].done[key]), atomic_load(&boxes[i].begun[key]));
 		a.before[key] = a.after[key] = boxes[i].done[key];
 		row = get_key(fd, key, got, &tags);
 		ASSERT_EQ(is_there(key, a.after[key]), row != VEXFS_ROW_NONE);
@@ -453,12 +453,12 @@ static void expect_the_last_versions(struct __test_metadata *_metadata, unsigned
 		OK(ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &c));
 		EXPECT_EQ(0, c.faults + c.wrong_codes + c.wrong_rows + c.bad_images);
 		/* A row whose own vector is the query is the first hit, with few exceptions. */
-		EXPECT_LT(0, boxes[i].known);
-		EXPECT_LE(boxes[i].known * 97 / 100, boxes[i].found)
+		EXPECT_LT(0, atomic_load(&boxes[i].known));
+		EXPECT_LE(atomic_load(&boxes[i].known) * 97 / 100, atomic_load(&boxes[i].found))
 			TH_LOG("%s: %llu of %llu", kinds[i].name, (unsigned long long)boxes[i].found,
 			       (unsigned long long)boxes[i].known);
 	} else {
-		EXPECT_EQ(boxes[i].known, boxes[i].found);
+		EXPECT_EQ(atomic_load(&boxes[i].known), atomic_load(&boxes[i].found));
 	}
 	close(fd);
 }
