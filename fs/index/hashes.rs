@@ -181,7 +181,12 @@ impl Hashes {
         } = *hashed;
         self.tables.read(|tables| {
             for (at, (table, bucket)) in tables.iter().zip(buckets).enumerate() {
-                while let Err(e) = table.writer().append(*bucket, row, codes, factors) {
+                loop {
+                    // The table's lock is let go of at the end of the line.
+                    let appended = table.writer().append(*bucket, row, codes, factors);
+                    let Err(e) = appended else {
+                        break;
+                    };
                     let result = match e {
                         ivf::Error::Full => table.store().grow_by_one(),
                         e => Err(errno(e)),
