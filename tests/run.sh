@@ -145,7 +145,7 @@ arm64_programs() { programs vector | grep -vE '_disk$|^vector_(build|parallel|fa
 posix_job() {
 	trap 'kill $vm 2>/dev/null; exit 130' INT TERM
 	want kselftest && kselftests kselftest "$out/kselftest.log" "$bin" -- $(programs posix)
-	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector) {vector_search,vector_types}:simd=scalar
+	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector) vector_types:simd=scalar
 	want isa && isa
 	want debug && kselftests debug "$out/debug.log" "$bin" --debug --mem 2G --timeout "${VEXFS_GUEST_SECONDS:-14400}" -- \
 		${VEXFS_PROGRAMS:-$(programs posix) $(programs vector)}
@@ -175,7 +175,7 @@ other_jobs() {
 	fi
 	want crash && say "== crash ended ($((SECONDS - started)) s)"
 	want arm64 && kselftests arm64 "$out/arm64.log" "$arm64_bin" --arch arm64 --env VEXFS_TEST_ISA=neondot -- \
-		$(programs posix) $(arm64_programs) vector_search:simd=neon vector_search:simd=scalar
+		$(programs posix) $(arm64_programs) vector_search:simd=neon
 	return 0
 }
 

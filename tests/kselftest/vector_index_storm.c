@@ -495,7 +495,7 @@ TEST_F_TIMEOUT(box, searches_beside_changes_and_builds_are_right, 3000)
 		pthread_create(&searching[i], NULL, searcher, (void *)i);
 	for (uintptr_t i = 0; i < WRITERS; i++)
 		pthread_create(&writing[i], NULL, writer, (void *)i);
-	end = time(NULL) + (seconds ? atoi(seconds) : quick() ? 15 : 60);
+	end = time(NULL) + (seconds ? atoi(seconds) : quick() ? 10 : 60);
 	while (time(NULL) < end && !errors) {
 		look_after(rnd(&random) % (BOXES - 1), &random);
 		usleep(20000);

@@ -17,7 +17,7 @@ VECTOR_FIXTURE(box)
  * KiB that samples of training and the scratch memory of eight searches take of few rows
  * too: what is told of half of the rows is told of many.
  */
-#define FIXED 2048
+#define FIXED 3072
 
 FIXTURE_VARIANT(box) {
 	unsigned int kind;
@@ -123,7 +123,7 @@ static void *searcher(void *arg)
 
 TEST_F_TIMEOUT(box, an_index_takes_less_than_half_of_its_rows, 1500)
 {
-	uint64_t n = quick() ? 1500 : 30000;
+	uint64_t n = quick() ? 1000 : 30000;
 	long raw = n * DIM * 4 / 1024, slack = 512 + raw / 50, half = raw / 2 + (quick() ? FIXED : 0);
 	long index, peak, counted, searching;
 	struct vexfs_build_index b = { .size = sizeof(b), .index_kind = variant->kind };

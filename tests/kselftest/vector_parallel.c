@@ -120,7 +120,7 @@ CASE(an_index_finds_the_same_with_any_number_of_threads)
 	struct vexfs_build_index build = { .size = sizeof(build), .m = 8, .ef_construction = 40,
 					   .index_kind = VEXFS_INDEX_HNSW };
 	int fd = container("f", DIM, VEXFS_METRIC_L2);
-	unsigned int n = quick() ? 3000 : ROWS;
+	unsigned int n = quick() ? 1500 : ROWS;
 	float *rows = new_rows(1, 0, n, DIM), *queries = new_rows(9, 0, MOST_NQ, DIM);
 	uint64_t tags[ROWS], bitmap[ROWS / 64 + 1];
 	struct vexfs_batch b = { .op = VEXFS_OP_INSERT, .count = n, .vectors = PTR(rows),
@@ -465,7 +465,7 @@ CASE(searches_on_several_processors_beside_changes_are_right)
 	float *rows = new_rows(7, 0, KEYS, DIM);
 	uint64_t keys[KEYS];
 
-	st->rounds = quick() ? 1200 : 8000;
+	st->rounds = quick() ? 800 : 8000;
 	for (int i = 0; i < KEYS; i++)
 		keys[i] = i;
 	OK(insert(fd, rows, keys, KEYS));

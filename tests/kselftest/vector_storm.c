@@ -117,7 +117,7 @@ CASE(eight_threads_get_right_answers)
 {
 	pthread_t thread[SEARCHERS], writer;
 	const char *seconds = getenv("VEXFS_STORM_SECONDS");
-	int left = 10 * (seconds ? atoi(seconds) : quick() ? 15 : 60);
+	int left = 10 * (seconds ? atoi(seconds) : quick() ? 10 : 60);
 
 	for (int i = 0; i < BOXES; i++) {
 		char name[16];
