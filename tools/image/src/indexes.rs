@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whether the indexes of a container are what its records say: images whole, graphs of HNSW sound.
+//! Whether the indexes of a container are what its records say: images whole, and what is in them sound.
 //!
 //! An image that is damaged is no loss: the kernel notices it and builds the index again. It is a
 //! finding all the same, because nothing but a fault of the device or of VexFS makes one.
 
+mod lists;
+
 use crate::{crc, Device, Image};
 use libvexfs::extent::{self, State};
+use libvexfs::rows;
 use std::sync::atomic::{AtomicU32, Ordering};
 use vexfs_ann::hnsw::params::visited_words;
 use vexfs_ann::hnsw::{self, CheckMemory, Layout, Params, Store, NOWHERE};
 use vexfs_format::header::{self, MAGIC_SUMS};
 use vexfs_format::index::{
-    data_position, data_sum, sum_of, sums_position, ImageHeader, IndexRecord, KIND_HNSW, SUMS,
+    data_position, data_sum, sum_of, sums_position, ImageHeader, IndexRecord, KIND_HNSW, KIND_IVF,
+    KIND_LSH, KIND_PQ, SUMS,
 };
 use vexfs_format::{Inode, BLOCK_SIZE};
 
@@ -46,15 +50,80 @@ pub fn check_image<D: Device>(
     {
         return Err("is the image of an index over other rows".into());
     }
-    if disk.size != header.blocks() * BLOCK_SIZE as u64 {
+    // What is read below is no more than that.
+    if disk.size != header.blocks() * BLOCK_SIZE as u64
+        || header.blocks() > image.geometry.blocks_count
+    {
         return Err("has not as many blocks as it says".into());
     }
     for data in 0..header.data_blocks() {
         reader.data(data)?;
     }
+    let rows = Rows::of(image, owner, header.watermark)?;
     match kind {
-        KIND_HNSW => graph(&mut reader, &header, area.rows),
+        KIND_HNSW => graph(&mut reader, &header, &rows),
+        KIND_IVF | KIND_PQ => lists::lists(&mut reader, &header, &rows),
+        KIND_LSH => lists::tables(&mut reader, &header, area, &rows),
         _ => Ok(()),
+    }
+}
+
+/// A number of blocks, nodes or words of a code.
+fn number(n: u64) -> Result<u32, String> {
+    u32::try_from(n).map_err(|_| "has a number that is too large".into())
+}
+
+/// The rows of a container that an index has, but for those that are deleted. It may have these, too: when they
+/// were deleted, the image may have been there, and who loads it leaves them out.
+struct Rows {
+    /// They are below it.
+    watermark: u64,
+    /// Those that are deleted, in order.
+    deleted: Vec<u64>,
+}
+
+impl Rows {
+    fn of<D: Device>(image: &Image<D>, owner: &Inode, watermark: u64) -> Result<Rows, String> {
+        let area = &owner.vector;
+        let mut deleted = Vec::new();
+        if area.row_meta_ino != 0 {
+            let failed = |e| format!("the container's rows are not known: {e:?}");
+            let ino = area.row_meta_ino;
+            let tree = image.read_inode(ino).map_err(failed)?.tree_root;
+            rows::for_each_from(image, &tree, ino, 0, |row, meta| {
+                // A batch that was cut off has deleted nothing.
+                let is_deleted = meta.tomb_seq != 0 && meta.tomb_seq <= area.batch_done;
+                if row < watermark && is_deleted {
+                    deleted.push(row);
+                }
+                Ok(row < watermark)
+            })
+            .map_err(failed)?;
+        }
+        Ok(Rows { watermark, deleted })
+    }
+
+    /// That the live ones fit into an index with `room`. The watermark may be any number before that.
+    fn fit(&self, room: u64) -> Result<(), String> {
+        match self.watermark.saturating_sub(self.deleted.len() as u64) > room {
+            true => Err("lacks live rows below its watermark: there is no room for them".into()),
+            false => Ok(()),
+        }
+    }
+
+    /// That an index which has the rows that `has` says yes to has all that are live.
+    fn missing(&self, has: impl Fn(u64) -> bool) -> Result<(), String> {
+        let mut deleted = self.deleted.iter().copied().peekable();
+        let mut missing = (0..self.watermark)
+            .filter(|row| deleted.next_if_eq(row).is_none())
+            .filter(|row| !has(*row));
+        match missing.next() {
+            Some(first) => Err(format!(
+                "{} live rows below the watermark are missing, the first is {first}",
+                1 + missing.count()
+            )),
+            None => Ok(()),
+        }
     }
 }
 
@@ -152,14 +221,13 @@ impl Store for Still {
     fn lock(&self, _slot: u32) -> Self::Guard<'_> {}
 }
 
-/// Checks the graph of an image over `rows` rows.
+/// Checks the graph of an image.
 fn graph<D: Device>(
     reader: &mut Reader<'_, D>,
     header: &ImageHeader,
-    rows: u64,
+    rows: &Rows,
 ) -> Result<(), String> {
     let [entry, used, used_uppers, _, seed, _, code_words, ..] = header.state;
-    let number = |n: u64| u32::try_from(n).map_err(|_| "has a number that is too large");
     let params = Params {
         m: header.parameters.m,
         ef_construction: header.parameters.ef_construction,
@@ -167,17 +235,26 @@ fn graph<D: Device>(
         seed,
     };
     let layout = params.layout().map_err(|_| "has bad parameters")?;
-    let sizes = [(1, layout.node_bytes()), (2, layout.upper_bytes())];
-    for (tag, bytes) in sizes {
-        if header.section(tag).map(|(s, _)| s.item_bytes as usize) != Some(bytes) {
+    let sizes = [
+        (1, layout.node_bytes(), used),
+        (2, layout.upper_bytes(), used_uppers),
+    ];
+    for (tag, bytes, items) in sizes {
+        let section = header.section(tag).map(|(section, _)| section);
+        if section.map(|s| s.item_bytes as usize) != Some(bytes) {
             return Err("has nodes of another size".into());
         }
+        if section.is_none_or(|s| s.items < items) {
+            return Err("has fewer nodes than it says".into());
+        }
     }
+    rows.fit(used)?;
+    let places = 0..rows.watermark;
     let store = Still {
         layout,
         nodes: reader.words(header, 1)?,
         uppers: reader.words(header, 2)?,
-        places: (0..rows).map(|_| AtomicU32::new(NOWHERE)).collect(),
+        places: places.map(|_| AtomicU32::new(NOWHERE)).collect(),
     };
     let start = hnsw::Image {
         entry,
@@ -200,12 +277,6 @@ fn graph<D: Device>(
     if report.faults > 0 || report.unreachable > 0 {
         return Err(format!("the graph is not sound: {report:?}"));
     }
-    let above = index.store().places.iter().skip(header.watermark as usize);
-    if above
-        .into_iter()
-        .any(|p| p.load(Ordering::Relaxed) != NOWHERE)
-    {
-        return Err("has a row above its watermark".into());
-    }
-    Ok(())
+    let place = |row| index.store().place(row);
+    rows.missing(|row| place(row).is_some_and(|p| p.load(Ordering::Relaxed) != NOWHERE))
 }

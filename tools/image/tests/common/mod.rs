@@ -4,6 +4,8 @@
 
 #![allow(dead_code)]
 
+pub mod saved;
+
 use vexfs_format::inode::TREE_ROOT_BYTES;
 use vexfs_format::Geometry;
 use vexfs_image::{make, Image, MemDevice, Options};

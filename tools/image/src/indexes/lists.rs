@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Inverted lists and hash tables: opened as the kernel opens them, over plain memory.
+
+use super::{number, Reader, Rows};
+use crate::Device;
+use std::sync::atomic::{AtomicU32, Ordering};
+use vexfs_ann::ivf::params::{BLOCK_ROWS, LIST_WORDS};
+use vexfs_ann::ivf::{self, CheckMemory, Code, Fault, Image, Params, Report, Store};
+use vexfs_ann::lsh;
+use vexfs_format::index::{ImageHeader, Parameters, KIND_IVF};
+use vexfs_format::vector_area::{element_bits, METRIC_L2SQ};
+use vexfs_format::{VectorArea, BLOCK_SIZE};
+
+/// Sections of both kinds.
+const HEADS: u32 = 1;
+const BLOCKS: u32 = 2;
+/// Sections of lists.
+const CENTROIDS: u32 = 3;
+const CODEBOOKS: u32 = 4;
+/// Sections of tables: how many blocks each uses, and its first free one; the centre of codes.
+const TABLES: u32 = 3;
+const CENTRE: u32 = 4;
+
+/// Seeds of the sample and rotation of lists, and of hashes: the kernel has no others.
+const LISTS_SEED: u64 = 1;
+const HASHES_SEED: u64 = 2;
+
+/// `nbits` of lists whose codes are signs, and of those without codes.
+const SIGNS: u32 = 1;
+const NO_CODES: u32 = 32;
+
+/// Checks the lists of an image of kind IVF or PQ.
+pub(super) fn lists<D: Device>(
+    reader: &mut Reader<'_, D>,
+    header: &ImageHeader,
+    rows: &Rows,
+) -> Result<(), String> {
+    let params = lists_params(header).ok_or("has bad parameters")?;
+    let [used, free, seed, ..] = header.state;
+    if seed != LISTS_SEED {
+        return Err("has codes of another kind".into());
+    }
+    let start = Image {
+        used: number(used)?,
+        free: number(free)?,
+    };
+    floats(header, CENTROIDS, params.centroid_bytes())?;
+    floats(header, CODEBOOKS, params.codebook_bytes())?;
+    let memory = Memory::read(reader, header, &params, &[start], rows)?;
+    match memory.check(0, rows) {
+        Ok(_) => Ok(()),
+        Err(what) => Err(format!("the lists are not sound: {what}")),
+    }
+}
+
+/// Checks the hash tables of an image of rows like those of `area`.
+pub(super) fn tables<D: Device>(
+    reader: &mut Reader<'_, D>,
+    header: &ImageHeader,
+    area: &VectorArea,
+    rows: &Rows,
+) -> Result<(), String> {
+    let params = hashes_params(&header.parameters, area);
+    let params = params
+        .and_then(|params| params.table().ok().map(|table| (params.ntables, table)))
+        .ok_or("has bad parameters")?;
+    let (ntables, params) = params;
+    let [scale, seed, ..] = header.state;
+    if seed != HASHES_SEED || u32::try_from(scale).is_err() {
+        return Err("has hashes of another kind".into());
+    }
+    floats(header, CENTRE, params.centroid_bytes())?;
+    sized(header, TABLES, 8, u64::from(ntables))?;
+    let starts = reader.words(header, TABLES)?;
+    let starts: Vec<Image> = starts
+        .chunks_exact(2)
+        .map(|both| Image {
+            used: both[0].load(Ordering::Relaxed),
+            free: both[1].load(Ordering::Relaxed),
+        })
+        .collect();
+    let memory = Memory::read(reader, header, &params, &starts, rows)?;
+    let mut first = None;
+    for table in 0..starts.len() {
+        let not_sound = |what| format!("the tables are not sound: table {table}: {what}");
+        let there = memory.check(table, rows).map_err(not_sound)?;
+        if *first.get_or_insert_with(|| there.clone()) != there {
+            return Err(not_sound("it has other rows than table 0".into()));
+        }
+    }
+    Ok(())
+}
+
+/// What lists were made with. Defaults are filled in in an image.
+fn lists_params(header: &ImageHeader) -> Option<Params> {
+    let Parameters {
+        m,
+        ef_construction,
+        nlist,
+        nsub,
+        nbits,
+        ntables,
+    } = header.parameters;
+    let ivf = header.kind == KIND_IVF;
+    if m | ef_construction | ntables != 0 || (!ivf && nlist != 0) {
+        return None;
+    }
+    let params = Params {
+        dim: header.dim,
+        nlist: if ivf { nlist } else { 1 },
+        code: match (nbits, nsub) {
+            (SIGNS, 0) if ivf => Code::Signs,
+            (NO_CODES, 0) if ivf => Code::Flat,
+            (4, _) => Code::Pq4 { nsub },
+            (8, _) => Code::Pq8 { nsub },
+            _ => return None,
+        },
+        hashed: false,
+        seed: LISTS_SEED,
+    };
+    params.layout().is_ok().then_some(params)
+}
+
+/// What hash tables were made with. Rows alone decide whether there are codes.
+fn hashes_params(parameters: &Parameters, area: &VectorArea) -> Option<lsh::Params> {
+    let Parameters {
+        m,
+        ef_construction,
+        nlist,
+        nsub,
+        nbits,
+        ntables,
+    } = *parameters;
+    if m | ef_construction | nlist | nsub != 0 {
+        return None;
+    }
+    let family = match area.metric {
+        METRIC_L2SQ => lsh::Family::Cells,
+        _ => lsh::Family::Signs,
+    };
+    let row_bits = u64::from(area.dim) * element_bits(area.element)?;
+    let row_bytes = u32::try_from(row_bits.div_ceil(8)).ok()?;
+    Some(lsh::Params {
+        nbits,
+        ntables,
+        seed: HASHES_SEED,
+        ..lsh::Params::default_for(area.live, area.dim, row_bytes, family)
+    })
+}
+
+/// That there is a section with so many items of so many bytes.
+fn sized(header: &ImageHeader, tag: u32, item_bytes: usize, items: u64) -> Result<(), String> {
+    match header.section(tag) {
+        Some((section, _))
+            if section.item_bytes as usize == item_bytes && section.items == items =>
+        {
+            Ok(())
+        }
+        _ => Err(format!(
+            "has not the {items} items of {item_bytes} bytes in section {tag} that it says"
+        )),
+    }
+}
+
+/// That there is a section for an array of so many bytes.
+fn floats(header: &ImageHeader, tag: u32, bytes: usize) -> Result<(), String> {
+    sized(header, tag, BLOCK_SIZE, bytes.div_ceil(BLOCK_SIZE) as u64)
+}
+
+/// The words of lists, or of all tables one after the other.
+struct Memory {
+    params: Params,
+    starts: Vec<Image>,
+    heads: Vec<AtomicU32>,
+    blocks: Vec<AtomicU32>,
+    /// Words of a block, and with what is between two of them.
+    words: usize,
+    stride: usize,
+}
+
+impl Memory {
+    /// Reads an image. Nothing is read before the sections are what `starts` says.
+    fn read<D: Device>(
+        reader: &mut Reader<'_, D>,
+        header: &ImageHeader,
+        params: &Params,
+        starts: &[Image],
+        rows: &Rows,
+    ) -> Result<Memory, String> {
+        let layout = params.layout().map_err(|_| "has bad parameters")?;
+        let words = layout.block_words as usize;
+        // Larger blocks are cut into pieces.
+        let piece = (4 * words).min(BLOCK_SIZE);
+        let pieces = (4 * words).div_ceil(BLOCK_SIZE);
+        let heads = (params.all_lists() as usize * starts.len()) as u64;
+        let used: u64 = starts.iter().map(|start| u64::from(start.used)).sum();
+        sized(header, HEADS, 4 * LIST_WORDS, heads)?;
+        sized(header, BLOCKS, piece, used * pieces as u64)?;
+        for start in starts {
+            rows.fit(u64::from(start.used) * u64::from(BLOCK_ROWS))?;
+        }
+        Ok(Memory {
+            params: *params,
+            starts: starts.to_vec(),
+            heads: reader.words(header, HEADS)?,
+            blocks: reader.words(header, BLOCKS)?,
+            words,
+            stride: pieces * piece / 4,
+        })
+    }
+
+    /// Checks table `at`, or the lists. Says which rows are there: a bit for each below the watermark.
+    fn check(&self, at: usize, rows: &Rows) -> Result<Vec<u64>, String> {
+        let start = self.starts[at];
+        let before = self.starts[..at].iter().map(|start| start.used as usize);
+        let first = before.sum::<usize>() * self.stride;
+        let heads = self.params.list_words();
+        let table = Table {
+            heads: &self.heads[at * heads..][..heads],
+            blocks: &self.blocks[first..][..start.used as usize * self.stride],
+            words: self.words,
+            stride: self.stride,
+        };
+        let mut blocks = vec![0; start.used.div_ceil(64) as usize];
+        let mut there = vec![0; rows.watermark.div_ceil(64) as usize];
+        let mut memory = CheckMemory {
+            blocks: &mut blocks,
+            rows: &mut there,
+        };
+        let index = ivf::Index::open(self.params, table, start, rows.watermark, &mut memory);
+        let index = index.map_err(|why| match why {
+            Ok(report) => describe(&self.params, &report),
+            Err(_) => "it has bad parameters".into(),
+        })?;
+        blocks.fill(0);
+        let lost = index.check_chains(&mut blocks).lost;
+        if lost > 0 {
+            return Err(format!("{lost} blocks are in no list and not free"));
+        }
+        rows.missing(|row| there[(row / 64) as usize] >> (row % 64) & 1 != 0)?;
+        Ok(there)
+    }
+}
+
+/// What a check found first, in words.
+fn describe(params: &Params, report: &Report) -> String {
+    let Some((list, fault)) = report.fault else {
+        return "it can't be opened".into();
+    };
+    let at = if list < params.nlist {
+        format!("list {list}")
+    } else if list == params.nlist {
+        "the list of the lists' codes".into()
+    } else {
+        "the free blocks".into()
+    };
+    let what = match fault {
+        Fault::Size => "there are more blocks than lists can have",
+        Fault::Chain => "a link leads to no block, or the chain is not as long as it says",
+        Fault::Owner => "a block is there twice, in two lists, or says that it is another's",
+        Fault::Twice => "a row is in two slots",
+        Fault::Row => "a row is above the watermark",
+        Fault::Holes => "the holes are not those that are linked",
+    };
+    format!("{at}: {what}")
+}
+
+/// The memory of lists that nobody changes.
+struct Table<'a> {
+    heads: &'a [AtomicU32],
+    blocks: &'a [AtomicU32],
+    words: usize,
+    stride: usize,
+}
+
+impl Store for Table<'_> {
+    type Guard<'g>
+        = ()
+    where
+        Self: 'g;
+
+    fn lists(&self) -> &[AtomicU32] {
+        self.heads
+    }
+
+    fn blocks(&self) -> u32 {
+        (self.blocks.len() / self.stride) as u32
+    }
+
+    fn run(&self, first: u32, count: u32) -> Option<&[AtomicU32]> {
+        let first = (first as usize).checked_mul(self.stride)?;
+        let words = self.blocks.get(first..)?.get(..self.words)?;
+        (count > 0).then_some(words)
+    }
+
+    fn lock(&self) -> Self::Guard<'_> {}
+}
