@@ -18,6 +18,7 @@ struct shared {
 	_Atomic int errors;
 	char text[200];
 	_Atomic uint64_t searches;
+	_Atomic int readers;		/* searchers that have the file open */
 };
 
 static void complain(struct shared *sh, const char *what)
@@ -57,6 +58,9 @@ static void *searcher(void *arg)
 	uint64_t i = 0;
 	int fd = open(sh->name, O_RDONLY);
 
+	if (fd < 0)
+		complain(sh, "open for searches");
+	sh->readers++;
 	while (!sh->stop) {
 		struct vexfs_search s = { .nq = 1, .k = 20, .queries = PTR(query),
 					  .hits = PTR(hits) };
@@ -249,7 +253,8 @@ CASE(unlink_and_close_beside_searches)
 	sh.inserted = 2000;
 	for (int i = 0; i < 2; i++)
 		pthread_create(&readers[i], NULL, searcher, &sh);
-	while (sh.searches < 4 && !sh.errors)
+	/* A reader that comes after the unlink would not find the file. */
+	while ((sh.readers < 2 || sh.searches < 4) && !sh.errors)
 		usleep(1000);
 	OK(unlink("f"));
 	close(fd);
