@@ -140,7 +140,7 @@ mod tests {
         let params = Params::default_for(rows, 384, 1536);
         let query = Query {
             allowed,
-            ..Query::default_for(k, params.nlist)
+            ..Query::default_for(k, &params)
         };
         container.plan(container.ivf_work(&params, &query, k))
     }

@@ -200,13 +200,14 @@ struct vexfs_hit {
  * @ef: candidates kept by HNSW, at most VEXFS_MAX_EF; 0 for max(96, 2k). Less than
  *	@k counts as @k, and a @k beyond VEXFS_MAX_EF is answered exactly
  * @nprobe: lists visited by IVF, buckets of each table by LSH, at most VEXFS_MAX_NPROBE;
- *	0 for the greater of 8 and a 21st of the lists, or two thirds of the buckets of a
- *	table divided by the number of tables. More are visited while fewer than @k rows
+ *	0 for a 21st of the lists, at least 64 or a third of them, whichever is less, and 8;
+ *	LSH: 0 for two thirds of the buckets of a table divided by the number of tables, of
+ *	hashes of n < 8 bits (8 - n) / 7 more. More are visited while fewer than @k rows
  *	are found, and if few rows pass a filter
  * @rerank: candidates compared exactly, at most VEXFS_MAX_EF. HNSW: 0 for the greater
- *	of 2k and half of @ef; counts as at least @k and at most @ef. IVF and PQ, where
- *	an index has codes: 0 for 3k + 10; LSH with codes: 0 for (2 + 1536 / dimension) k,
- *	at least 30; counts as at least @k
+ *	of 2k and half of @ef; counts as at least @k and at most @ef. IVF, PQ and LSH, where
+ *	an index has codes, of n bits a row: 0 for (3 + 256 / n) k + 10240 / n; counts as
+ *	at least @k
  * @queries: nq vectors of the container's dimension and element type
  * @query_stride: bytes from one query to the next; 0 means packed, less than a row's
  *	bytes is EINVAL

@@ -153,6 +153,20 @@ impl Params {
         })
     }
 
+    /// Candidates that get an exact distance by default. The shorter codes are, the more rows may be nearer than they
+    /// seem: of the ten nearest of 50,000 rows, codes of 128 bits find 0.99 among 130, those of 384 bits among 56.
+    pub fn default_rerank(&self, k: u32) -> u32 {
+        let bits = match self.code {
+            Code::Flat => return k,
+            Code::Signs => self.dim,
+            Code::Pq4 { nsub } => nsub.saturating_mul(4),
+            Code::Pq8 { nsub } => nsub.saturating_mul(8),
+        };
+        let part = |of: u32| of.checked_div(bits).unwrap_or(0);
+        k.saturating_mul(part(256).saturating_add(3))
+            .saturating_add(part(10_240))
+    }
+
     /// Lists with that of the lists' own codes.
     pub fn all_lists(&self) -> u32 {
         self.nlist.saturating_add(1)

@@ -33,11 +33,11 @@ pub(super) fn plan(
         return Err(EINVAL);
     }
     let params = &lists.coder.params;
-    let default = ivf::Query::default_for(s.k, params.nlist);
+    let default = ivf::Query::default_for(s.k, params);
     let or = |value, default| if value == 0 { default } else { value };
     let query = Query {
         effort: or(s.nprobe, default.nprobe).min(params.nlist),
-        rerank: or(s.rerank, default.rerank).max(s.k),
+        rerank: or(s.rerank, default.rerank.min(uapi::VEXFS_MAX_EF)).max(s.k),
         allowed: candidates.filtered.then(|| candidates.count(watermark)),
     };
     let live = lists.index.read(|index| u64::from(index.counts().live));

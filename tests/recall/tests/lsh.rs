@@ -195,39 +195,6 @@ fn a_row_is_in_its_own_bucket_of_every_table() {
 }
 
 #[test]
-fn defaults_find_the_nearest_embeddings() {
-    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/kdocs");
-    let load = |name: &str| vexfs_recall::npy::read_f32(&data.join(name)).expect("the data set");
-    let ((base, dim), (queries, _)) = (load("base_f16.npy"), load("questions_f16.npy"));
-    let n = base.len() / (4 * dim);
-    for (metric, family) in [
-        (Metric::Cosine, Family::Signs),
-        (Metric::L2Sq, Family::Cells),
-    ] {
-        let params = Params::default_for(n as u64, dim as u32, 4 * dim as u32, family);
-        let tables = Tables::new(Elem::F32, metric, params, 0.6, base.clone());
-        tables.build();
-        assert!(tables.bytes() * 4 < base.len(), "{} bytes", tables.bytes());
-        let how = Query {
-            nprobe: params.default_nprobe(),
-            rerank: params.default_rerank(10),
-            rows: n as u64,
-        };
-        let mut memory = Memory::new(n, how.nprobe, how.rerank as usize);
-        let (mut found, mut truth) = (vec![], vec![]);
-        for q in queries.chunks(4 * dim) {
-            let mut hits = vec![Hit::default(); 10];
-            let mut top = TopK::new(&mut hits);
-            tables.search(&mut memory, q, &mut All, &how, &mut top);
-            found.push(top.into_sorted().to_vec());
-            truth.push(exact(&tables, q, |_| true, 10));
-        }
-        let recall = recall(&found, &truth);
-        assert!(recall >= 0.95, "{metric:?}: {recall}");
-    }
-}
-
-#[test]
 fn what_is_out_of_range_is_refused() {
     let good = Params::default_for(1000, 64, 256, Family::Signs);
     assert!(good.table().is_ok());
