@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What bindgen reads for fs/vfs: the headers whose types the kernel crate leaves
- * out or opaque, and the prototypes of helpers.c.
+ * out or opaque, and the prototypes of helpers_*.c.
  *
  * hrtimer_types.h comes first, as in rust/bindings/bindings_helper.h: it breaks
  * an enum forward reference.

@@ -2,7 +2,7 @@
 /*
  * Plain functions over what bindgen can't see: static inlines and macros of the
  * kernel's headers, and variadic functions. One call each, no logic; the Rust
- * side of fs/vfs holds the rest.
+ * side of fs/vfs holds the rest. Each part below is in a file of its own, helpers_*.c.
  */
 #ifndef _VEXFS_VFS_HELPERS_H
 #define _VEXFS_VFS_HELPERS_H
@@ -13,9 +13,7 @@
 #include <linux/iomap.h>
 #include <linux/jbd2.h>
 
-/* Superblock and mount. */
-void vexfs_fc_error(struct fs_context *fc, const char *message);
-bool vexfs_fc_is_reconfigure(struct fs_context *fc);
+/* Superblocks and mounting: helpers_super.c. */
 const char *vexfs_param_key(const struct fs_parameter *param);
 const char *vexfs_param_string(const struct fs_parameter *param);
 void vexfs_super_set_uuid(struct super_block *sb, const u8 *uuid, unsigned int len);
@@ -31,7 +29,9 @@ bool vexfs_shrink_is_global(struct shrink_control *control);
 
 void vexfs_seq_puts(struct seq_file *seq, const char *text);
 
-/* Inodes. */
+/* Inodes: helpers_inode.c. */
+struct kmem_cache *vexfs_inode_cache_create(const char *name, unsigned int size,
+					    void (*ctor)(void *object));
 void *vexfs_alloc_inode(struct super_block *sb, struct kmem_cache *cache);
 bool vexfs_inode_is_new(struct inode *inode);
 loff_t vexfs_i_size_read(const struct inode *inode);
@@ -64,14 +64,12 @@ bool vexfs_mapping_busy(struct inode *inode);
 bool vexfs_mapping_writably_mapped(struct inode *inode);
 void vexfs_mark_inode_dirty(struct inode *inode);
 void vexfs_set_delayed_kfree(struct delayed_call *call, void *buffer);
-void vexfs_inode_nohighmem(struct inode *inode);
 
-/* Directories and files. */
+/* Directories and files: helpers_file.c. */
 int vexfs_finish_open_simple(struct file *file, int error);
 const u8 *vexfs_dentry_name(const struct dentry *dentry, size_t *len);
 bool vexfs_wbc_for_fsync(const struct writeback_control *wbc);
 void vexfs_file_set_modes(struct file *file);
-struct mnt_idmap *vexfs_file_idmap(struct file *file);
 bool vexfs_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino,
 		    unsigned int type);
 bool vexfs_dir_emit_dots(struct file *file, struct dir_context *ctx);
@@ -98,9 +96,8 @@ static const int vexfs_uring_nonblock = IO_URING_F_NONBLOCK;
 /* Reads the command's file and number and the words of its own; EINVAL if other fields are used. */
 int vexfs_uring_cmd_read(struct io_uring_cmd *cmd, struct file **file, u32 *op, u64 words[2]);
 void vexfs_file_accessed(struct file *file);
-bool vexfs_access_ok(const void __user *ptr, size_t len);
 
-/* Buffers. */
+/* Buffers and the journal: helpers_jbd2.c. */
 struct buffer_head *vexfs_sb_bread(struct super_block *sb, sector_t block);
 struct buffer_head *vexfs_sb_getblk(struct super_block *sb, sector_t block);
 void vexfs_sb_readahead(struct super_block *sb, sector_t block);
@@ -115,7 +112,6 @@ void vexfs_bh_clear_verified(struct buffer_head *bh);
 int vexfs_bh_write_sync(struct buffer_head *bh, bool fua);
 void vexfs_clean_bdev_aliases(struct super_block *sb, sector_t block, sector_t len);
 
-/* Journal. */
 void vexfs_journal_set_barrier(journal_t *journal, bool on);
 void vexfs_journal_set_commit_interval(journal_t *journal, unsigned int seconds);
 tid_t vexfs_handle_tid(handle_t *handle);
@@ -124,18 +120,23 @@ bool vexfs_journal_aborted(journal_t *journal);
 bool vexfs_in_handle(void);
 bool vexfs_journal_barrier(journal_t *journal);
 
-/* iomap and page cache. */
+/* Reads, writeback and faults of mappings: helpers_iomap.c. */
 int vexfs_bio_read_folio(struct folio *folio, const struct iomap_ops *ops);
 void vexfs_bio_readahead(struct readahead_control *rac, const struct iomap_ops *ops);
 void vexfs_ioend_defer(struct iomap_ioend *ioend, bio_end_io_t *end_io);
 int vexfs_ioend_error(struct iomap_ioend *ioend);
 struct iomap_ioend *vexfs_ioend_from_bio(struct bio *bio);
 void vexfs_ioend_isolate(struct iomap_ioend *ioend);
-struct inode *vexfs_fault_inode(struct vm_fault *vmf);
 struct file *vexfs_fault_file(struct vm_fault *vmf);
 loff_t vexfs_fault_folio_pos(struct vm_fault *vmf, size_t *len);
 void vexfs_sb_start_pagefault(struct super_block *sb);
 void vexfs_sb_end_pagefault(struct super_block *sb);
+bool vexfs_queue_work(struct workqueue_struct *queue, struct work_struct *work);
+vm_fault_t vexfs_vmf_error(int error);
+void vexfs_init_work(struct work_struct *work, work_func_t func);
+struct workqueue_struct *vexfs_alloc_workqueue(const char *name);
+
+/* The page cache: helpers_page_cache.c. */
 unsigned int vexfs_folio_run(struct address_space *mapping, pgoff_t first, pgoff_t last,
 			     struct folio **folios, unsigned int max);
 struct folio *vexfs_folio_at(struct address_space *mapping, pgoff_t index);
@@ -145,20 +146,16 @@ void *vexfs_folio_address(struct folio *folio, size_t *bytes, loff_t *pos);
 void vexfs_prefetch(const void *bytes, size_t len);
 bool vexfs_folio_uptodate(struct folio *folio);
 void vexfs_folio_put(struct folio *folio);
-void vexfs_iov_iter_kvec(struct iov_iter *iter, bool source, struct kvec *vec, size_t len);
-bool vexfs_queue_work(struct workqueue_struct *queue, struct work_struct *work);
-vm_fault_t vexfs_vmf_error(int error);
 ssize_t vexfs_kernel_write(struct file *file, loff_t pos, const void *bytes, size_t len,
 			   const struct iomap_ops *ops, const struct iomap_write_ops *write_ops);
 ssize_t vexfs_user_write(struct file *file, loff_t pos, void __user *bytes, size_t len,
 			 const struct iomap_ops *ops, const struct iomap_write_ops *write_ops);
 void vexfs_readahead(struct address_space *mapping, pgoff_t first, unsigned long pages);
 int vexfs_read_folio(struct address_space *mapping, pgoff_t index, struct folio **folio);
+
+/* Tasks, locks, memory, and work for other threads: helpers_task.c. */
 void vexfs_init_rwsem(struct rw_semaphore *sem);
 void vexfs_init_rwlock(struct rw_semaphore *sem);
-void vexfs_init_work(struct work_struct *work, work_func_t func);
-
-/* Tasks and memory. */
 unsigned int vexfs_nofs_save(void);
 void vexfs_nofs_restore(unsigned int flags);
 bool vexfs_fatal_signal_pending(void);
@@ -168,7 +165,6 @@ bool vexfs_task_is_reclaiming(void);
 void vexfs_wait_for_memory(void);
 void *vexfs_chunk_alloc(size_t bytes, bool ones);
 void vexfs_chunk_free(void *chunk, size_t bytes);
-struct workqueue_struct *vexfs_alloc_workqueue(const char *name);
 struct workqueue_struct *vexfs_alloc_workers(const char *name);
 unsigned int vexfs_usable_cpus(void);
 void *vexfs_memcg_get(void);
@@ -176,12 +172,13 @@ void *vexfs_memcg_enter(void *memcg);
 void vexfs_memcg_put(void *memcg);
 
 extern const gfp_t vexfs_gfp_nofs;
-const char *vexfs_simd_parameter(void);
-unsigned int vexfs_section_parameter(void);
 
 /*
- * Vector registers. Begin says whether they may be used, and if so @switched is for the end.
+ * Vector registers, and the module's parameters, which are about them: helpers_fpu.c. Begin says
+ * whether they may be used, and if so @switched is for the end.
  */
+const char *vexfs_simd_parameter(void);
+unsigned int vexfs_section_parameter(void);
 bool vexfs_fpu_exists(void);
 bool vexfs_fpu_begin(unsigned long *switched);
 void vexfs_fpu_end(unsigned long switched);
@@ -190,9 +187,5 @@ bool vexfs_cpu_has_avx512(void);
 bool vexfs_cpu_has_avx512_vnni(void);
 bool vexfs_cpu_has_avx512_bf16(void);
 bool vexfs_cpu_has_neon_dot(void);
-
-/* Allocation of inodes. */
-struct kmem_cache *vexfs_inode_cache_create(const char *name, unsigned int size,
-					    void (*ctor)(void *object));
 
 #endif /* _VEXFS_VFS_HELPERS_H */
