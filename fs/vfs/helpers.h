@@ -140,6 +140,8 @@ struct workqueue_struct *vexfs_alloc_workqueue(const char *name);
 unsigned int vexfs_folio_run(struct address_space *mapping, pgoff_t first, pgoff_t last,
 			     struct folio **folios, unsigned int max);
 struct folio *vexfs_folio_at(struct address_space *mapping, pgoff_t index);
+/* Parts of a file that are fetched beside each other. */
+#define VEXFS_MAX_PARTS 16
 void vexfs_prefetch_parts(struct address_space *mapping, const u64 *positions,
 			  unsigned int n, size_t bytes);
 void *vexfs_folio_address(struct folio *folio, size_t *bytes, loff_t *pos);

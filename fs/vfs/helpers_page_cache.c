@@ -40,9 +40,6 @@ struct folio *vexfs_folio_at(struct address_space *mapping, pgoff_t index)
 	return folio;
 }
 
-/* Parts of a file that are fetched beside each other. */
-#define MAX_PARTS 16
-
 /*
  * Begins to fetch @n parts of a file, of @bytes bytes each, as far as they are in memory.
  *
@@ -53,10 +50,10 @@ struct folio *vexfs_folio_at(struct address_space *mapping, pgoff_t index)
 void vexfs_prefetch_parts(struct address_space *mapping, const u64 *positions,
 			  unsigned int n, size_t bytes)
 {
-	struct folio *folios[MAX_PARTS];
+	struct folio *folios[VEXFS_MAX_PARTS];
 	unsigned int i;
 
-	n = min(n, MAX_PARTS);
+	n = min(n, VEXFS_MAX_PARTS);
 	rcu_read_lock();
 	for (i = 0; i < n; i++) {
 		folios[i] = xa_load(&mapping->i_pages, positions[i] >> PAGE_SHIFT);

@@ -264,7 +264,7 @@ pub struct Scattered {
 
 impl Scattered {
     /// Parts that there is room for, of two folios each: on the stack.
-    pub const PARTS: usize = 16;
+    pub const PARTS: usize = bindings::VEXFS_MAX_PARTS as usize;
 
     /// No parts.
     pub fn new() -> Self {
