@@ -14,8 +14,8 @@ use kernel::prelude::*;
 use libvexfs::format::{self, dirent::MAX_NAME};
 use libvexfs::{alloc, dir, symlink, tree};
 use vexfs_vfs::file::DirEmitter;
-use vexfs_vfs::inode::Fields;
 use vexfs_vfs::namei::{Idmap, Make, Names, Side, RENAME_EXCHANGE};
+use vexfs_vfs::new_inode::Fields;
 use vexfs_vfs::task::random_u32;
 use vexfs_vfs::{IRef, Inode, NewInode};
 

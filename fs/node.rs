@@ -15,7 +15,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Mutex};
 use libvexfs::format::{self, inode::TREE_ROOT_BYTES, InodeTime};
-use vexfs_vfs::inode::{Fields, Got, Time};
+use vexfs_vfs::inode::Time;
+use vexfs_vfs::new_inode::{Fields, Got};
 use vexfs_vfs::page_cache::RwSem;
 use vexfs_vfs::{IRef, Inode, SuperBlock};
 

@@ -8,7 +8,7 @@
 //! node.rs orphan.rs                   inodes, and those without a name
 //! namei.rs file.rs                    names; data and size
 //! ioctl.rs                            the interface of uapi/vexfs.h
-//! container.rs rows.rs element.rs     vector containers, their rows, and what these are made of
+//! container/ rows.rs element.rs       vector containers, their rows, and what these are made of
 //! search.rs scorer.rs simd.rs         searches
 //! spread.rs                           one search on several processors
 //! index/                              indexes of containers, kept in step with the rows

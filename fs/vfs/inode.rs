@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `struct inode`, the filesystem's node beside it, and the cache both come from.
+//! `struct inode` as others use it: what it says, its locks, and counted references to it. The memory it
+//! comes from is in `inode_cache`, and how it begins in `new_inode`.
 //!
 //! C header: `linux/fs.h`.
 
 use crate::bindings;
+use crate::inode_cache::node;
 use crate::super_block::SuperBlock;
-use crate::{attr, file, iomap, namei, FileSystem};
+use crate::FileSystem;
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
-use core::mem::{offset_of, MaybeUninit};
 use core::ops::Deref;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, Ordering};
 use kernel::error::to_result;
 use kernel::prelude::*;
 
@@ -55,134 +55,6 @@ pub mod mode {
     pub const SYMLINK: u16 = 0o120000;
 }
 
-#[repr(C)]
-pub(crate) struct Storage<T: FileSystem> {
-    inode: bindings::inode,
-    pub(crate) ioends: iomap::Pending<T>,
-    // Initialised from `alloc` to `destroy`.
-    node: MaybeUninit<T::Node>,
-}
-
-/// The slab cache of inodes.
-pub(crate) struct Cache<T: FileSystem>(PhantomData<T>);
-
-// One module registers one filesystem, so one cache. It is set before the type is registered
-// and cleared after it is unregistered and all RCU-delayed frees are done.
-static CACHE: AtomicPtr<bindings::kmem_cache> = AtomicPtr::new(core::ptr::null_mut());
-
-impl<T: FileSystem> Cache<T> {
-    pub(crate) fn new() -> Result<Self> {
-        let size = u32::try_from(size_of::<Storage<T>>())?;
-        // SAFETY: The constructor initialises what `inode_init_once` wants.
-        let cache = unsafe {
-            bindings::vexfs_inode_cache_create(
-                kernel::str::CStrExt::as_char_ptr(c"vexfs_inode_cache"),
-                size,
-                Some(construct::<T>),
-            )
-        };
-        if cache.is_null() {
-            return Err(ENOMEM);
-        }
-        if CACHE
-            .compare_exchange(
-                core::ptr::null_mut(),
-                cache,
-                Ordering::Release,
-                Ordering::Relaxed,
-            )
-            .is_err()
-        {
-            // SAFETY: Just made, and empty.
-            unsafe { bindings::kmem_cache_destroy(cache) };
-            return Err(EBUSY);
-        }
-        Ok(Cache(PhantomData))
-    }
-
-    /// Waits until inodes freed under RCU are back in the cache.
-    pub(crate) fn quiesce(&self) {
-        // SAFETY: No preconditions.
-        unsafe { bindings::rcu_barrier() };
-    }
-}
-
-impl<T: FileSystem> Drop for Cache<T> {
-    fn drop(&mut self) {
-        self.quiesce();
-        let cache = CACHE.swap(core::ptr::null_mut(), Ordering::AcqRel);
-        // SAFETY: The cache was made in `new`, and is empty: the filesystem is unregistered
-        // and pending frees are done.
-        unsafe { bindings::kmem_cache_destroy(cache) };
-    }
-}
-
-/// Constructor of the inode cache.
-///
-/// # Safety
-///
-/// `object` points to a new object of the cache, with room for a `Storage<T>`.
-unsafe extern "C" fn construct<T: FileSystem>(object: *mut c_void) {
-    // SAFETY: The slab allocator passes a new object of the cache's size.
-    unsafe { bindings::inode_init_once(&raw mut (*object.cast::<Storage<T>>()).inode) }
-}
-
-/// `super_operations.alloc_inode`.
-///
-/// # Safety
-///
-/// `sb` is a superblock of `T`, and so the [`Cache`] exists.
-pub(crate) unsafe extern "C" fn alloc<T: FileSystem>(
-    sb: *mut bindings::super_block,
-) -> *mut bindings::inode {
-    // SAFETY: The cache exists while the filesystem is registered; objects have room for a
-    // `Storage<T>`. The node is initialised in place and never moved, so it may be pinned.
-    unsafe {
-        let storage =
-            bindings::vexfs_alloc_inode(sb, CACHE.load(Ordering::Acquire)).cast::<Storage<T>>();
-        if storage.is_null() {
-            return core::ptr::null_mut();
-        }
-        iomap::Pending::<T>::init(&raw mut (*storage).ioends);
-        let node = (&raw mut (*storage).node).cast::<T::Node>();
-        if pin_init::raw_try_init(node, T::node()).is_err() {
-            bindings::kmem_cache_free(CACHE.load(Ordering::Acquire), storage.cast());
-            return core::ptr::null_mut();
-        }
-        &raw mut (*storage).inode
-    }
-}
-
-/// `super_operations.destroy_inode`.
-///
-/// # Safety
-///
-/// `inode` came from [`alloc`] and has no reference left; called once.
-pub(crate) unsafe extern "C" fn destroy<T: FileSystem>(inode: *mut bindings::inode) {
-    // Called once the inode is out of the hash and has no reference: no `&T::Node` is left,
-    // and walkers under RCU do not look at the node. It may hold memory that wants a
-    // sleeping context to be freed, so it goes here and not in `free`.
-    // SAFETY: Initialised in `alloc`, dropped once.
-    unsafe { core::ptr::drop_in_place((&raw mut (*storage::<T>(inode)).node).cast::<T::Node>()) }
-}
-
-/// `super_operations.free_inode`.
-///
-/// # Safety
-///
-/// `inode` went through [`destroy`], and an RCU period has passed since; called once.
-pub(crate) unsafe extern "C" fn free<T: FileSystem>(inode: *mut bindings::inode) {
-    // SAFETY: The object came from this cache, and its RCU period is over.
-    unsafe { bindings::kmem_cache_free(CACHE.load(Ordering::Acquire), storage::<T>(inode).cast()) }
-}
-
-pub(crate) fn storage<T: FileSystem>(inode: *mut bindings::inode) -> *mut Storage<T> {
-    inode
-        .cast::<u8>()
-        .wrapping_sub(offset_of!(Storage<T>, inode))
-        .cast()
-}
-
 /// An inode of filesystem `T`, alive for as long as the reference.
 #[repr(transparent)]
 pub struct Inode<T: FileSystem>(UnsafeCell<bindings::inode>, PhantomData<T>);
@@ -208,8 +80,8 @@ impl<T: FileSystem> Inode<T> {
 
     /// The filesystem's own part.
     pub fn node(&self) -> &T::Node {
-        // SAFETY: Initialised in `alloc`, dropped after the last reference.
-        unsafe { &*(&raw const (*storage::<T>(self.as_ptr())).node).cast::<T::Node>() }
+        // SAFETY: The node is dropped after the last reference to the inode.
+        unsafe { &*node::<T>(self.as_ptr()) }
     }
 
     /// The superblock.
@@ -536,182 +408,5 @@ impl<T: FileSystem> Drop for IRef<T> {
     fn drop(&mut self) {
         // SAFETY: Gives back the count of the type invariant.
         unsafe { bindings::iput(self.0.as_ptr().cast()) }
-    }
-}
-
-/// What an inode starts with, whether read or made.
-pub struct Fields {
-    /// Type and permission bits.
-    pub mode: u16,
-    /// Owner and group, `None` to take them from the current task and the directory.
-    pub owner: Option<(u32, u32)>,
-    /// Links.
-    pub nlink: u32,
-    /// Size in bytes.
-    pub size: u64,
-    /// Disk space in bytes.
-    pub disk_bytes: u64,
-    /// Device number of a special file.
-    pub rdev: u32,
-    /// Generation.
-    pub generation: u32,
-    /// Access, data change and inode change times; `None` for now.
-    pub times: Option<[Time; 3]>,
-}
-
-/// An inode that nobody else sees yet: it is hashed and marked new.
-///
-/// # Invariants
-///
-/// Holds one count of an inode in state I_NEW. Dropping it makes the inode bad and gone.
-pub struct NewInode<T: FileSystem>(NonNull<Inode<T>>);
-
-impl<T: FileSystem> Deref for NewInode<T> {
-    type Target = Inode<T>;
-
-    fn deref(&self) -> &Inode<T> {
-        // SAFETY: The count keeps the inode alive.
-        unsafe { self.0.as_ref() }
-    }
-}
-
-impl<T: FileSystem> NewInode<T> {
-    /// Sets the fields and the operations that go with the type of the file.
-    ///
-    /// # Errors
-    ///
-    /// `EUCLEAN` for a mode that is no file type.
-    pub fn set_fields(&self, fields: &Fields) -> Result {
-        let raw = self.as_ptr();
-        // SAFETY: The inode is new: no other task touches its fields.
-        unsafe {
-            (*raw).i_mode = fields.mode;
-            if let Some((uid, gid)) = fields.owner {
-                bindings::vexfs_i_uid_write(raw, uid);
-                bindings::vexfs_i_gid_write(raw, gid);
-            }
-            (*raw).i_generation = fields.generation;
-            if fields.nlink == 0 {
-                bindings::clear_nlink(raw);
-            } else {
-                bindings::set_nlink(raw, fields.nlink);
-            }
-            bindings::vexfs_i_size_write(raw, fields.size as i64);
-            bindings::inode_set_bytes(raw, fields.disk_bytes as i64);
-            match fields.times {
-                Some([atime, mtime, ctime]) => {
-                    bindings::vexfs_inode_set_atime(raw, atime.into());
-                    bindings::vexfs_inode_set_mtime(raw, mtime.into());
-                    bindings::inode_set_ctime_to_ts(raw, ctime.into());
-                }
-                None => {
-                    bindings::simple_inode_init_ts(raw);
-                }
-            }
-            match fields.mode & mode::TYPE {
-                mode::DIRECTORY => {
-                    (*raw).i_op = namei::DirOps::<T>::INODE;
-                    bindings::vexfs_inode_set_fop(raw, file::Ops::<T>::DIRECTORY);
-                }
-                mode::REGULAR => {
-                    (*raw).i_op = attr::Ops::<T>::REGULAR;
-                    bindings::vexfs_inode_set_fop(raw, file::Ops::<T>::REGULAR);
-                    (*raw).i_data.a_ops = iomap::Ops::<T>::ADDRESS_SPACE;
-                    bindings::vexfs_inode_init_page_cache(raw, true);
-                }
-                mode::SYMLINK => {
-                    (*raw).i_op = namei::DirOps::<T>::SYMLINK;
-                }
-                0o010000 | 0o020000 | 0o060000 | 0o140000 => {
-                    (*raw).i_op = attr::Ops::<T>::SPECIAL;
-                    bindings::init_special_inode(raw, fields.mode, fields.rdev);
-                }
-                _ => return Err(EUCLEAN),
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes owner and group from the current task and `dir`, and the setgid bit with them.
-    pub fn inherit_owner(&self, idmap: &namei::Idmap, dir: &Inode<T>, mode: u16) -> u16 {
-        // SAFETY: The inode is new; idmap and dir are alive for the callback.
-        unsafe {
-            bindings::inode_init_owner(idmap.as_ptr(), self.as_ptr(), dir.as_ptr(), mode);
-            (*self.as_ptr()).i_mode
-        }
-    }
-
-    /// Lets others see the inode.
-    pub fn publish(self) -> IRef<T> {
-        let raw = self.as_ptr();
-        core::mem::forget(self);
-        // SAFETY: New by the type invariant, and complete.
-        unsafe {
-            bindings::unlock_new_inode(raw);
-            IRef::from_raw(raw)
-        }
-    }
-
-    /// Lets others see the inode under the dentry of a create.
-    pub(crate) fn into_new_raw(self) -> *mut bindings::inode {
-        let raw = self.as_ptr();
-        core::mem::forget(self);
-        raw
-    }
-}
-
-impl<T: FileSystem> Drop for NewInode<T> {
-    fn drop(&mut self) {
-        // SAFETY: New by the type invariant: nobody has used it, so it can be made bad.
-        unsafe { bindings::iget_failed(self.as_ptr()) }
-    }
-}
-
-/// An inode found in the cache, or one to fill.
-pub enum Got<T: FileSystem> {
-    /// It was there.
-    Cached(IRef<T>),
-    /// The caller reads it and publishes it.
-    New(NewInode<T>),
-}
-
-impl<T: FileSystem> SuperBlock<T> {
-    /// Looks inode `ino` up in the cache, or starts it.
-    pub fn iget(&self, ino: u64) -> Result<Got<T>> {
-        // SAFETY: The superblock is alive.
-        let raw = unsafe { bindings::iget_locked(self.as_ptr(), ino) };
-        let inode = NonNull::new(raw).ok_or(ENOMEM)?.cast();
-        // SAFETY: The inode carries a count for us.
-        if unsafe { bindings::vexfs_inode_is_new(raw) } {
-            Ok(Got::New(NewInode(inode)))
-        } else {
-            Ok(Got::Cached(IRef(inode)))
-        }
-    }
-
-    /// Inode `ino`, if it is in the cache.
-    pub fn find_cached(&self, ino: u64) -> Option<IRef<T>> {
-        // SAFETY: The superblock is alive; the result is null or carries a count for us.
-        unsafe {
-            let raw = bindings::ilookup(self.as_ptr(), ino);
-            (!raw.is_null()).then(|| IRef::from_raw(raw))
-        }
-    }
-
-    /// An inode for number `ino`, which was just allocated on disk. `EUCLEAN` if the cache
-    /// has one of that number: the allocation bitmap is wrong then.
-    pub fn new_inode(&self, ino: u64) -> Result<NewInode<T>> {
-        // SAFETY: The superblock is alive.
-        let raw = unsafe { bindings::new_inode(self.as_ptr()) };
-        let inode = NonNull::new(raw).ok_or(ENOMEM)?.cast();
-        // SAFETY: The inode is ours alone.
-        unsafe {
-            (*raw).i_ino = ino;
-            if bindings::insert_inode_locked(raw) < 0 {
-                bindings::iput(raw);
-                return Err(EUCLEAN);
-            }
-        }
-        Ok(NewInode(inode))
     }
 }

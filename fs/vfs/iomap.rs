@@ -14,7 +14,8 @@
 //! C header: `linux/iomap.h`.
 
 use crate::bindings;
-use crate::inode::{storage, Inode};
+use crate::inode::Inode;
+use crate::inode_cache::storage;
 use crate::task::NoFs;
 use crate::{FileSystem, Types};
 use core::marker::PhantomData;

@@ -8,7 +8,9 @@
 //! ```text
 //! mount.rs        file_system_type, fs_context, mount options
 //! super_block.rs  super_operations, SuperBlock
-//! inode.rs        struct inode around the filesystem's own node, inode cache
+//! inode.rs        struct inode, its locks and references
+//! inode_cache.rs  the slab cache of inodes, with the filesystem's own node in each
+//! new_inode.rs    inodes that are read or made
 //! namei.rs        inode_operations: names
 //! attr.rs         inode_operations: attributes
 //! file.rs         file_operations: regular files and directories
@@ -69,10 +71,12 @@ pub mod buffer;
 pub mod file;
 pub mod fpu;
 pub mod inode;
+mod inode_cache;
 pub mod iomap;
 pub mod jbd2;
 pub mod mount;
 pub mod namei;
+pub mod new_inode;
 pub mod page_cache;
 pub mod rwlock;
 pub mod sort;
@@ -80,7 +84,8 @@ pub mod super_block;
 pub mod task;
 pub mod work;
 
-pub use inode::{IRef, Inode, NewInode};
+pub use inode::{IRef, Inode};
+pub use new_inode::NewInode;
 pub use super_block::SuperBlock;
 
 // The print macros of the kernel crate look for this name in the crate root.

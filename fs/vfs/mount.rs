@@ -6,7 +6,7 @@
 
 use crate::bindings;
 use crate::super_block::{self, SuperBlock};
-use crate::{errno, inode, FileSystem};
+use crate::{errno, inode_cache, FileSystem};
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
@@ -32,7 +32,7 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 ///
 /// `FS_TYPE` is registered, and `TAKEN` is set.
 pub struct Registration<T: FileSystem> {
-    cache: inode::Cache<T>,
+    cache: inode_cache::Cache<T>,
 }
 
 impl<T: FileSystem> Registration<T> {
@@ -49,7 +49,7 @@ impl<T: FileSystem> Registration<T> {
     }
 
     fn register(module: &'static ThisModule) -> Result<Self> {
-        let cache = inode::Cache::<T>::new()?;
+        let cache = inode_cache::Cache::<T>::new()?;
         let fs = FS_TYPE.0.get();
         // SAFETY: `TAKEN` makes this the only writer, and the object is not registered.
         unsafe {

@@ -8,7 +8,8 @@
 //! C header: `linux/fs.h`, `struct inode_operations`.
 
 use crate::bindings;
-use crate::inode::{IRef, Inode, NewInode};
+use crate::inode::{IRef, Inode};
+use crate::new_inode::NewInode;
 use crate::{attr, errno, FileSystem, Types};
 use core::marker::PhantomData;
 use kernel::prelude::*;

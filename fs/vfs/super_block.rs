@@ -6,7 +6,8 @@
 
 use crate::bindings;
 use crate::buffer::Buffer;
-use crate::inode::{self, IRef, Inode};
+use crate::inode::{IRef, Inode};
+use crate::inode_cache;
 use crate::{errno, FileSystem, Types};
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
@@ -308,9 +309,9 @@ struct Ops<T>(PhantomData<T>);
 
 impl<T: FileSystem> Ops<T> {
     const SUPER: &'static bindings::super_operations = &bindings::super_operations {
-        alloc_inode: Some(inode::alloc::<T>),
-        destroy_inode: Some(inode::destroy::<T>),
-        free_inode: Some(inode::free::<T>),
+        alloc_inode: Some(inode_cache::alloc::<T>),
+        destroy_inode: Some(inode_cache::destroy::<T>),
+        free_inode: Some(inode_cache::free::<T>),
         dirty_inode: Some(dirty_inode::<T>),
         write_inode: Some(write_inode::<T>),
         evict_inode: Some(evict_inode::<T>),
