@@ -237,15 +237,21 @@ SCRATCH_CASE(a_mounted_device_is_mounted_once)
 
 SCRATCH_CASE(fifreeze_holds_writers_and_thaw_lets_them_go)
 {
-	int fd, status, done = 0;
+	int fd, status, done = 0, pipes[2];
 	pid_t pid;
+	char byte;
 
 	fd = open(".", O_RDONLY);
 	if (ERR(ioctl(fd, FIFREEZE, 0)) == EOPNOTSUPP)
 		SKIP(return, "no freezing");
+	OK(pipe(pipes));
 	pid = fork();
-	if (!pid)
+	if (!pid) {
+		if (write(pipes[1], "", 1) != 1)
+			_exit(1);
 		_exit(put("f", 100, 1));
+	}
+	ASSERT_EQ(1, read(pipes[0], &byte, 1));
 	usleep(300000);
 	done = waitpid(pid, &status, WNOHANG);
 	EXPECT_EQ(0, done);

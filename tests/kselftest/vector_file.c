@@ -296,7 +296,7 @@ CASE(times_follow_batches)
 	float row[DIM] = { 0 };
 
 	OK(fstat(fd, &a));
-	usleep(30000);
+	tick();
 	OK(insert(fd, row, NULL, 1));
 	OK(fstat(fd, &b));
 	EXPECT_TRUE(b.st_mtim.tv_sec > a.st_mtim.tv_sec || b.st_mtim.tv_nsec > a.st_mtim.tv_nsec);

@@ -54,8 +54,11 @@
 
 #include "kselftest_harness.h"
 
-/* Seconds a test may take: emulated machines are slow and shared. */
-#define CASE_SECONDS 240
+/*
+ * Seconds after which a test hangs. No test measures by it: emulated machines are slow and
+ * shared, so what takes a few seconds alone takes minutes beside others.
+ */
+#define CASE_SECONDS 900
 
 /* The errno a call that must return >= 0 fails with, or 0. */
 #define ERR(call) ({ errno = 0; (call) < 0 ? errno : 0; })
@@ -89,6 +92,56 @@ static inline uint64_t seed(void)
 	const char *v = getenv("VEXFS_SEED");
 
 	return v ? strtoull(v, NULL, 0) : 0x5eed;
+}
+
+/* Waits for what comes, however long it takes: the harness ends a test that hangs. */
+#define WAIT_FOR(condition) do {					\
+	while (!(condition))						\
+		usleep(1000);						\
+} while (0)
+
+static inline double seconds_of(clockid_t clock)
+{
+	struct timespec t;
+
+	return clock_gettime(clock, &t) ? 0 : t.tv_sec + t.tv_nsec / 1e9;
+}
+
+/* Monotonic seconds. */
+static inline double now(void)
+{
+	return seconds_of(CLOCK_MONOTONIC);
+}
+
+/* Waits until the clock that times of files may be of has ticked. */
+static inline void tick(void)
+{
+	double before = seconds_of(CLOCK_REALTIME_COARSE);
+
+	WAIT_FOR(seconds_of(CLOCK_REALTIME_COARSE) > before);
+}
+
+/* Whether child @pid has ended; it stays a zombie. */
+static inline bool has_ended(pid_t pid)
+{
+	siginfo_t info = { 0 };
+
+	return waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) || info.si_pid == pid;
+}
+
+/*
+ * Waits until child @pid is at work: until it has had @seconds of processors' time more
+ * than it has now, or has ended.
+ */
+static inline void wait_for_work(pid_t pid, double seconds)
+{
+	clockid_t clock;
+	double before;
+
+	if (clock_getcpuclockid(pid, &clock))
+		return;
+	before = seconds_of(clock);
+	WAIT_FOR(seconds_of(clock) > before + seconds || has_ended(pid));
 }
 
 /* splitmix64: one line, good bits, the same everywhere. */
