@@ -23,12 +23,10 @@ static unsigned int settled(int fd)
 {
 	unsigned int state;
 
-	for (int i = 0; i < 20000; i++) {
+	do {
+		usleep(1000);
 		state = state_of(fd);
-		if (state != VEXFS_INDEX_BUILDING && state != VEXFS_INDEX_REBUILDING)
-			break;
-		usleep(5000);
-	}
+	} while (state == VEXFS_INDEX_BUILDING || state == VEXFS_INDEX_REBUILDING);
 	return state;
 }
 

@@ -173,11 +173,10 @@ SCRATCH_CASE(the_index_that_was_not_searched_for_longest_makes_room)
 		EXPECT_EQ(ENOMEM, ERR(build_way(fds[2], way, VEXFS_BUILD_REPLACE))) TH_LOG("%s", way->name);
 		/* With more room it is loaded, after a moment. */
 		OK(remount(""));
-		for (int i = 0; i < 100 && STATE(2) != VEXFS_INDEX_READY; i++) {
+		while (STATE(2) != VEXFS_INDEX_READY) {
 			usleep(50000);
 			run_search(_metadata, fds[2], queries, &s, kind, hits);
 		}
-		EXPECT_EQ(VEXFS_INDEX_READY, STATE(2));
 		drop_three(_metadata, fds);
 	}
 	free(rows);
