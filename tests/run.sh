@@ -131,7 +131,7 @@ kselftests() {
 		shift
 	done
 	shift
-	guest "$name" "$log" --cpu 2 --mem 1G --disk 3G --disk 40M --timeout "${VEXFS_GUEST_SECONDS:-1500}" \
+	guest "$name" "$log" --cpu 2 --mem 1G --disk 3G --disk 40M --timeout "${VEXFS_GUEST_SECONDS:-3600}" \
 		--env VEXFS_SEED --env VEXFS_BIG --env VEXFS_QUICK --env VEXFS_TEST_FS --env VEXFS_STORM_SECONDS \
 		"${options[@]}" -- \
 		tests/kselftest/guest.sh "$dir" "$@"
@@ -153,7 +153,7 @@ posix_job() {
 	trap 'kill $vm 2>/dev/null; exit 130' INT TERM
 	want kselftest && kselftests kselftest "$out/kselftest.log" "$bin" -- $(programs posix)
 	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector) vector_types:simd=scalar
-	want images && guest images "$out/images.log" --cpu 1 --mem 512M --disk 24M --disk 24M --disk 12M --timeout 900 -- \
+	want images && guest images "$out/images.log" --cpu 1 --mem 512M --disk 24M --disk 24M --disk 12M --timeout 3600 -- \
 		tests/images/guest.sh "$bin/image_check" "${VEXFS_IMAGE_ROUNDS:-4}" "$VEXFS_SEED"
 	want debug && kselftests debug "$out/debug.log" "$bin" --debug --mem 2G --timeout "${VEXFS_GUEST_SECONDS:-14400}" -- \
 		${VEXFS_PROGRAMS:-$(programs posix) $(programs vector)}
@@ -165,7 +165,7 @@ isa() {
 	kselftests no-avx "$out/no-avx.log" "$bin" --cpu-model Nehalem --env VEXFS_TEST_ISA=scalar -- vector_search
 	local model
 	for model in max Nehalem; do
-		guest "module_$model" "$out/module_$model.log" --cpu-model $model --mem 512M --disk 64M --timeout 900 -- \
+		guest "module_$model" "$out/module_$model.log" --cpu-model $model --mem 512M --disk 64M --timeout 3600 -- \
 			tests/kselftest/module.sh "$bin"
 	done
 	cat "$out"/{no-avx,module_max,module_Nehalem}.log >"$out/isa.log"

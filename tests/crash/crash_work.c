@@ -521,12 +521,9 @@ static void check_index(int fd, const char *name, bool acknowledged, const float
 	if (!there)
 		return;
 	/* The first build, cut off, starts again by itself. */
-	for (int i = 0; i < 6000; i++) {
-		if (ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &after) || acknowledged ||
-		    after.state != VEXFS_INDEX_BUILDING)
-			break;
-		usleep(10000);
-	}
+	while (!acknowledged && !ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &after) &&
+	       after.state == VEXFS_INDEX_BUILDING)
+		usleep(1000);
 	if (ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &after))
 		problem("%s: statistics of the index: %s", name, strerror(errno));
 	if (live && (after.state != VEXFS_INDEX_READY || after.nodes != live))

@@ -36,7 +36,7 @@ boot() { # boot OPTION... -- GUEST_ARGUMENT...
 	while [ "$1" != -- ]; do options+=("$1"); shift; done
 	shift
 	qemu/vm -q --disk "$dir/volume" --disk "$dir/log" --env VEXFS_TEST_FS="$fs" \
-		--timeout 400 --log "$dir/dmesg" "${options[@]}" -- tests/crash/guest.sh "$work" "$seed" "$@" \
+		--timeout 1800 --log "$dir/dmesg" "${options[@]}" -- tests/crash/guest.sh "$work" "$seed" "$@" \
 		>"$dir/out" 2>"$dir/err" </dev/null
 }
 

@@ -26,7 +26,7 @@
 #define BLOCK 4096ul
 #define FILES 60
 #define GROUP_BLOCKS 32256ul
-#define CASE_LIMIT 60		/* seconds for one copy, on an emulated machine */
+#define CASE_LIMIT 300		/* seconds after which one copy hangs, on a busy emulated machine */
 
 enum { SB_AT = 1024, SB_BYTES = 1024, INODE_BYTES = 512 };
 
@@ -508,7 +508,7 @@ static bool try_copy(bool strict, const char *what)
 		}
 		usleep(50000);
 	}
-	for (waited = 0; (err = ERR(umount(mnt))) == EBUSY && waited < 100; waited++)
+	for (waited = 0; (err = ERR(umount(mnt))) == EBUSY && waited < CASE_LIMIT * 20; waited++)
 		usleep(50000);
 	if (err) {
 		printf("# %s: unmount: %s\n", what, strerror(err));

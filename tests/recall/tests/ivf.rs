@@ -744,7 +744,8 @@ fn searches_see_what_was_inserted_before_they_began() {
             scope.spawn(move || {
                 let mut random = Random(thread);
                 let mut searches = 0;
-                while gone.load(Ordering::Relaxed) == 0 {
+                // On a busy machine a thread may begin when all rows have come and gone.
+                while gone.load(Ordering::Relaxed) == 0 || searches <= 10 {
                     let known = shown.load(Ordering::Acquire);
                     if known < 10 {
                         continue;
@@ -764,7 +765,6 @@ fn searches_see_what_was_inserted_before_they_began() {
                     );
                     searches += 1;
                 }
-                assert!(searches > 10);
             });
         }
         for first in (0..n).step_by(50) {
