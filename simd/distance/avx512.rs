@@ -6,9 +6,10 @@
 //! queries, where there are two, each load of a row.
 
 use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
 
 use super::avx512bytes::{bits, bytes};
-use super::avx512keys::{store_keys, sum16};
+use super::avx512keys::{four_floats, store_keys, sum16, sum_fours, sum_twos, two_floats};
 use super::{
     Ahead, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, LEAD, TILE, U8,
 };
@@ -17,11 +18,14 @@ use crate::abi::{Elem, Metric};
 /// Elements of type `E` per block: bounds the chain of roundings in one lane.
 const fn block<const E: u32>() -> usize {
     if E == F16 {
-        WIDENED
+        768
     } else {
         1024
     }
 }
+
+// What is not widened begins with a block, so that the order of additions stays the same.
+const _: () = assert!(WIDENED.is_multiple_of(block::<F16>()));
 
 /// Elements of a pass of the loop.
 const STEP: usize = 64;
@@ -73,24 +77,28 @@ pub(super) unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>
             let dense = rows.are_dense(dim * size_of::<E>());
             // Rows that are listed are compared deep in a graph, where a kernel has no stack for a wide query.
             if E == F16 && n > TILE && dense {
-                return widened::<R, M>(query, qq[0], rows, dim, out, n);
+                return if dim == SHORT {
+                    short_f16::<R, M>(query, qq[0], rows, dim, out, n)
+                } else {
+                    in_pairs::<R, M>(query, qq[0], rows, dim, out, n)
+                };
             }
             if E == F32 && dense {
                 return if dim == SHORT {
-                    in_order::<R, E, E, M, 1, false, SHORT>(query, query, qq[0], rows, dim, out, n)
+                    in_order::<R, E, E, M, false, SHORT>(query, query, qq[0], rows, dim, out, n)
                 } else {
-                    in_order::<R, E, E, M, 1, false, 0>(query, query, qq[0], rows, dim, out, n)
+                    in_order::<R, E, E, M, false, 0>(query, query, qq[0], rows, dim, out, n)
                 };
             }
             if E == BF16 && dense {
                 return if dim == SHORT {
-                    in_order::<R, E, E, M, 1, true, SHORT>(query, query, qq[0], rows, dim, out, n)
+                    in_order::<R, E, E, M, true, SHORT>(query, query, qq[0], rows, dim, out, n)
                 } else {
-                    in_order::<R, E, E, M, 1, true, 0>(query, query, qq[0], rows, dim, out, n)
+                    in_order::<R, E, E, M, true, 0>(query, query, qq[0], rows, dim, out, n)
                 };
             }
         }
-        tiles::<R, E, E, M, Q>(queries, queries, qq, rows, dim, out, n);
+        tiles::<R, E, M, Q>(queries, qq, rows, dim, out, n);
     }
 }
 
@@ -115,39 +123,41 @@ const fn size_of<const E: u32>() -> usize {
     }
 }
 
-/// Elements of a query of binary16 that are widened once and not for each tile: 3 KiB of a kernel's stack.
-const WIDENED: usize = 768;
+/// Elements of a query of binary16 that are widened once and not for each tile: 6 KiB of a kernel's stack.
+const WIDENED: usize = 1536;
 
 /// The beginning of a query of binary16 as f32. Loads of it do not cross cache lines.
-type Wide = [__m512; WIDENED / 16];
+struct Wide<const N: usize>([MaybeUninit<__m512>; N]);
 
-/// Writes the first of `dim` elements of a query of binary16 as f32.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-unsafe fn widen(query: *const u8, dim: usize, wide: &mut Wide) {
-    // SAFETY: the caller promises that many elements.
-    unsafe {
+impl<const N: usize> Wide<N> {
+    const NONE: Self = Wide([MaybeUninit::uninit(); N]);
+
+    /// Writes the first of `dim` elements of a query, and returns where they are.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+    unsafe fn fill(&mut self, query: *const u8, dim: usize) -> *const u8 {
         let mut i = 0;
-        for wide in wide {
+        for wide in &mut self.0 {
             if i >= dim {
                 break;
             }
-            *wide = load_part::<F16>(query.add(2 * i), usize::min(dim - i, 16));
+            // SAFETY: the caller promises `dim` elements.
+            wide.write(unsafe { load_part::<F16>(query.add(2 * i), usize::min(dim - i, 16)) });
             i += 16;
         }
+        self.0.as_ptr().cast()
     }
 }
 
-/// Keys for float elements of type `E` of rows without gaps, `N` at a time, one or two. `own` is the query as it
-/// came, `query` one of elements `QE`, of binary16 the first `WIDENED`; `DIM` is `dim`, or 0.
+/// Keys for float elements of type `E` of rows without gaps. `own` is the query as it came, `query` one of elements
+/// `QE`; `DIM` is `dim`, or 0.
 ///
 /// A Zen 5 core reads its second-level cache at 200 GB/s, but at 135 GB/s if a load instruction goes on by 2 to
 /// 4 KiB from one time to the next, and with several streams: its prefetcher fetches too much then. So there is one
 /// copy of the code for all rows, which a compiler does not unroll, and their lane sums wait for those of a block
-/// of rows. Rows of f32, one at a time, need no prefetches. Elements of two bytes take so many instructions for each
+/// of rows. Rows of f32 need no prefetches. Elements of two bytes take so many instructions for each
 /// cache line that the loads waiting in the processor do not cover the latency of memory, so they have prefetches
-/// (`AHEAD`). Of two rows at a time each load of the query is half the work: it pays for binary16, which is bound
-/// by the loads and conversions.
+/// (`AHEAD`).
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 unsafe fn in_order<
@@ -155,7 +165,6 @@ unsafe fn in_order<
     const E: u32,
     const QE: u32,
     const M: u32,
-    const N: usize,
     const AHEAD: bool,
     const DIM: usize,
 >(
@@ -171,54 +180,39 @@ unsafe fn in_order<
     let zero = _mm512_setzero_ps();
     let (mut a, mut b) = ([zero; BLOCK_ROWS], [zero; BLOCK_ROWS]);
     // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index of a row is less
-    // than `n`, and of a sum less than `BLOCK_ROWS`, a multiple of `N`.
+    // than `n`, and of a sum less than `BLOCK_ROWS`.
     unsafe {
         let mut i = 0;
         while i < n {
             let count = usize::min(n - i, BLOCK_ROWS);
             let mut k = 0;
             while k < count {
-                let mut p = [rows.row(i + k); N];
+                let p = rows.row(i + k);
                 let ahead = if AHEAD {
-                    Ahead::linear(p[0], dim * size_of::<E>())
+                    Ahead::linear(p, dim * size_of::<E>())
                 } else {
-                    Ahead::none(p[0])
+                    Ahead::none(p)
                 };
-                if N == 2 && k + 1 < count {
-                    p[N - 1] = rows.row(i + k + 1);
+                let ([[x]], [y]) =
+                    float_sums::<E, QE, M, 1, 1, AHEAD>([query], [p], &ahead, dim, None);
+                *a.as_mut_ptr().add(k) = x;
+                if M == COSINE {
+                    *b.as_mut_ptr().add(k) = y;
                 }
-                let wide = if E == F16 {
-                    usize::min(dim, WIDENED)
-                } else {
-                    dim
-                };
-                let mut sums = float_sums::<E, QE, M, 1, N, AHEAD>([query], p, &ahead, wide, None);
-                if wide < dim {
-                    let at = wide * size_of::<E>();
-                    let (q, p, ahead) = (own.add(at), p.map(|p| p.add(at)), ahead.after(at));
-                    let (left, before) = (dim - wide, Some(sums));
-                    sums = float_sums::<E, E, M, 1, N, AHEAD>([q], p, &ahead, left, before);
-                }
-                let ([x], y) = sums;
-                for j in 0..N {
-                    *a.as_mut_ptr().add(k + j) = x[j];
-                    if M == COSINE {
-                        *b.as_mut_ptr().add(k + j) = y[j];
-                    }
-                }
-                k += N;
+                k += 1;
             }
             let row = |k: usize| rows.row(i + k);
-            store_keys::<E, M>(&a, &b, qq, own, row, dim, out.add(i), count);
+            let sums = (sum16(&a), sum16(&b));
+            store_keys::<E, M>(sums, qq, own, row, dim, out.add(i), count);
             i += BLOCK_ROWS;
         }
     }
 }
 
-/// Keys for dense rows of binary16, of which converting is most of the work.
+/// Keys for rows of binary16 without gaps, of `SHORT` elements.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-unsafe fn widened<R: Rows, const M: u32>(
+unsafe fn short_f16<R: Rows, const M: u32>(
     query: *const u8,
     qq: f32,
     rows: R,
@@ -226,26 +220,71 @@ unsafe fn widened<R: Rows, const M: u32>(
     out: *mut u32,
     n: usize,
 ) {
-    let mut wide: Wide = [_mm512_setzero_ps(); WIDENED / 16];
+    let mut wide = Wide::<{ SHORT / 16 }>::NONE;
     // SAFETY: the caller promises `dim` elements of the query, and the rest.
     unsafe {
-        widen(query, dim, &mut wide);
-        let wide = wide.as_ptr().cast();
-        if dim == SHORT {
-            in_order::<R, F16, F32, M, 1, true, SHORT>(wide, query, qq, rows, dim, out, n)
-        } else {
-            in_order::<R, F16, F32, M, 2, true, 0>(wide, query, qq, rows, dim, out, n)
+        let wide = wide.fill(query, dim);
+        in_order::<R, F16, F32, M, true, SHORT>(wide, query, qq, rows, dim, out, n)
+    }
+}
+
+/// Keys for rows of binary16 without gaps, two at a time: converting is most of the work, so that each load of the
+/// query counts. Sums of two rows wait in one vector, beside the query on a kernel's stack.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+unsafe fn in_pairs<R: Rows, const M: u32>(
+    query: *const u8,
+    qq: f32,
+    rows: R,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) {
+    let zero = _mm512_setzero_ps();
+    let (mut a, mut b) = ([zero; BLOCK_ROWS / 2], [zero; BLOCK_ROWS / 2]);
+    let mut wide = Wide::<{ WIDENED / 16 }>::NONE;
+    let widened = usize::min(dim, WIDENED);
+    // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index of a row is less
+    // than `n`, and of a pair less than `BLOCK_ROWS / 2`.
+    unsafe {
+        let wide = wide.fill(query, dim);
+        let mut i = 0;
+        while i < n {
+            let count = usize::min(n - i, BLOCK_ROWS);
+            let mut k = 0;
+            while k < count {
+                // The last pair repeats its last row.
+                let other = usize::min(k + 1, count - 1);
+                let p = [rows.row(i + k), rows.row(i + other)];
+                let ahead = Ahead::linear(p[0], dim * 2);
+                let mut sums =
+                    float_sums::<F16, F32, M, 1, 2, true>([wide], p, &ahead, widened, None);
+                if widened < dim {
+                    let at = widened * 2;
+                    let (q, p, ahead) = (query.add(at), p.map(|p| p.add(at)), ahead.after(at));
+                    let (left, before) = (dim - widened, Some(sums));
+                    sums = float_sums::<F16, F16, M, 1, 2, true>([q], p, &ahead, left, before);
+                }
+                let ([[x, y]], [v, w]) = sums;
+                *a.as_mut_ptr().add(k / 2) = two_floats(x, y);
+                if M == COSINE {
+                    *b.as_mut_ptr().add(k / 2) = two_floats(v, w);
+                }
+                k += 2;
+            }
+            let row = |k: usize| rows.row(i + k);
+            let sums = (sum_twos(&a), sum_twos(&b));
+            store_keys::<F16, M>(sums, qq, query, row, dim, out.add(i), count);
+            i += BLOCK_ROWS;
         }
     }
 }
 
-/// Keys for float elements of type `E` from queries of elements `QE`, four rows at a time. `own` are the
-/// queries as they came, `qq` the sums of their squares.
+/// Keys for float elements of type `E`, four rows at a time. `qq` are the sums of the queries' squares.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-unsafe fn tiles<R: Rows, const E: u32, const QE: u32, const M: u32, const Q: usize>(
+unsafe fn tiles<R: Rows, const E: u32, const M: u32, const Q: usize>(
     queries: [*const u8; Q],
-    own: [*const u8; Q],
     qq: [f32; Q],
     rows: R,
     dim: usize,
@@ -253,9 +292,12 @@ unsafe fn tiles<R: Rows, const E: u32, const QE: u32, const M: u32, const Q: usi
     n: usize,
 ) {
     let zero = _mm512_setzero_ps();
-    let (mut a, mut b) = ([[zero; BLOCK_ROWS]; Q], [zero; BLOCK_ROWS]);
+    let (mut a, mut b) = ([[zero; BLOCK_ROWS / TILE]; Q], [zero; BLOCK_ROWS / TILE]);
+    // Of one tile, and of each by `four_floats`.
+    let (mut four_a, mut four_b) = ([[zero; TILE]; Q], [zero; TILE]);
     // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every index of a
-    // row is less than `n`, and of a sum less than `BLOCK_ROWS`, a multiple of `TILE`.
+    // row is less than `n`, of four rows less than `BLOCK_ROWS / TILE`, since `at` is a multiple of `TILE` below
+    // `BLOCK_ROWS`, and of one of them less than `TILE`.
     unsafe {
         let mut i = 0;
         while i < n {
@@ -264,47 +306,48 @@ unsafe fn tiles<R: Rows, const E: u32, const QE: u32, const M: u32, const Q: usi
             while at < count {
                 // The last tile repeats its last row.
                 let row = |k: usize| rows.row(i + if at + k < count { at + k } else { count - 1 });
-                let mut put = |j: usize, k: usize, x: __m512| *a[j].as_mut_ptr().add(at + k) = x;
                 let len_bytes = dim * size_of::<E>();
                 if count - at == 1 {
                     let p = [row(0)];
                     let ahead = Ahead::none(p[0]);
                     let (x, [y]) =
-                        float_sums::<E, QE, M, Q, 1, false>(queries, p, &ahead, dim, None);
+                        float_sums::<E, E, M, Q, 1, false>(queries, p, &ahead, dim, None);
                     for j in 0..Q {
-                        put(j, 0, x[j][0]);
+                        four_a[j][0] = x[j][0];
                     }
-                    *b.as_mut_ptr().add(at) = y;
+                    four_b[0] = y;
                 } else if Q == 1 && M != COSINE {
                     let p = [row(0), row(1), row(2), row(3)];
                     let ahead = Ahead::tile(rows, i + at, n, len_bytes);
-                    let (x, _) =
-                        float_sums::<E, QE, M, Q, TILE, true>(queries, p, &ahead, dim, None);
-                    for k in 0..TILE {
-                        for j in 0..Q {
-                            put(j, k, x[j][k]);
-                        }
-                    }
+                    (four_a, four_b) =
+                        float_sums::<E, E, M, Q, TILE, true>(queries, p, &ahead, dim, None);
                 } else {
                     // There are registers for the sums of two rows.
                     let ahead = Ahead::tile_by(2 * LEAD, rows, i + at, n, len_bytes).halves();
                     for (h, ahead) in ahead.into_iter().enumerate() {
                         let p = [row(2 * h), row(2 * h + 1)];
                         let (x, y) =
-                            float_sums::<E, QE, M, Q, 2, true>(queries, p, &ahead, dim, None);
+                            float_sums::<E, E, M, Q, 2, true>(queries, p, &ahead, dim, None);
                         for k in 0..2 {
                             for j in 0..Q {
-                                put(j, 2 * h + k, x[j][k]);
+                                *four_a[j].as_mut_ptr().add(2 * h + k) = x[j][k];
                             }
-                            *b.as_mut_ptr().add(at + 2 * h + k) = y[k];
+                            *four_b.as_mut_ptr().add(2 * h + k) = y[k];
                         }
                     }
+                }
+                for j in 0..Q {
+                    *a[j].as_mut_ptr().add(at / TILE) = four_floats(four_a[j]);
+                }
+                if M == COSINE {
+                    *b.as_mut_ptr().add(at / TILE) = four_floats(four_b);
                 }
                 at += TILE;
             }
             for j in 0..Q {
                 let row = |k: usize| rows.row(i + k);
-                store_keys::<E, M>(&a[j], &b, qq[j], own[j], row, dim, out[j].add(i), count);
+                let sums = (sum_fours(a[j]), sum_fours(b));
+                store_keys::<E, M>(sums, qq[j], queries[j], row, dim, out[j].add(i), count);
             }
             i += BLOCK_ROWS;
         }

@@ -9,7 +9,7 @@
 use core::arch::x86_64::*;
 
 use super::avx512bits::bits;
-use super::avx512keys::{store_keys, sum16};
+use super::avx512keys::{four_floats, store_keys, sum16, sum_fours};
 use super::avx512vnni::bytes;
 use super::{
     avx512, Ahead, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
@@ -59,69 +59,119 @@ unsafe fn floats<R: Rows, const E: u32, const M: u32, const Q: usize>(
         // SAFETY: as promised by the caller.
         return unsafe { avx512::floats::<R, E, M, Q>(queries, rows, dim, out, n) };
     }
-    // SAFETY: as promised by the caller.
-    unsafe { bf16::<R, E, M, Q>(queries, rows, dim, out, n) }
+    // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each.
+    unsafe {
+        let mut qq = [1.0; Q];
+        if M == COSINE {
+            for (qq, q) in qq.iter_mut().zip(queries) {
+                *qq = squares(q, dim);
+            }
+        }
+        if Q == 1 && rows.are_dense(dim * 2) {
+            in_order::<R, M>(queries[0], qq[0], rows, dim, out[0], n)
+        } else {
+            tiles::<R, M, Q>(queries, qq, rows, dim, out, n)
+        }
+    }
 }
 
-/// Keys for bfloat16 and sums of products. Not inlined: its frame is not on the stack of the others.
+/// The sum of the squares of a query.
 #[inline(never)]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx512bf16,avx2,fma,f16c,popcnt"
 )]
-unsafe fn bf16<R: Rows, const E: u32, const M: u32, const Q: usize>(
+unsafe fn squares(query: *const u8, dim: usize) -> f32 {
+    let none = Ahead::none(query);
+    // SAFETY: the caller promises the query.
+    unsafe {
+        let (_, [s]) = products::<COSINE, 1, 1, false>([query], [query], &none, dim);
+        _mm512_cvtss_f32(sum16(&[s; BLOCK_ROWS]))
+    }
+}
+
+/// Keys for rows without gaps, which are read one after the other, for the reasons and in the way of
+/// `avx512.rs`.
+#[inline(never)]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx512bf16,avx2,fma,f16c,popcnt"
+)]
+unsafe fn in_order<R: Rows, const M: u32>(
+    query: *const u8,
+    qq: f32,
+    rows: R,
+    dim: usize,
+    out: *mut u32,
+    n: usize,
+) {
+    let zero = _mm512_setzero_ps();
+    let (mut a, mut b) = ([zero; BLOCK_ROWS], [zero; BLOCK_ROWS]);
+    // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index of a row is less
+    // than `n`, and of a sum less than `BLOCK_ROWS`.
+    unsafe {
+        let mut i = 0;
+        while i < n {
+            let count = usize::min(n - i, BLOCK_ROWS);
+            let mut k = 0;
+            while k < count {
+                let p = rows.row(i + k);
+                let ahead = Ahead::linear(p, dim * 2);
+                let ([[x]], [y]) = products::<M, 1, 1, true>([query], [p], &ahead, dim);
+                *a.as_mut_ptr().add(k) = x;
+                if M == COSINE {
+                    *b.as_mut_ptr().add(k) = y;
+                }
+                k += 1;
+            }
+            let row = |k: usize| rows.row(i + k);
+            let sums = (sum16(&a), sum16(&b));
+            store_keys::<BF16, M>(sums, qq, query, row, dim, out.add(i), count);
+            i += BLOCK_ROWS;
+        }
+    }
+}
+
+/// Keys for any rows, four at a time.
+#[inline(never)]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx512bf16,avx2,fma,f16c,popcnt"
+)]
+unsafe fn tiles<R: Rows, const M: u32, const Q: usize>(
     queries: [*const u8; Q],
+    qq: [f32; Q],
     rows: R,
     dim: usize,
     out: [*mut u32; Q],
     n: usize,
 ) {
     let zero = _mm512_setzero_ps();
-    let (mut a, mut b) = ([[zero; BLOCK_ROWS]; Q], [zero; BLOCK_ROWS]);
-    let dense = Q == 1 && rows.are_dense(dim * 2);
+    // Of each tile the sums of `four_floats`.
+    let (mut a, mut b) = ([[zero; BLOCK_ROWS / TILE]; Q], [zero; BLOCK_ROWS / TILE]);
     // SAFETY: the caller promises the queries, `n` rows and `n` places for results of each; every index of a
-    // row is less than `n`, and of a sum less than `BLOCK_ROWS`, a multiple of `TILE`.
+    // row is less than `n`, and of a tile less than `BLOCK_ROWS / TILE`: `at` is a multiple of `TILE` below
+    // `BLOCK_ROWS`.
     unsafe {
-        let mut qq = [1.0; Q];
-        if M == COSINE {
-            for (qq, q) in qq.iter_mut().zip(queries) {
-                let (_, [s]) = products::<M, 1, 1, false>([q], [q], &Ahead::none(q), dim);
-                *qq = _mm512_cvtss_f32(sum16(&[s; BLOCK_ROWS]));
-            }
-        }
         let mut i = 0;
         while i < n {
             let count = usize::min(n - i, BLOCK_ROWS);
             let mut at = 0;
             while at < count {
-                let mut put = |j: usize, k: usize, x: __m512| *a[j].as_mut_ptr().add(at + k) = x;
-                if dense {
-                    let p = [rows.row(i + at)];
-                    let ahead = Ahead::linear(p[0], dim * 2);
-                    let (x, [y]) = products::<M, Q, 1, true>(queries, p, &ahead, dim);
-                    for j in 0..Q {
-                        put(j, 0, x[j][0]);
-                    }
-                    *b.as_mut_ptr().add(at) = y;
-                    at += 1;
-                    continue;
-                }
                 // The last tile repeats its last row.
                 let row = |k: usize| rows.row(i + if at + k < count { at + k } else { count - 1 });
                 let p = [row(0), row(1), row(2), row(3)];
                 let ahead = Ahead::tile(rows, i + at, n, dim * 2);
                 let (x, y) = products::<M, Q, TILE, true>(queries, p, &ahead, dim);
-                for k in 0..TILE {
-                    for j in 0..Q {
-                        put(j, k, x[j][k]);
-                    }
-                    *b.as_mut_ptr().add(at + k) = y[k];
+                for j in 0..Q {
+                    *a[j].as_mut_ptr().add(at / TILE) = four_floats(x[j]);
+                }
+                if M == COSINE {
+                    *b.as_mut_ptr().add(at / TILE) = four_floats(y);
                 }
                 at += TILE;
             }
             for j in 0..Q {
                 let row = |k: usize| rows.row(i + k);
-                let out = out[j].add(i);
-                store_keys::<E, M>(&a[j], &b, qq[j], queries[j], row, dim, out, count);
+                let (sums, out) = ((sum_fours(a[j]), sum_fours(b)), out[j].add(i));
+                store_keys::<BF16, M>(sums, qq[j], queries[j], row, dim, out, count);
             }
             i += BLOCK_ROWS;
         }

@@ -14,7 +14,8 @@ use crate::abi::Elem;
 /// Bytes of one register.
 const WIDTH: usize = 64;
 
-/// Keys for bit vectors.
+/// Keys for bit vectors. Not inlined: its frame is not on the stack of the others.
+#[inline(never)]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]

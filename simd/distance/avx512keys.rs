@@ -4,15 +4,14 @@
 
 use core::arch::x86_64::*;
 
-use super::{scalar, BLOCK_ROWS, COSINE, INNER_PRODUCT, L2SQ, TILE};
+use super::{scalar, BLOCK_ROWS, INNER_PRODUCT, L2SQ, TILE};
 
-/// Writes the keys of the first `count` rows of a block from the lane sums of their terms and squares; of sums
-/// that are out of range, from another look at the row.
+/// Writes the keys of the first `count` rows of a block from the sums of their terms and squares; of sums that are
+/// out of range, from another look at the row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 pub(super) unsafe fn store_keys<const E: u32, const M: u32>(
-    a: &[__m512; BLOCK_ROWS],
-    b: &[__m512; BLOCK_ROWS],
+    (a, rr): (__m512, __m512),
     qq: f32,
     query: *const u8,
     row: impl Fn(usize) -> *const u8,
@@ -20,8 +19,7 @@ pub(super) unsafe fn store_keys<const E: u32, const M: u32>(
     out: *mut u32,
     count: usize,
 ) {
-    let rr = if M == COSINE { sum16(b) } else { a[0] };
-    let (keys, good) = float_keys::<M>(sum16(a), rr, qq);
+    let (keys, good) = float_keys::<M>(a, rr, qq);
     let wanted = (0xffff_u32 >> (BLOCK_ROWS - count)) as __mmask16;
     // SAFETY: the caller has room for `count` keys; masked ones are not written.
     unsafe {
@@ -152,12 +150,44 @@ pub(super) unsafe fn store(out: *mut u32, keys: __m512i, count: usize) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 pub(super) fn sum16(v: &[__m512; BLOCK_ROWS]) -> __m512 {
-    let pairs = PAIRS.map(|k| {
-        let (a, b) = (v[k], v[k + 1]);
-        let sums = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-        _mm512_castps_si512(sums)
-    });
-    _mm512_castsi512_ps(sum_halves::<true>(pairs))
+    sum_fours(FOURS.map(|k| four_floats([v[k], v[k + 1], v[k + 2], v[k + 3]])))
+}
+
+/// In each quarter the two halves of the sums of lanes of two vectors, side by side.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn two_floats(a: __m512, b: __m512) -> __m512 {
+    _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b))
+}
+
+/// In each quarter four sums of lanes of as many vectors.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn four_floats([a, b, c, d]: [__m512; TILE]) -> __m512 {
+    four_of_twos(two_floats(a, b), two_floats(c, d))
+}
+
+/// The same from two of `two_floats`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+fn four_of_twos(a: __m512, b: __m512) -> __m512 {
+    let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+    _mm512_castsi512_ps(add_words::<true>(a, b))
+}
+
+/// The sums of the lanes of sixteen vectors, from those of each two by `two_floats`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn sum_twos(v: &[__m512; BLOCK_ROWS / 2]) -> __m512 {
+    sum_fours([0, 2, 4, 6].map(|k| four_of_twos(v[k], v[k + 1])))
+}
+
+/// The sums of the lanes of sixteen vectors, from those of each four by `four_floats`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn sum_fours(v: [__m512; BLOCK_ROWS / TILE]) -> __m512 {
+    let words = v.map(|v| _mm512_castps_si512(v));
+    _mm512_castsi512_ps(sum_quarters::<true>(words))
 }
 
 /// The sums of the lanes of each of sixteen vectors of 32-bit integers, modulo 2^32.
@@ -190,9 +220,8 @@ pub(super) fn four_counts(v: [__m512i; TILE]) -> __m512i {
     add_words::<false>(pair(v[0], v[1]), pair(v[2], v[3]))
 }
 
-/// The first of each four and of each two of sixteen vectors.
+/// The first of each four of sixteen vectors.
 const FOURS: [usize; 4] = [0, 4, 8, 12];
-const PAIRS: [usize; 8] = [0, 2, 4, 6, 8, 10, 12, 14];
 
 /// The sums of the even and of the odd lanes of each of eight vectors, of f32 if `FLOATS`, or else of 32-bit
 /// integers.

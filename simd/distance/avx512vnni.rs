@@ -135,7 +135,8 @@ impl Query {
     }
 }
 
-/// Keys for byte elements of type `E`.
+/// Keys for byte elements of type `E`. Not inlined: its frame is not on the stack of the others.
+#[inline(never)]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]

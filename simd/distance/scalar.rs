@@ -7,11 +7,12 @@ use super::{key, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, U8};
 use crate::abi::{Elem, Metric};
 use crate::math::{bf16_to_f32, f16_to_f32, sqrt};
 
-/// As [`super::score`], in portable code.
+/// As [`super::score`], in portable code. Not inlined: its frame is not on the stack of the others.
 ///
 /// # Safety
 ///
 /// As [`super::score`].
+#[inline(never)]
 pub unsafe fn score<R: Rows>(
     elem: Elem,
     metric: Metric,
