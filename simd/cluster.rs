@@ -4,7 +4,7 @@
 //! bits on every instruction set.
 
 use crate::abi::{Elem, Isa, Metric};
-use crate::distance::{score_many, Strided};
+use crate::distance::{score_many, F32Kind, Strided};
 use crate::isa::per_isa;
 
 /// Centroids met at once; the distances of `ROWS` rows to them fit the stack.
@@ -69,9 +69,8 @@ unsafe fn assign(
                     base: centroids.add(first * len_bytes),
                     stride: len_bytes,
                 };
-                let (elem, metric) = (Elem::F32, Metric::L2Sq);
-                let found = tile.as_mut_ptr();
-                score_many(isa, elem, metric, queries, group, part, dim, found, count);
+                let (kind, found) = (F32Kind(Metric::L2Sq), tile.as_mut_ptr());
+                score_many(isa, kind, queries, group, part, dim, found, count);
                 for i in 0..group {
                     let (id, key) = (ids.add(at + i), keys.add(at + i));
                     let (mut nearest, mut least) = if first == 0 {

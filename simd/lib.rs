@@ -93,7 +93,7 @@ pub unsafe extern "C" fn vexfs_simd_score_rows(
         (Some(isa), Some(elem), Some(metric)) => {
             let rows = Strided { base: rows, stride };
             // SAFETY: as promised by the caller.
-            unsafe { distance::score(isa, elem, metric, query, rows, dim, out, n) };
+            unsafe { distance::score(isa, (elem, metric), query, rows, dim, out, n) };
             0
         }
         _ => 1,
@@ -128,7 +128,7 @@ pub unsafe extern "C" fn vexfs_simd_score_gather(
                 offsets,
             };
             // SAFETY: as promised by the caller.
-            unsafe { distance::score(isa, elem, metric, query, rows, dim, out, n) };
+            unsafe { distance::score(isa, (elem, metric), query, rows, dim, out, n) };
             0
         }
         _ => 1,
@@ -159,7 +159,7 @@ pub unsafe extern "C" fn vexfs_simd_score_list(
         (Some(isa), Some(elem), Some(metric)) => {
             let rows = Listed { rows };
             // SAFETY: as promised by the caller.
-            unsafe { distance::score(isa, elem, metric, query, rows, dim, out, n) };
+            unsafe { distance::score(isa, (elem, metric), query, rows, dim, out, n) };
             0
         }
         _ => 1,
@@ -196,7 +196,7 @@ pub unsafe extern "C" fn vexfs_simd_score_many_rows(
             let stride = query_stride;
             let queries = Strided { base, stride };
             // SAFETY: as promised by the caller.
-            unsafe { distance::score_many(isa, elem, metric, queries, nq, rows, dim, out, n) };
+            unsafe { distance::score_many(isa, (elem, metric), queries, nq, rows, dim, out, n) };
             0
         }
         _ => 1,
@@ -231,7 +231,7 @@ pub unsafe extern "C" fn vexfs_simd_score_many_list(
             let (base, stride) = (queries, query_stride);
             let (queries, rows) = (Strided { base, stride }, Listed { rows });
             // SAFETY: as promised by the caller.
-            unsafe { distance::score_many(isa, elem, metric, queries, nq, rows, dim, out, n) };
+            unsafe { distance::score_many(isa, (elem, metric), queries, nq, rows, dim, out, n) };
             0
         }
         _ => 1,

@@ -11,7 +11,7 @@
 //! by one shuffle (Andre et al., "Quicker ADC", arXiv 1812.09162; `pq4_fast_scan` in FAISS).
 
 use crate::abi::{Distance, Elem, Isa, Metric};
-use crate::distance::{score, Strided};
+use crate::distance::{score, F32Kind, Strided};
 use crate::isa::per_isa;
 
 /// The most centroids of a codebook: a code is a byte.
@@ -66,16 +66,8 @@ unsafe fn part_keys(
                 base: codebooks.add(s * ksub * len_bytes),
                 stride: len_bytes,
             };
-            score(
-                isa,
-                Elem::F32,
-                metric,
-                part,
-                codebook,
-                dsub,
-                keys.add(s * ksub),
-                ksub,
-            );
+            let to = keys.add(s * ksub);
+            score(isa, F32Kind(metric), part, codebook, dsub, to, ksub);
         }
     }
 }

@@ -9,7 +9,7 @@
 use crate::abi::{Distance, Elem, Isa, Metric};
 use crate::cluster::{accumulate, rotate, sign_bits};
 use crate::convert::{convert, normalise, quantise};
-use crate::distance::{score, score_many, Strided};
+use crate::distance::{score, score_many, F32Kind, Strided};
 use crate::finite::first_non_finite;
 use crate::lsh::fixed;
 use crate::math::{bf16_to_f32, f16_to_f32};
@@ -154,11 +154,18 @@ unsafe fn distances_agree(isa: Isa, elem: Elem, metric: Metric, dim: usize) -> b
     let (mut got, mut want) = ([0u32; ROWS], [1u32; ROWS]);
     // SAFETY: the last row ends at element 4 * 64 + 1536 of the table, the query before it.
     unsafe {
-        score(isa, elem, metric, query, rows, dim, got.as_mut_ptr(), ROWS);
+        score(
+            isa,
+            (elem, metric),
+            query,
+            rows,
+            dim,
+            got.as_mut_ptr(),
+            ROWS,
+        );
         score(
             Isa::Scalar,
-            elem,
-            metric,
+            (elem, metric),
             query,
             rows,
             dim,
@@ -191,10 +198,18 @@ unsafe fn pairs_agree(
     // SAFETY: the second query lies 8 elements behind the first, before the last row's end.
     unsafe {
         let to = got.as_mut_ptr();
-        score_many(isa, elem, metric, queries, NQ, rows, dim, to, ROWS);
+        score_many(isa, (elem, metric), queries, NQ, rows, dim, to, ROWS);
         for (q, want) in want.chunks_exact_mut(ROWS).enumerate() {
             let query = query.wrapping_add(q * stride);
-            score(isa, elem, metric, query, rows, dim, want.as_mut_ptr(), ROWS);
+            score(
+                isa,
+                (elem, metric),
+                query,
+                rows,
+                dim,
+                want.as_mut_ptr(),
+                ROWS,
+            );
         }
     }
     got.iter().zip(&want).all(|(a, b)| a == b)
@@ -290,8 +305,8 @@ unsafe fn range_agrees(isa: Isa, metric: Metric) -> bool {
                 let (mut got, mut want) = (0u32, 1u32);
                 // SAFETY: both arrays hold `DIM` elements.
                 unsafe {
-                    score(isa, Elem::F32, metric, q, row, DIM, &mut got, 1);
-                    score(Isa::Scalar, Elem::F32, metric, q, row, DIM, &mut want, 1);
+                    score(isa, F32Kind(metric), q, row, DIM, &mut got, 1);
+                    score(Isa::Scalar, F32Kind(metric), q, row, DIM, &mut want, 1);
                     ok &= got == want || agree(got, want, terms(Elem::F32, metric, q, r, DIM), DIM);
                 }
             }

@@ -7,7 +7,7 @@
 use core::arch::x86_64::*;
 
 use super::{
-    bit_lead, scalar, Ahead, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
+    bit_lead, scalar, Ahead, Kind, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
 };
 use crate::abi::{Elem, Metric};
 
@@ -24,8 +24,7 @@ static MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0
 /// As [`super::score`].
 #[target_feature(enable = "avx2,fma,f16c,popcnt")]
 pub unsafe fn score<R: Rows>(
-    elem: Elem,
-    metric: Metric,
+    kind: impl Kind,
     query: *const u8,
     rows: R,
     dim: usize,
@@ -33,7 +32,7 @@ pub unsafe fn score<R: Rows>(
     n: usize,
 ) {
     // SAFETY: the caller's promises are those of each variant.
-    unsafe { dispatch!(elem, metric, (query, rows, dim, out, n)) }
+    unsafe { dispatch!(kind, (query, rows, dim, out, n)) }
 }
 
 /// Keys for float elements of type `E`.

@@ -11,7 +11,7 @@ use core::mem::MaybeUninit;
 use super::avx512bytes::{bits, bytes};
 use super::avx512keys::{four_floats, store_keys, sum16, sum_fours, sum_twos, two_floats};
 use super::{
-    Ahead, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, LEAD, TILE, U8,
+    Ahead, Kind, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, LEAD, TILE, U8,
 };
 use crate::abi::{Elem, Metric};
 
@@ -41,8 +41,7 @@ pub(super) const SHORT: usize = 128;
 /// As [`super::score`], for each query and its results.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 pub unsafe fn score<R: Rows, const Q: usize>(
-    elem: Elem,
-    metric: Metric,
+    kind: impl Kind,
     queries: [*const u8; Q],
     rows: R,
     dim: usize,
@@ -50,7 +49,7 @@ pub unsafe fn score<R: Rows, const Q: usize>(
     n: usize,
 ) {
     // SAFETY: the caller's promises are those of each variant.
-    unsafe { dispatch!(elem, metric, (queries, rows, dim, out, n), Q) }
+    unsafe { dispatch!(kind, (queries, rows, dim, out, n), Q) }
 }
 
 /// Keys for float elements of type `E`.

@@ -12,7 +12,8 @@ use super::avx512bits::bits;
 use super::avx512keys::{four_floats, store_keys, sum16, sum_fours};
 use super::avx512vnni::bytes;
 use super::{
-    avx512, Ahead, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
+    avx512, Ahead, Kind, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE,
+    U8,
 };
 use crate::abi::{Elem, Metric};
 
@@ -31,8 +32,7 @@ const BLOCK: usize = 2048;
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx512bf16,avx2,fma,f16c,popcnt"
 )]
 pub unsafe fn score<R: Rows, const Q: usize>(
-    elem: Elem,
-    metric: Metric,
+    kind: impl Kind,
     queries: [*const u8; Q],
     rows: R,
     dim: usize,
@@ -40,7 +40,7 @@ pub unsafe fn score<R: Rows, const Q: usize>(
     n: usize,
 ) {
     // SAFETY: the caller's promises are those of each variant.
-    unsafe { dispatch!(elem, metric, (queries, rows, dim, out, n), Q) }
+    unsafe { dispatch!(kind, (queries, rows, dim, out, n), Q) }
 }
 
 /// Keys for float elements of type `E`.

@@ -29,7 +29,9 @@ use super::avx512keys::{
     four_integers, keys_of_cosines, keys_of_counts, keys_of_products, ordered, store,
     sum16_integers, sum_quarters,
 };
-use super::{Ahead, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
+use super::{
+    Ahead, Kind, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
+};
 use crate::abi::{Elem, Metric};
 
 /// Bytes of one register.
@@ -44,8 +46,7 @@ const WIDTH: usize = 64;
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
 pub unsafe fn score<R: Rows, const Q: usize>(
-    elem: Elem,
-    metric: Metric,
+    kind: impl Kind,
     queries: [*const u8; Q],
     rows: R,
     dim: usize,
@@ -53,7 +54,7 @@ pub unsafe fn score<R: Rows, const Q: usize>(
     n: usize,
 ) {
     // SAFETY: the caller's promises are those of each variant.
-    unsafe { dispatch!(elem, metric, (queries, rows, dim, out, n), Q) }
+    unsafe { dispatch!(kind, (queries, rows, dim, out, n), Q) }
 }
 
 /// Bytes of -128 and of 1. They come from the caller, or else a compiler takes them from memory each time where

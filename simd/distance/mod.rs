@@ -38,11 +38,47 @@ const L2SQ: u32 = Metric::L2Sq as u32;
 const INNER_PRODUCT: u32 = Metric::InnerProduct as u32;
 const COSINE: u32 = Metric::Cosine as u32;
 
+/// An element type and a metric.
+pub trait Kind: Copy {
+    fn elem(self) -> Elem;
+    fn metric(self) -> Metric;
+}
+
+/// Those that a caller chose.
+impl Kind for (Elem, Metric) {
+    #[inline(always)]
+    fn elem(self) -> Elem {
+        self.0
+    }
+
+    #[inline(always)]
+    fn metric(self) -> Metric {
+        self.1
+    }
+}
+
+/// Distances of f32. A compiler leaves the code for other elements out, and so the larger frames that some of it has
+/// on a kernel's stack.
+#[derive(Clone, Copy)]
+pub struct F32Kind(pub Metric);
+
+impl Kind for F32Kind {
+    #[inline(always)]
+    fn elem(self) -> Elem {
+        Elem::F32
+    }
+
+    #[inline(always)]
+    fn metric(self) -> Metric {
+        self.0
+    }
+}
+
 /// Calls the file's own `floats`, `bytes` or `bits` for an element type and a metric; `rest` are further
 /// generic arguments. Bits have one distance of differences, so `L2Sq` and `Hamming` are the same function.
 macro_rules! dispatch {
-    ($elem:expr, $metric:expr, $args:tt $(, $rest:tt)?) => {
-        match ($elem, $metric) {
+    ($kind:expr, $args:tt $(, $rest:tt)?) => {
+        match ($kind.elem(), $kind.metric()) {
             (Elem::F32, Metric::InnerProduct) => floats::<_, F32, INNER_PRODUCT $(, $rest)?> $args,
             (Elem::F32, Metric::Cosine) => floats::<_, F32, COSINE $(, $rest)?> $args,
             (Elem::F32, _) => floats::<_, F32, L2SQ $(, $rest)?> $args,
@@ -334,11 +370,10 @@ fn bit_lead(len_bytes: usize) -> usize {
 /// # Safety
 ///
 /// The processor has `isa`, vector registers may be used, `query` and each row are readable for
-/// `elem.row_bytes(dim)` bytes at any alignment, and `out` is writable for `n` elements.
+/// `kind.elem().row_bytes(dim)` bytes at any alignment, and `out` is writable for `n` elements.
 pub unsafe fn score<R: Rows>(
     isa: Isa,
-    elem: Elem,
-    metric: Metric,
+    kind: impl Kind,
     query: *const u8,
     rows: R,
     dim: usize,
@@ -349,18 +384,18 @@ pub unsafe fn score<R: Rows>(
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => avx512bf16::score(elem, metric, [query], rows, dim, [out], n),
+            Isa::Avx512Bf16 => avx512bf16::score(kind, [query], rows, dim, [out], n),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => avx512vnni::score(elem, metric, [query], rows, dim, [out], n),
+            Isa::Avx512Vnni => avx512vnni::score(kind, [query], rows, dim, [out], n),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::score(elem, metric, [query], rows, dim, [out], n),
+            Isa::Avx512 => avx512::score(kind, [query], rows, dim, [out], n),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::score(elem, metric, query, rows, dim, out, n),
+            Isa::Avx2 => avx2::score(kind, query, rows, dim, out, n),
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonDot => neondot::score(elem, metric, query, rows, dim, out, n),
+            Isa::NeonDot => neondot::score(kind, query, rows, dim, out, n),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => neon::score(elem, metric, query, rows, dim, out, n),
-            _ => scalar::score(elem, metric, query, rows, dim, out, n),
+            Isa::Neon => neon::score(kind, query, rows, dim, out, n),
+            _ => scalar::score(kind, query, rows, dim, out, n),
         }
     }
 }
@@ -404,8 +439,7 @@ const ROWS_AT_ONCE: usize = 24 * 1024;
 /// As [`score`], for each of the queries; `out` is writable for `nq * n` elements.
 pub unsafe fn score_many<R: Rows>(
     isa: Isa,
-    elem: Elem,
-    metric: Metric,
+    kind: impl Kind,
     queries: Strided,
     nq: usize,
     rows: R,
@@ -413,7 +447,7 @@ pub unsafe fn score_many<R: Rows>(
     out: *mut u32,
     n: usize,
 ) {
-    let len_bytes = elem.row_bytes(dim);
+    let len_bytes = kind.elem().row_bytes(dim);
     // At least so many that what is done once per query and part does not count.
     let fit = ROWS_AT_ONCE.checked_div(len_bytes).unwrap_or(n);
     let step = (if fit < 4 * TILE { 4 * TILE } else { fit }) & !(TILE - 1);
@@ -430,16 +464,16 @@ pub unsafe fn score_many<R: Rows>(
                 let pair = [queries.row(q), queries.row(q + 1)];
                 let to = [out.add(q * n + first), out.add((q + 1) * n + first)];
                 match isa {
-                    Isa::Avx512Bf16 => avx512bf16::score(elem, metric, pair, part, dim, to, count),
-                    Isa::Avx512Vnni => avx512vnni::score(elem, metric, pair, part, dim, to, count),
-                    Isa::Avx512 => avx512::score(elem, metric, pair, part, dim, to, count),
+                    Isa::Avx512Bf16 => avx512bf16::score(kind, pair, part, dim, to, count),
+                    Isa::Avx512Vnni => avx512vnni::score(kind, pair, part, dim, to, count),
+                    Isa::Avx512 => avx512::score(kind, pair, part, dim, to, count),
                     _ => break,
                 }
                 q += 2;
             }
             while q < nq {
                 let to = out.add(q * n + first);
-                score(isa, elem, metric, queries.row(q), part, dim, to, count);
+                score(isa, kind, queries.row(q), part, dim, to, count);
                 q += 1;
             }
         }

@@ -6,7 +6,7 @@
 
 use core::arch::aarch64::*;
 
-use super::{scalar, Ahead, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
+use super::{scalar, Ahead, Kind, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
 use crate::abi::{Elem, Metric};
 
 /// Elements per block: bounds the chain of roundings in one lane.
@@ -19,8 +19,7 @@ const BLOCK: usize = 512;
 /// As [`super::score`].
 #[target_feature(enable = "neon")]
 pub unsafe fn score<R: Rows>(
-    elem: Elem,
-    metric: Metric,
+    kind: impl Kind,
     query: *const u8,
     rows: R,
     dim: usize,
@@ -28,7 +27,7 @@ pub unsafe fn score<R: Rows>(
     n: usize,
 ) {
     // SAFETY: the caller's promises are those of each variant.
-    unsafe { dispatch!(elem, metric, (query, rows, dim, out, n)) }
+    unsafe { dispatch!(kind, (query, rows, dim, out, n)) }
 }
 
 /// Keys for float elements of type `E`.

@@ -13,7 +13,7 @@ use core::arch::asm;
 use super::neon::{
     self, bits, float_keys, integer_keys, load_part128, prefetch, store, sum4, sum4_words,
 };
-use super::{scalar, Ahead, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
+use super::{scalar, Ahead, Kind, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8};
 use crate::abi::{Elem, Metric};
 
 /// As [`super::score`], with DotProd and FHM.
@@ -23,8 +23,7 @@ use crate::abi::{Elem, Metric};
 /// As [`super::score`].
 #[target_feature(enable = "neon,dotprod,fp16,fhm")]
 pub unsafe fn score<R: Rows>(
-    elem: Elem,
-    metric: Metric,
+    kind: impl Kind,
     query: *const u8,
     rows: R,
     dim: usize,
@@ -32,7 +31,7 @@ pub unsafe fn score<R: Rows>(
     n: usize,
 ) {
     // SAFETY: the caller's promises are those of each variant.
-    unsafe { dispatch!(elem, metric, (query, rows, dim, out, n)) }
+    unsafe { dispatch!(kind, (query, rows, dim, out, n)) }
 }
 
 /// Keys for float elements of type `E`.

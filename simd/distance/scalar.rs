@@ -3,7 +3,7 @@
 //! Distances in portable code: the reference, the fallback, and the judge of sums that leave the
 //! range of the vector kernels.
 
-use super::{key, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, U8};
+use super::{key, Kind, Rows, BF16, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, U8};
 use crate::abi::{Elem, Metric};
 use crate::math::{bf16_to_f32, f16_to_f32, sqrt};
 
@@ -14,8 +14,7 @@ use crate::math::{bf16_to_f32, f16_to_f32, sqrt};
 /// As [`super::score`].
 #[inline(never)]
 pub unsafe fn score<R: Rows>(
-    elem: Elem,
-    metric: Metric,
+    kind: impl Kind,
     query: *const u8,
     rows: R,
     dim: usize,
@@ -23,7 +22,7 @@ pub unsafe fn score<R: Rows>(
     n: usize,
 ) {
     // SAFETY: the caller's promises are those of each variant.
-    unsafe { dispatch!(elem, metric, (query, rows, dim, out, n)) }
+    unsafe { dispatch!(kind, (query, rows, dim, out, n)) }
 }
 
 /// Keys for float elements of type `E`.
