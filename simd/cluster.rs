@@ -3,6 +3,9 @@
 //! Steps of k-means, the structured random rotation, and sign bits. All but `assign` give the same
 //! bits on every instruction set.
 
+#[cfg(target_arch = "x86_64")]
+use core::arch::x86_64::*;
+
 use crate::abi::{Elem, Isa, Metric};
 use crate::distance::{score_many, F32Kind, Strided};
 use crate::isa::per_isa;
@@ -26,8 +29,8 @@ per_isa! {
         isa, sums: *const u64, counts: *const u64, k: usize, dim: usize, out: *mut u8,
     ) -> usize = centroids_body;
 
-    /// Rotates the vector of `dim` f32 at `p` in place.
-    pub unsafe fn rotate(isa, seed: u64, p: *mut u8, dim: usize) -> () = rotate_body;
+    /// As [`rotate`], with what every processor has.
+    pub unsafe fn rotate_portably(isa, seed: u64, p: *mut u8, dim: usize) -> () = rotate_portable_body;
 
     /// Writes one bit per element: whether it is greater than zero.
     pub unsafe fn sign_bits(isa, src: *const u8, dim: usize, dst: *mut u8) -> () = sign_bits_body;
@@ -174,8 +177,35 @@ fn signs(seed: u64, round: usize, i: usize) -> u64 {
     z ^ z >> 31
 }
 
-/// Elements whose first steps of a transform are done in registers.
+/// Elements that are in registers together.
 const SMALL: usize = 16;
+
+/// The elements from `i` on.
+///
+/// # Safety
+///
+/// [`SMALL`] f32 are readable from there.
+#[inline(always)]
+unsafe fn load_small(p: *const u8, i: usize) -> [f32; SMALL] {
+    // SAFETY: as promised by the caller.
+    unsafe { p.add(4 * i).cast::<[f32; SMALL]>().read_unaligned() }
+}
+
+/// # Safety
+///
+/// [`SMALL`] f32 are writable at `p` from the element `i` on.
+#[inline(always)]
+unsafe fn store_small(p: *mut u8, i: usize, v: [f32; SMALL]) {
+    // SAFETY: as promised by the caller.
+    unsafe { p.add(4 * i).cast::<[f32; SMALL]>().write_unaligned(v) };
+}
+
+/// Negates those elements whose bit is 1.
+#[inline(always)]
+fn flip_small(v: [f32; SMALL], bits: u64) -> [f32; SMALL] {
+    let bits = bits as u32;
+    core::array::from_fn(|i| f32::from_bits(v[i].to_bits() ^ (bits >> i << 31)))
+}
 
 /// The first four steps of a Walsh-Hadamard transform. Each new element is the sum of two old ones, one of
 /// them perhaps negated, so that a step is a permutation and an addition.
@@ -193,6 +223,109 @@ fn transform_small(mut v: [f32; SMALL]) -> [f32; SMALL] {
     v
 }
 
+/// Replaces the element `i` and the one at `j`, `n` times, by `scale` times their sum and difference.
+///
+/// # Safety
+///
+/// `n` f32 are readable and writable at `p` from the elements `i` and `j` on, and no element is both.
+#[inline(always)]
+unsafe fn mix(p: *mut u8, i: usize, j: usize, n: usize, scale: f32) {
+    let mut k = 0;
+    // SAFETY: every index is below `i + n` or `j + n`.
+    unsafe {
+        while k + SMALL <= n {
+            let (a, b) = (load_small(p, i + k), load_small(p, j + k));
+            store_small(p, i + k, core::array::from_fn(|e| (a[e] + b[e]) * scale));
+            store_small(p, j + k, core::array::from_fn(|e| (a[e] - b[e]) * scale));
+            k += SMALL;
+        }
+        while k < n {
+            let (a, b) = (load(p, i + k), load(p, j + k));
+            store(p, i + k, (a + b) * scale);
+            store(p, j + k, (a - b) * scale);
+            k += 1;
+        }
+    }
+}
+
+/// As [`flip_small`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn flip_small_avx512(v: [f32; SMALL], bits: u64) -> [f32; SMALL] {
+    // SAFETY: vectors and arrays of as many numbers are the same bytes.
+    unsafe {
+        let v: __m512 = core::mem::transmute(v);
+        core::mem::transmute(_mm512_mask_xor_ps(v, bits as u16, v, _mm512_set1_ps(-0.0)))
+    }
+}
+
+/// As [`transform_small`], to the same bits.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn transform_small_avx512(v: [f32; SMALL]) -> [f32; SMALL] {
+    // SAFETY: vectors and arrays of as many numbers are the same bytes.
+    let v: __m512 = unsafe { core::mem::transmute(v) };
+    let minus = _mm512_set1_ps(-0.0);
+    let v = _mm512_add_ps(
+        _mm512_permute_ps::<0b10_11_00_01>(v),
+        _mm512_mask_xor_ps(v, 0xaaaa, v, minus),
+    );
+    let v = _mm512_add_ps(
+        _mm512_permute_ps::<0b01_00_11_10>(v),
+        _mm512_mask_xor_ps(v, 0xcccc, v, minus),
+    );
+    let v = _mm512_add_ps(
+        _mm512_shuffle_f32x4::<0b10_11_00_01>(v, v),
+        _mm512_mask_xor_ps(v, 0xf0f0, v, minus),
+    );
+    let v = _mm512_add_ps(
+        _mm512_shuffle_f32x4::<0b01_00_11_10>(v, v),
+        _mm512_mask_xor_ps(v, 0xff00, v, minus),
+    );
+    // SAFETY: as above.
+    unsafe { core::mem::transmute(v) }
+}
+
+/// Rotates the vector of `dim` f32 at `p` in place.
+///
+/// # Safety
+///
+/// The processor has `isa` and vector registers may be used; `dim` f32 are readable and writable at `p`.
+pub unsafe fn rotate(isa: Isa, seed: u64, p: *mut u8, dim: usize) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    unsafe fn avx512(seed: u64, p: *mut u8, dim: usize) {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            rotate_body(
+                seed,
+                p,
+                dim,
+                |v, bits| flip_small_avx512(v, bits),
+                |v| transform_small_avx512(v),
+            )
+        }
+    }
+    // SAFETY: as promised by the caller, who has `isa`.
+    unsafe {
+        match isa {
+            // Of the portable transform the compiler makes shuffles of single elements.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => avx512(seed, p, dim),
+            _ => rotate_portably(isa, seed, p, dim),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`rotate_body`].
+#[inline(always)]
+unsafe fn rotate_portable_body(seed: u64, p: *mut u8, dim: usize) {
+    // SAFETY: as promised by the caller.
+    unsafe { rotate_body(seed, p, dim, flip_small, transform_small) }
+}
+
 /// An orthogonal map in O(d log d): rounds of random signs and a Walsh-Hadamard transform of the
 /// largest power of two of elements, at the beginning and at the end in turn, with a mixing of both
 /// halves where that is not all of them. Compare the FHT-Kac rotator of the RaBitQ library
@@ -202,7 +335,13 @@ fn transform_small(mut v: [f32; SMALL]) -> [f32; SMALL] {
 ///
 /// `dim` f32 are readable and writable at `p`.
 #[inline(always)]
-unsafe fn rotate_body(seed: u64, p: *mut u8, dim: usize) {
+unsafe fn rotate_body(
+    seed: u64,
+    p: *mut u8,
+    dim: usize,
+    flip_small: impl Fn([f32; SMALL], u64) -> [f32; SMALL],
+    transform_small: impl Fn([f32; SMALL]) -> [f32; SMALL],
+) {
     if dim == 0 {
         return;
     }
@@ -220,21 +359,24 @@ unsafe fn rotate_body(seed: u64, p: *mut u8, dim: usize) {
         let first = if round & 1 == 0 { 0 } else { dim - part };
         // SAFETY: every index is below `dim`: the transform covers `part` elements from `first`.
         unsafe {
-            let mut word = 0;
-            for i in 0..dim {
-                if i & 63 == 0 {
-                    word = signs(seed, round, i >> 6);
-                }
-                let flip = ((word >> (i & 63)) as u32) << 31;
+            let mut i = 0;
+            while i + SMALL <= dim {
+                let bits = signs(seed, round, i >> 6) >> (i & 63);
+                store_small(p, i, flip_small(load_small(p, i), bits));
+                i += SMALL;
+            }
+            let bits = signs(seed, round, i >> 6);
+            while i < dim {
+                let flip = ((bits >> (i & 63)) as u32) << 31;
                 store(p, i, f32::from_bits(load(p, i).to_bits() ^ flip));
+                i += 1;
             }
             let q = p.add(first * 4);
             let mut half = 1;
             if part >= SMALL {
                 let mut block = 0;
                 while block < part {
-                    let small = q.add(4 * block).cast::<[f32; SMALL]>();
-                    small.write_unaligned(transform_small(small.read_unaligned()));
+                    store_small(q, block, transform_small(load_small(q, block)));
                     block += SMALL;
                 }
                 half = SMALL;
@@ -242,11 +384,7 @@ unsafe fn rotate_body(seed: u64, p: *mut u8, dim: usize) {
             while half < part {
                 let mut block = 0;
                 while block < part {
-                    for i in block..block + half {
-                        let (a, b) = (load(q, i), load(q, i + half));
-                        store(q, i, a + b);
-                        store(q, i + half, a - b);
-                    }
+                    mix(q, block, block + half, half, 1.0);
                     block += 2 * half;
                 }
                 half *= 2;
@@ -256,11 +394,7 @@ unsafe fn rotate_body(seed: u64, p: *mut u8, dim: usize) {
             }
             if part != dim {
                 let half = dim >> 1;
-                for i in 0..half {
-                    let (a, b) = (load(p, i), load(p, i + half));
-                    store(p, i, (a + b) * core::f32::consts::FRAC_1_SQRT_2);
-                    store(p, i + half, (a - b) * core::f32::consts::FRAC_1_SQRT_2);
-                }
+                mix(p, 0, half, half, core::f32::consts::FRAC_1_SQRT_2);
             }
         }
     }
