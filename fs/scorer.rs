@@ -294,10 +294,10 @@ struct Copies {
 impl Copies {
     fn new(bytes: usize) -> Result<Self> {
         let slots = (COPIES / bytes).max(1);
-        Ok(Copies {
-            bytes,
-            memory: KVVec::from_elem(0, slots.checked_mul(bytes).ok_or(EINVAL)?, GFP_KERNEL)?,
-        })
+        let bytes_of_all = slots.checked_mul(bytes).ok_or(EINVAL)?;
+        // Who searches is told if memory is short; the kernel's log need not be.
+        let memory = KVVec::from_elem(0, bytes_of_all, GFP_KERNEL | __GFP_NOWARN)?;
+        Ok(Copies { bytes, memory })
     }
 
     fn first(&mut self) -> Result<&mut [u8]> {
