@@ -65,41 +65,6 @@ impl<'s> Batch<'s> {
     }
 }
 
-/// Slots whose nodes are on their way from memory.
-struct Slots {
-    slots: [u32; BATCH],
-    len: usize,
-}
-
-impl Slots {
-    const fn new() -> Self {
-        Slots {
-            slots: [NOWHERE; BATCH],
-            len: 0,
-        }
-    }
-
-    #[inline]
-    fn push(&mut self, slot: u32) {
-        if let Some(place) = self.slots.get_mut(self.len) {
-            *place = slot;
-            self.len += 1;
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn clear(&mut self) {
-        self.len = 0;
-    }
-
-    fn as_slice(&self) -> &[u32] {
-        self.slots.get(..self.len).unwrap_or(&[])
-    }
-}
-
 /// Why a walk came to its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
@@ -217,9 +182,10 @@ impl<S: Store> Index<S> {
     ) -> Result<End, Error<N::Error>> {
         let mut out = [0; BATCH];
         let front = self.layout.front_words();
-        // Made once: to initialise it takes as long as to score some nodes.
-        let mut batch = Batch::new(&[]);
-        let mut next = Slots::new();
+        // Made once: to initialise them takes as long as to score some nodes.
+        let mut one = Batch::new(&[]);
+        let mut other = Batch::new(&[]);
+        let (mut batch, mut next) = (&mut one, &mut other);
         // Each round sends for nodes that the next one scores.
         loop {
             let mut expanded = 0;
@@ -236,13 +202,12 @@ impl<S: Store> Index<S> {
                     return Ok(End::Stopped);
                 }
                 spent.hops += 1;
-                for slot in list.iter() {
-                    if !visited.insert(slot) {
-                        continue;
-                    }
+                let mut fresh = Neighbours::new();
+                visited.insert_all(list.iter(), &mut fresh);
+                for &slot in fresh.as_slice() {
                     if let Some(node) = self.store.node(slot) {
                         numeric.prefetch(node.get(..front).unwrap_or(node));
-                        next.push(slot);
+                        next.push(slot, node);
                     }
                 }
             }
@@ -260,12 +225,7 @@ impl<S: Store> Index<S> {
                 }
             }
             batch.clear();
-            for &slot in next.as_slice() {
-                if let Some(node) = self.store.node(slot) {
-                    batch.push(slot, node);
-                }
-            }
-            next.clear();
+            core::mem::swap(&mut batch, &mut next);
         }
         Ok(End::Done)
     }

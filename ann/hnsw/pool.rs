@@ -2,6 +2,8 @@
 
 //! Candidates in the order of their distance, and the set of slots that were looked at.
 
+use super::select::Neighbours;
+
 /// The nearest candidates seen, sorted; each is expanded once.
 ///
 /// One sorted array serves as both queues of the paper's search: its end is the worst result, its
@@ -20,6 +22,10 @@ pub(super) struct Pool<'a> {
 
 const EXPANDED: u64 = 1;
 
+/// Entries among which one is found faster by comparing it with many of them than by a binary search, whose
+/// comparisons wait for each other.
+const COUNTED: usize = 64;
+
 /// Entries that are moved faster one by one than by a call, above all of a kernel's memmove.
 const SHORT: usize = 32;
 
@@ -35,6 +41,26 @@ pub(super) const fn distance_of(entry: u64) -> u32 {
 /// The slot of an entry.
 pub(super) const fn slot_of(entry: u64) -> u32 {
     entry as u32 >> 1
+}
+
+/// How many of `sorted` are less than `new`.
+#[inline]
+fn rank(sorted: &[u64], new: u64) -> usize {
+    let less = |e: &u64| usize::from(*e < new);
+    let (mut below, mut rest) = (0, sorted);
+    while rest.len() > COUNTED {
+        let (low, high) = rest.split_at(rest.len() / 2);
+        if low.last().is_some_and(|&e| e < new) {
+            below += low.len();
+            rest = high;
+        } else {
+            rest = low;
+        }
+    }
+    let ends = rest.chunks_exact(8).filter_map(|eight| eight.last());
+    let whole = 8 * ends.map(less).sum::<usize>();
+    let part = rest.get(whole..).unwrap_or(&[]);
+    below + whole + part.iter().take(8).map(less).sum::<usize>()
 }
 
 impl<'a> Pool<'a> {
@@ -78,7 +104,7 @@ impl<'a> Pool<'a> {
         if self.len == self.entries.len() && kept.last().is_none_or(|&last| new >= last) {
             return false;
         }
-        let at = kept.partition_point(|&e| e < new);
+        let at = rank(kept, new);
         // The last entry falls out of a full pool.
         let end = self.len.min(self.entries.len().saturating_sub(1));
         // INVARIANT: `at` is at most `end`, because a full pool's last entry is greater.
@@ -165,6 +191,28 @@ impl<'a> Visited<'a> {
         }
         *word |= bit;
         true
+    }
+
+    /// Adds slots; `fresh` are those that were not there before. As [`Visited::insert`], without a jump that depends
+    /// on it.
+    #[inline]
+    pub(super) fn insert_all(&mut self, slots: impl Iterator<Item = u32>, fresh: &mut Neighbours) {
+        for slot in slots {
+            let at = slot as usize >> 6;
+            let Some(word) = self.bits.get_mut(at) else {
+                continue;
+            };
+            let bit = 1 << (slot & 63);
+            let new = *word & bit == 0;
+            // INVARIANT: the word is listed, perhaps not for the first time, or the overflow noted.
+            match self.touched.get_mut(self.len) {
+                Some(place) => *place = at as u32,
+                None => self.overflow |= new,
+            }
+            self.len = (self.len + usize::from(new)).min(self.touched.len());
+            *word |= bit;
+            fresh.push_if(slot, new);
+        }
     }
 
     /// Whether a slot was added, or has no bit.

@@ -40,6 +40,15 @@ impl Neighbours {
         }
     }
 
+    /// Adds a slot if `new`, without a jump that depends on it.
+    #[inline]
+    pub(super) fn push_if(&mut self, slot: u32, new: bool) {
+        if let Some(place) = self.slots.get_mut(self.len) {
+            *place = slot;
+            self.len += usize::from(new);
+        }
+    }
+
     pub(super) fn as_slice(&self) -> &[u32] {
         self.slots.get(..self.len).unwrap_or(&[])
     }
