@@ -78,6 +78,13 @@ impl Neighbours {
 
 const _: () = assert!(MAX_M0 <= BATCH);
 
+/// A candidate is left out only for one that is nearer to it by more than a tenth, as in the robust pruning of DiskANN
+/// (Subramanya et al., NeurIPS 2019): keys of distances are nearly logarithms, and this is that of 1.1 in them.
+const LENIENCE: u32 = 1_153_434;
+
+/// With a lesser `m` there are too few links for that, and those that go far are wanted more.
+const LENIENT_FROM: usize = 8;
+
 /// Scored candidates for one list, at most this many: two lists, and a node.
 pub(super) const MAX_SCORED: usize = 2 * MAX_M0 + 1;
 
@@ -131,7 +138,7 @@ impl<S: Store> Index<S> {
     }
 
     /// Chooses at most `most` live neighbours among candidates, nearest first: a candidate that is nearer
-    /// to one chosen before than to the node itself can be reached through that one. With `fill`, at
+    /// to one chosen before than to the node itself, by [`LENIENCE`], can be reached through that one. With `fill`, at
     /// least that many are chosen, the nearest of those left out being the first to be added.
     pub(super) fn select<N: Numeric>(
         &self,
@@ -143,6 +150,11 @@ impl<S: Store> Index<S> {
         let mut chosen = Neighbours::new();
         let mut batch = Batch::new(&[]);
         let mut keys = [0; BATCH];
+        let lenience = if self.layout.m < LENIENT_FROM {
+            0
+        } else {
+            LENIENCE
+        };
         for &candidate in candidates {
             if chosen.len() >= most {
                 break;
@@ -155,7 +167,10 @@ impl<S: Store> Index<S> {
             if !batch.is_empty() {
                 let keys = keys.get_mut(..batch.len()).ok_or(Error::Damaged)?;
                 numeric.between(node, batch.nodes(), keys)?;
-                if keys.iter().any(|&key| key <= distance_of(candidate)) {
+                if keys
+                    .iter()
+                    .any(|&key| key.saturating_add(lenience) <= distance_of(candidate))
+                {
                     continue;
                 }
             }

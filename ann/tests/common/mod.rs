@@ -101,9 +101,18 @@ impl Store for Memory {
 pub const DIM: usize = 8;
 pub type Point = [u32; DIM];
 
+/// The key of a distance that is this number: those of the filesystem are bits of binary32, so nearly logarithms.
+fn key(number: u32) -> u32 {
+    let Some(log) = number.checked_ilog2() else {
+        return 1 << 31;
+    };
+    let mantissa = (u64::from(number) << 23 >> log) as u32 & ((1 << 23) - 1);
+    1 << 31 | (127 + log) << 23 | mantissa
+}
+
 /// Squared Euclidean distance of points with coordinates below 2^12.
 pub fn distance(a: &Point, b: &Point) -> u32 {
-    a.iter().zip(b).map(|(a, b)| a.abs_diff(*b).pow(2)).sum()
+    key(a.iter().zip(b).map(|(a, b)| a.abs_diff(*b).pow(2)).sum())
 }
 
 /// Points in clusters.
