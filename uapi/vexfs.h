@@ -197,15 +197,16 @@ struct vexfs_hit {
  * @nq: queries, 1 to VEXFS_MAX_QUERIES
  * @k: hits per query, 1 to VEXFS_MAX_K
  * @index_kind: VEXFS_INDEX_*; a kind the container has no index of is ENOENT
- * @ef: candidates kept by HNSW, at most VEXFS_MAX_EF; 0 for max(96, 2k). Less than
- *	@k counts as @k, and a @k beyond VEXFS_MAX_EF is answered exactly
+ * @ef: candidates kept by HNSW, on average and beyond the @k nearest, at most
+ *	VEXFS_MAX_EF; 0 for max(48, 2k). Less than @k counts as @k, and a @k beyond
+ *	VEXFS_MAX_EF is answered exactly
  * @nprobe: lists visited by IVF, buckets of each table by LSH, at most VEXFS_MAX_NPROBE;
  *	0 for a 21st of the lists, at least 64 or a third of them, whichever is less, and 8;
  *	LSH: 0 for two thirds of the buckets of a table divided by the number of tables, of
  *	hashes of n < 8 bits (8 - n) / 7 more. More are visited while fewer than @k rows
  *	are found, and if few rows pass a filter
  * @rerank: candidates compared exactly, at most VEXFS_MAX_EF. HNSW: 0 for the greater
- *	of 2k and half of @ef; counts as at least @k and at most @ef. IVF, PQ and LSH, where
+ *	of 2k and half of @ef; counts as at least @k. IVF, PQ and LSH, where
  *	an index has codes, of n bits a row: 0 for (3 + 256 / n) k + 10240 / n; counts as
  *	at least @k
  * @queries: nq vectors of the container's dimension and element type

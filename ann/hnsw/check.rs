@@ -13,6 +13,7 @@ use super::head::{Entry, Head};
 use super::node::{self, list, Anchor, State, NOWHERE};
 use super::params::{visited_words, Params, MAX_LEVEL};
 use super::repair::Reach;
+use super::spread::OCTAVES;
 use super::store::Store;
 use super::{mix, Index};
 
@@ -25,6 +26,8 @@ pub struct Image {
     pub used: u32,
     /// How many upper blocks to store, from block 0.
     pub used_uppers: u32,
+    /// How far apart near rows are, 0 where nothing is known.
+    pub spread: [u32; OCTAVES],
 }
 
 /// Scratch memory of a check.
@@ -256,6 +259,7 @@ impl<S: Store> Index<S> {
             entry: Entry::word(self.head.entry()),
             used: self.head.used.load(Ordering::Acquire),
             used_uppers: self.head.used_uppers.load(Ordering::Acquire),
+            spread: self.head.spread.words(),
         }
     }
 
@@ -289,6 +293,7 @@ impl<S: Store> Index<S> {
             .used_uppers
             .store(image.used_uppers, Ordering::Relaxed);
         index.head.change_entry(None, Entry::from_word(image.entry));
+        index.head.spread.set(image.spread);
         let mut report = index.check(memory);
         if report.faults == 0 {
             index.take_stock(&mut report);

@@ -5,6 +5,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::node::NOWHERE;
+use super::spread::Spread;
 
 /// Where searches start: a slot and its top level in one word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +51,8 @@ pub(super) struct Head {
     /// All rows ever inserted are below this.
     pub(super) row_end: AtomicU64,
     pub(super) gate: Gate,
+    /// Of rows, as inserts found them.
+    pub(super) spread: Spread,
 }
 
 impl Head {
@@ -64,6 +67,7 @@ impl Head {
             deleted: AtomicU32::new(0),
             row_end: AtomicU64::new(0),
             gate: Gate::new(),
+            spread: Spread::new(),
         }
     }
 

@@ -225,6 +225,9 @@ impl<S: Store> Index<S> {
             visited.clear();
             end?;
             let pool = pool.into_entries();
+            if l == 0 {
+                self.head.spread.learn(pool);
+            }
             let chosen = self.select(numeric, pool, self.layout.m, self.layout.m / 2)?;
             let list = list(&self.layout, &self.store, slot, l).ok_or(Error::Damaged)?;
             self.relink(slot, l, &list, &chosen);

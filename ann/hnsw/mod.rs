@@ -13,6 +13,7 @@
 //! - `pool.rs`: candidates and visited slots
 //! - `beam.rs`: the walk on one level
 //! - `select.rs`: which candidates become neighbours
+//! - `spread.rs`: how far the next nearest rows are, on average
 //! - `insert.rs`, `delete.rs`, `search.rs`: the operations
 //! - `repair.rs`: links to nodes that no path leads to
 //! - `check.rs`: is a graph what it should be; opening an image of one
@@ -34,6 +35,7 @@ mod pool;
 mod repair;
 mod search;
 mod select;
+mod spread;
 mod store;
 
 use core::sync::atomic::Ordering;
@@ -44,6 +46,7 @@ pub use order::Order;
 pub use params::{BadParams, Layout, Params};
 pub use repair::RepairMemory;
 pub use search::{Found, Plan, Query};
+pub use spread::OCTAVES;
 pub use store::{Numeric, Store, Workspace, BATCH};
 
 pub use crate::visible::Visible;

@@ -18,6 +18,11 @@ pub(super) struct Pool<'a> {
     entries: &'a mut [u64],
     len: usize,
     cursor: usize,
+    /// See [`Pool::within`].
+    nearest: usize,
+    reach: u32,
+    /// What is farther neither enters nor is expanded.
+    limit: u32,
 }
 
 const EXPANDED: u64 = 1;
@@ -71,6 +76,19 @@ impl<'a> Pool<'a> {
             entries: memory,
             len: 0,
             cursor: 0,
+            nearest: 0,
+            reach: 0,
+            limit: u32::MAX,
+        }
+    }
+
+    /// Leaves out what is more than `reach` farther than the `nearest`th candidate, once there are so many. Candidates
+    /// that are there already are only not expanded.
+    pub(super) fn within(self, nearest: usize, reach: u32) -> Self {
+        Pool {
+            nearest,
+            reach,
+            ..self
         }
     }
 
@@ -85,13 +103,14 @@ impl<'a> Pool<'a> {
         self.entries.get(..self.len).unwrap_or(&[])
     }
 
-    /// What a candidate's distance must be below to be sure to enter.
+    /// What is farther does not enter.
     #[inline]
     pub(super) fn bound(&self) -> u32 {
         if self.len < self.entries.len() {
-            return u32::MAX;
+            return self.limit;
         }
-        self.entries.last().map_or(0, |&last| distance_of(last))
+        let last = self.entries.last().map_or(0, |&last| distance_of(last));
+        last.min(self.limit)
     }
 
     /// Offers a candidate that was not offered before; says whether it entered.
@@ -121,6 +140,11 @@ impl<'a> Pool<'a> {
         }
         self.len = end + 1;
         self.cursor = self.cursor.min(at);
+        if at < self.nearest && self.len >= self.nearest {
+            let nearest = self.entries.get(self.nearest.saturating_sub(1));
+            let limit = nearest.map(|&e| distance_of(e).saturating_add(self.reach));
+            self.limit = limit.unwrap_or(u32::MAX);
+        }
         true
     }
 
@@ -132,6 +156,9 @@ impl<'a> Pool<'a> {
         for e in rest {
             skipped += 1;
             if *e & EXPANDED == 0 {
+                if distance_of(*e) > self.limit {
+                    return None;
+                }
                 *e |= EXPANDED;
                 self.cursor += skipped;
                 return Some(slot_of(*e));

@@ -28,16 +28,20 @@ const RERANK_STEP: usize = 4;
 /// Candidates that show how far estimates are off, at least.
 const LEAST_SAMPLE: usize = 16;
 
-/// The most candidates that a walk keeps because of a filter.
+/// The most candidates that a walk keeps beyond `ef`.
 const MAX_CANDIDATES: u64 = 2048;
+
+/// A walk without a filter keeps so many times `ef` candidates where that many are within reach.
+const CROWDED: u64 = 8;
 
 /// What to look for, besides the vector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Query {
     /// Candidates kept during the walk: at least `k`, at most
-    /// [`MAX_EF`]. More gives more recall and takes longer.
+    /// [`MAX_EF`]. More gives more recall and takes longer. Without a filter it is the mean of many searches: as
+    /// many are kept as are within the distance that has `ef` rows on average, beyond the `k`th.
     pub ef: u32,
-    /// Candidates that get an exact distance, at least `k` and at most `ef`; more as long as fewer than `k`
+    /// Candidates that get an exact distance, at least `k`; more as long as fewer than `k`
     /// of them turn out visible, fewer if estimates are so good that the others cannot be expected to be
     /// nearer.
     pub rerank: u32,
@@ -127,8 +131,13 @@ impl<S: Store> Index<S> {
 
     /// How long `work.candidates` should be for a search.
     pub fn candidates(&self, query: &Query) -> usize {
-        let wide = self.widened(query).min(MAX_CANDIDATES);
-        wide.max(u64::from(query.ef)) as usize
+        let ef = u64::from(query.ef);
+        let wide = match query.allowed {
+            Some(_) => self.widened(query),
+            None if self.head.spread.is_known() => ef.saturating_mul(CROWDED),
+            None => ef,
+        };
+        wide.min(MAX_CANDIDATES).max(ef) as usize
     }
 
     /// Offers the nearest rows to the query of `numeric` to `top`, whose capacity is `k`.
@@ -200,14 +209,25 @@ impl<S: Store> Index<S> {
         for level in (1..=entry.level).rev() {
             self.descend(numeric, level, &mut at, &mut spent)?;
         }
-        // As many candidates shall pass the filter as without one.
+        // With a filter as many candidates shall pass it as without one.
         let ef = match found.plan {
             Plan::Walk => work.candidates.len().min(self.candidates(query)),
             _ => query.ef as usize,
         };
+        // Where many fail the filter, distances of candidates say little about those of results.
+        let reach = match (found.plan, query.allowed) {
+            (Plan::Walk, None) => {
+                let k = u32::try_from(top.k()).unwrap_or(u32::MAX);
+                self.head.spread.between(k, query.ef)
+            }
+            _ => None,
+        };
         let candidates = work.candidates.get_mut(..ef).ok_or(Error::Workspace)?;
         let mut visited = Visited::new(work.visited, work.touched, false);
         let mut pool = Pool::new(candidates);
+        if let Some(reach) = reach {
+            pool = pool.within(top.k(), reach);
+        }
         self.seed(numeric, entry, at, &mut pool, &mut visited)?;
         let end = if found.plan == Plan::TwoHop {
             self.two_hop(numeric, visible, &mut pool, &mut visited, &mut spent)

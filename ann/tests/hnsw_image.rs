@@ -215,6 +215,7 @@ fn images_of_noise_are_refused() {
             entry: word() as u64,
             used: 20,
             used_uppers: 20,
+            spread: [word(); OCTAVES],
         };
         assert!(open(PARAMS, &nodes, &uppers, image, 50).is_err());
     }

@@ -31,6 +31,8 @@ const CENTRE_BYTES: usize = 3;
 const LEVEL_SEED: usize = 4;
 const CODE_SEED: usize = 5;
 const CODE_WORDS: usize = 6;
+/// Two to a word, the first one low; zeros in images of versions that did not know it.
+const SPREAD: usize = 7;
 
 /// Writes the image of a graph that nobody changes meanwhile; returns its inode.
 pub(super) fn save(
@@ -64,6 +66,12 @@ pub(super) fn save(
     ];
     for (to, from) in header.state.iter_mut().zip(state) {
         *to = from;
+    }
+    let spread = header.state.iter_mut().skip(SPREAD);
+    for (to, pair) in spread.zip(image.spread.chunks(2)) {
+        if let [low, high] = *pair {
+            *to = u64::from(high) << 32 | u64::from(low);
+        }
     }
     let mut writer = Writer::new(inode, &header, go_on)?;
     let store = graph.graph.store();
@@ -163,6 +171,10 @@ pub(super) fn read(
         entry,
         used,
         used_uppers,
+        spread: core::array::from_fn(|i| {
+            let [pair] = state(image, [SPREAD + i / 2]);
+            (pair >> (32 * (i % 2))) as u32
+        }),
     };
     hnsw::Index::open(params, memory, start, &mut check)
         .map_err(|_| image.corrupt("has a graph that breaks its rules"))

@@ -14,7 +14,7 @@ use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
 
 /// The least `ef` by default; more for a greater k.
-const EF: u32 = 96;
+const EF: u32 = 48;
 
 fn graph_query(query: &Query) -> hnsw::Query {
     hnsw::Query {
@@ -43,7 +43,7 @@ pub(super) fn plan(
     let query = Query {
         effort: ef,
         // It grows with `ef`: where codes cannot tell near rows apart, more candidates alone find no more.
-        rerank: or(s.rerank, double.max(ef / 2)).clamp(s.k, ef),
+        rerank: or(s.rerank, double.max(ef / 2)).max(s.k),
         allowed: candidates.filtered.then(|| candidates.count(watermark)),
     };
     let exact = graph.graph.plan(&graph_query(&query), s.k as usize) == Plan::Exact;

@@ -36,7 +36,7 @@
 #define MAX_ROUNDS 32
 #define BATCH 256
 
-static const unsigned int efs[] = { 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384 };
+static const unsigned int efs[] = { 10, 11, 12, 13, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64, 96, 128 };
 #define EFS (sizeof(efs) / sizeof(*efs))
 
 /* Tag bit i is on so many of the rows, at random. */

@@ -92,9 +92,9 @@ class Hnsw(Program):
 
     def __init__(self, args, truth, code="rabitq4", m="16"):
         self.name = f"HNSW,{code},M{m}"
-        efs = (10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384)
+        efs = (10, 11, 12, 13, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64, 96, 128)
         # What the kernel does by default.
-        settings = [(ef, min(ef, max(20, ef // 2)), 1) for ef in efs]
+        settings = [(ef, max(20, ef // 2), 1) for ef in efs]
         super().__init__(args, ["hnsw_bench", "--base", args.base, "--queries", args.queries, "--truth", truth,
                                 "--metric", "l2sq", "--code", code, "--m", m], settings)
         assert self.read()["ready"]

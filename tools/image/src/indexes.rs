@@ -260,6 +260,8 @@ fn graph<D: Device>(
         entry,
         used: number(used)?,
         used_uppers: number(used_uppers)?,
+        // It decides nothing that is checked.
+        spread: [0; hnsw::OCTAVES],
     };
     let mut counts = vec![0; start.used as usize];
     let mut upper_counts = vec![0; start.used_uppers as usize];
