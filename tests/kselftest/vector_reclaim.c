@@ -220,7 +220,8 @@ SCRATCH_CASE(a_build_makes_room_too)
 struct searcher {
 	pthread_t thread;
 	int fd, error;
-	unsigned int kind, threads;
+	const struct way *way;
+	unsigned int threads;
 	const float *queries;
 	const struct vexfs_hit *want;
 	int wrong;
@@ -232,9 +233,14 @@ static void *search_on(void *arg)
 	struct vexfs_hit hits[NQ * K];
 
 	for (int i = 0; i < (quick() ? 3 : 10) && !me->error; i++) {
-		struct vexfs_search s = { .nq = NQ, .k = K, .index_kind = me->kind, .threads = me->threads,
-					  .queries = PTR(me->queries), .hits = PTR(hits) };
+		struct vexfs_search s = wide(me->way);
 
+		s.nq = NQ;
+		s.k = K;
+		s.index_kind = me->way->build.index_kind;
+		s.threads = me->threads;
+		s.queries = PTR(me->queries);
+		s.hits = PTR(hits);
 		if (search(me->fd, &s))
 			me->error = errno;
 		else
@@ -253,7 +259,8 @@ SCRATCH_CASE(scratch_memory_of_searches_counts)
 	OK(insert(fd, rows, NULL, N));
 	FOR_EACH_STRUCTURE(way) {
 		unsigned int kind = way->build.index_kind;
-		struct vexfs_search s = { 0 }, wider = { .ef = 4096, .nprobe = 4096, .rerank = 4096 };
+		/* Defaults are for more rows: of so few, all are compared sooner. */
+		struct vexfs_search s = wide(way), wider = { .ef = 4096, .nprobe = 4096, .rerank = 4096 };
 		struct searcher searchers[8];
 		struct vexfs_hit hits[NQ * K];
 		uint64_t bytes;
@@ -266,7 +273,7 @@ SCRATCH_CASE(scratch_memory_of_searches_counts)
 		run_search(_metadata, fd, queries, &s, kind, hits);
 		EXPECT_EQ(0, s.rows_exact) TH_LOG("%s", way->name);
 		for (int i = 0; i < 8; i++) {
-			searchers[i] = (struct searcher){ .fd = fd, .kind = kind, .threads = i % 3,
+			searchers[i] = (struct searcher){ .fd = fd, .way = way, .threads = i % 3,
 							  .queries = queries, .want = hits };
 			ASSERT_EQ(0, pthread_create(&searchers[i].thread, NULL, search_on, &searchers[i]));
 		}
