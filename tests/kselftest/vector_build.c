@@ -103,7 +103,7 @@ static unsigned int recall(int fd, const float *queries, unsigned int ef)
 
 CASE(several_threads_build_an_index_as_good_as_one_does)
 {
-	unsigned int n = quick() ? 2000 : 12000, one, four;
+	unsigned int n = quick() ? 2000 : 12000, ef = quick() ? 60 : 240, one, four;
 	int fd = container("f", DIM, VEXFS_METRIC_L2);
 	float *rows = new_rows(1, 0, n, DIM), *queries = new_rows(2, 0, NQ, DIM);
 	struct vexfs_index_stats st;
@@ -111,7 +111,7 @@ CASE(several_threads_build_an_index_as_good_as_one_does)
 
 	OK(insert(fd, rows, NULL, n));
 	OK(build(fd, 0, 60, 1));
-	one = recall(fd, queries, 60);
+	one = recall(fd, queries, ef);
 	digest = index_stats(fd, VEXFS_INDEX_STATS_DIGEST).digest;
 	EXPECT_LT(900, one);
 	/* One thread makes the same each time, in the background too. */
@@ -125,7 +125,7 @@ CASE(several_threads_build_an_index_as_good_as_one_does)
 		EXPECT_EQ(n, st.watermark);
 		EXPECT_EQ(VEXFS_INDEX_READY, st.state);
 		EXPECT_TRUE(is_sound(fd));
-		four = recall(fd, queries, 60);
+		four = recall(fd, queries, ef);
 		EXPECT_LE(one - 30, four) TH_LOG("%u threads", threads);
 	}
 	free(rows);

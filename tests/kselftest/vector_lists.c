@@ -21,12 +21,14 @@ CASE(every_kind_finds_what_an_exact_search_finds)
 		fd = container(name, DIM, metric);
 		OK(insert(fd, rows, NULL, n));
 		FOR_EACH_WAY(way) {
-			struct vexfs_search s = wide(way), narrow = { .nprobe = 1, .rerank = 10 };
+			/* Of more rows, more seem near. */
+			unsigned int kind = way->build.index_kind, least, more = n / 1000;
+			struct vexfs_search s = wide(way), narrow = { .nprobe = 1, .rerank = 10 * more };
 			struct vexfs_index_stats st = { 0 };
-			unsigned int kind = way->build.index_kind, least;
 
 			if (!way->least[metric])
 				continue;
+			s.rerank *= more;
 			ASSERT_EQ(0, ERR(build_way(fd, way, 0))) TH_LOG("%s", way->name);
 			OK(stats_of_kind(fd, kind, &st));
 			EXPECT_EQ(VEXFS_INDEX_READY, st.state);
@@ -512,6 +514,8 @@ CASE(threads_make_the_same_lists)
 		struct vexfs_search s = wide(way);
 		uint64_t digest = 0;
 
+		/* Of more rows, more seem near. */
+		s.rerank *= n / 1000;
 		arg.size = sizeof(arg);
 		arg.flags = VEXFS_BUILD_REPLACE;
 		for (unsigned int threads = 1; threads <= 8; threads *= quick() ? 3 : 2) {

@@ -60,7 +60,7 @@ static inline uint64_t digest_of_kind(int fd, unsigned int kind)
 	return stats_of_kind(fd, kind, &st) ? 0 : st.digest;
 }
 
-/* A search as wide as the way's recall was measured with. */
+/* A search as wide as the way's recall was measured with, over some 1000 rows. */
 static inline struct vexfs_search wide(const struct way *way)
 {
 	return (struct vexfs_search){ .nprobe = way->nprobe, .rerank = way->rerank };
