@@ -201,7 +201,7 @@ struct vexfs_hit {
  *	VEXFS_MAX_EF; 0 for max(48, 2k). Less than @k counts as @k, and a @k beyond
  *	VEXFS_MAX_EF is answered exactly
  * @nprobe: lists visited by IVF, buckets of each table by LSH, at most VEXFS_MAX_NPROBE;
- *	0 for a 21st of the lists, at least 64 or a third of them, whichever is less, and 8;
+ *	0 for a 21st of the lists, at least 64 or half of them, whichever is less, and 8;
  *	LSH: 0 for two thirds of the buckets of a table divided by the number of tables, of
  *	hashes of n < 8 bits (8 - n) / 7 more. More are visited while fewer than @k rows
  *	are found, and if few rows pass a filter
@@ -285,8 +285,8 @@ struct vexfs_search {
  * @m: HNSW: links per node, even, 4 to VEXFS_MAX_M; 0 for the default of 16. For this
  *	and all that follow 0 is the default, and all that another kind has
  * @ef_construction: HNSW: candidates while building, @m to VEXFS_MAX_EF; default 200
- * @nlist: IVF: lists, 1 to VEXFS_MAX_NLIST; by default a power of two between 2 and 4
- *	times the root of the number of rows
+ * @nlist: IVF: lists, 1 to VEXFS_MAX_NLIST; by default a power of two between 2.8 and
+ *	5.7 times the root of the number of rows
  * @nsub: IVF and PQ with codes of 4 or 8 bits: sub-quantisers, a divisor of the
  *	dimension; by default of 4 elements each, or 8 with 8 bits, where these divide it
  * @nbits: bits of a code. IVF: 1 for a sign of each element (RaBitQ), the default for

@@ -105,10 +105,10 @@ impl Params {
         }
     }
 
-    /// Lists for `rows` rows: 4 sqrt(n), a power of two, which makes ranking the lists and scanning a few of
+    /// Lists for `rows` rows: about 4 sqrt(n), a power of two, which makes ranking the lists and scanning a few of
     /// them about the same work.
     pub fn default_nlist(rows: u64) -> u32 {
-        // 2^floor(log2(16 n) / 2) is between 2 and 4 sqrt(n).
+        // A number of 2 l or 2 l + 1 bits is 2^(2 l - 1) at least and less than 2^(2 l + 1).
         let log = u64::BITS.saturating_sub(rows.saturating_mul(16).leading_zeros());
         let nlist = 1u32 << (log / 2).min(16);
         nlist.clamp(1, MAX_NLIST)
