@@ -18,8 +18,8 @@
  *  - a container is in the state after some number of whole batches, at least as
  *    many as were acknowledged;
  *  - an index that was acknowledged is there and need not be built again, one that was not may be
- *    built again in the background; exact hits are those
- *    of the container's rows, and hits of the index nearly so;
+ *    built again in the background; exact hits are those of the container's rows, hits of the index
+ *    nearly so, and a check of it finds nothing;
  *  - every directory can be read, every name in it can be looked up, and link
  *    counts are right.
  *
@@ -32,7 +32,7 @@
 #define RECORDS 16384			/* of 512 bytes, per worker and parity */
 #define FILES 500			/* per worker, before it starts changing them */
 #define BATCH 160
-#define DIM 24
+#define MAX_DIM 48
 #define KEYS 4000
 
 enum { HEADER = 0x56584c48, RECORD = 0x56584c52 };
@@ -42,7 +42,7 @@ enum verb {
 	PRESENT = 1,	/* acknowledged: @size bytes of @stream, at the second name if @second */
 	CHANGING,	/* about to be rewritten, renamed or removed: anything goes */
 	REMOVED,	/* acknowledged to be gone */
-	BATCHES,	/* the first @size batches of the container are acknowledged; an index if @second */
+	BATCHES,	/* the first @size batches of the container are acknowledged, and @second: indexes, bit KIND */
 };
 
 struct header {
@@ -87,7 +87,7 @@ static off_t log_at(uint64_t round, int worker, uint64_t seq)
 }
 
 static void note(uint64_t round, int worker, uint64_t *seq, int verb, uint64_t id, uint64_t size,
-		 uint64_t stream, bool second)
+		 uint64_t stream, uint64_t second)
 {
 	if (*seq >= RECORDS)
 		_exit(0);
@@ -367,31 +367,54 @@ static void apply(struct table *t, const struct change *c)
 	}
 }
 
+/* The kinds of indexes take turns, two in each round. */
+#define PER_ROUND 2
+
+static unsigned int kind_of(uint64_t round, int which)
+{
+	static const unsigned int kinds[] = { VEXFS_INDEX_HNSW, VEXFS_INDEX_IVF, VEXFS_INDEX_PQ, VEXFS_INDEX_LSH };
+
+	return kinds[(round + which) % 4];
+}
+
+/* So do rows that lists and tables keep by codes, and rows so short that they are read instead. */
+static unsigned int dim_of(uint64_t round)
+{
+	return round / 4 % 2 ? 24 : 48;
+}
+
+/* Rows are in clusters of some 80: of rows without any, which nobody has, defaults find less. */
 static void vector_of(float *row, uint64_t round, uint64_t key, uint64_t version)
 {
-	make_rows(row, round, key << 20 | version, 1, DIM);
+	unsigned int dim = dim_of(round);
+	float centre[MAX_DIM];
+
+	make_rows(row, round, key << 20 | version, 1, dim);
+	make_rows(centre, round ^ 0xce47e5, key % 50, 1, dim);
+	for (unsigned int i = 0; i < dim; i++)
+		row[i] = centre[i] + row[i] / 2;
 }
 
 static void vector_worker(uint64_t round, int worker)
 {
 	static struct table t;
-	uint64_t state = stream_of(round, worker, 0, 0), seq = 0;
-	bool indexed = false;
+	uint64_t state = stream_of(round, worker, 0, 0), seq = 0, indexed = 0;
+	unsigned int dim = dim_of(round);
 	char name[300];
 	int fd;
 
 	sprintf(name, "r%llu/w%d/vectors", (unsigned long long)round, worker);
-	fd = container(name, DIM, VEXFS_METRIC_L2);
+	fd = container(name, dim, VEXFS_METRIC_L2);
 	if (fd < 0)
 		die(name);
 	for (uint64_t n = 0;; n++) {
 		struct change c = change_of(round, n, &t);
-		float rows[BATCH * DIM];
+		float rows[BATCH * MAX_DIM];
 		uint64_t tags[BATCH];
 		struct vexfs_batch b = { .op = c.op, .count = BATCH, .keys = PTR(c.keys) };
 
 		for (int i = 0; i < BATCH; i++) {
-			vector_of(rows + i * DIM, round, c.keys[i], n);
+			vector_of(rows + i * dim, round, c.keys[i], n);
 			tags[i] = n << 32 | c.keys[i];
 		}
 		if (c.op != VEXFS_OP_DELETE) {
@@ -403,14 +426,21 @@ static void vector_worker(uint64_t round, int worker)
 		apply(&t, &c);
 		/* Builds save an image each, so many deaths are in the middle of one. */
 		if (rnd(&state) % 6 == 0) {
+			unsigned int kind = kind_of(round, rnd(&state) % PER_ROUND);
 			struct vexfs_build_index build = {
-				.size = sizeof(build), .index_kind = VEXFS_INDEX_HNSW, .m = 8,
-				.ef_construction = 40, .flags = indexed ? VEXFS_BUILD_REPLACE : 0,
+				.size = sizeof(build), .index_kind = kind,
+				.flags = indexed >> kind & 1 ? VEXFS_BUILD_REPLACE : 0,
 			};
 
-			if (ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &build))
+			if (kind == VEXFS_INDEX_HNSW) {
+				build.m = 8;
+				build.ef_construction = 40;
+			}
+			/* With no row left there is nothing to train on. */
+			if (!ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &build))
+				indexed |= 1 << kind;
+			else if (errno != ENODATA)
 				die("build of an index");
-			indexed = true;
 		}
 		if (rnd(&state) % 5 == 0) {
 			if (fsync(fd))
@@ -421,12 +451,12 @@ static void vector_worker(uint64_t round, int worker)
 }
 
 /* Whether the container is in the state of table @t. */
-static bool is_state(int fd, uint64_t round, const struct table *t, const float *got,
-		     const uint64_t *rows, const uint64_t *tags)
+static bool is_state(uint64_t round, const struct table *t, const float *got, const uint64_t *rows,
+		     const uint64_t *tags)
 {
-	float want[DIM];
+	unsigned int dim = dim_of(round);
+	float want[MAX_DIM];
 
-	(void)fd;
 	for (uint64_t key = 0; key < KEYS; key++) {
 		if (t->there[key] != (rows[key] != VEXFS_ROW_NONE))
 			return false;
@@ -435,7 +465,7 @@ static bool is_state(int fd, uint64_t round, const struct table *t, const float 
 		if (tags[key] != (t->version[key] << 32 | key))
 			return false;
 		vector_of(want, round, key, t->version[key]);
-		if (memcmp(want, got + key * DIM, sizeof(want)))
+		if (memcmp(want, got + key * dim, dim * sizeof(*want)))
 			return false;
 	}
 	return true;
@@ -450,19 +480,26 @@ static int by_distance(const void *a, const void *b)
 
 #define K 10
 
+/* What searches in an index of the container found. */
+struct found {
+	bool there;
+	unsigned int found, wanted;
+	unsigned long long hops;
+};
+
 /*
- * Searches for every 50th vector: exact distances must be those of the rows, as computed here. Says how
- * many of 1000 of them the index finds; -1 without one.
+ * Searches for every 50th vector: exact distances must be those of the rows, as computed here. Counts how
+ * many of them each index finds, with defaults.
  */
-static int check_searches(int fd, const char *name, const float *got, const uint64_t *rows,
-			  unsigned long long *hops)
+static void check_searches(int fd, const char *name, uint64_t round, const float *got,
+			   const uint64_t *rows, struct found *found)
 {
 	static struct vexfs_hit exact[K], hits[K];
 	static double all[KEYS];
-	unsigned int found = 0, wanted = 0;
+	unsigned int dim = dim_of(round);
 
 	for (int q = 0; q < KEYS; q += 50) {
-		struct vexfs_search s = { .nq = 1, .k = K, .hits = PTR(exact), .queries = PTR(got + q * DIM),
+		struct vexfs_search s = { .nq = 1, .k = K, .hits = PTR(exact), .queries = PTR(got + q * dim),
 					  .index_kind = VEXFS_INDEX_EXACT };
 		int live = 0;
 
@@ -473,8 +510,8 @@ static int check_searches(int fd, const char *name, const float *got, const uint
 
 			if (rows[i] == VEXFS_ROW_NONE)
 				continue;
-			for (int d = 0; d < DIM; d++) {
-				double x = (double)got[q * DIM + d] - got[i * DIM + d];
+			for (unsigned int d = 0; d < dim; d++) {
+				double x = (double)got[q * dim + d] - got[i * dim + d];
 
 				sum += x * x;
 			}
@@ -487,64 +524,93 @@ static int check_searches(int fd, const char *name, const float *got, const uint
 			if (fabs(bits_to_float(exact[i].distance) - all[i]) > 1e-4 * (1 + all[i]))
 				problem("%s: exact hit %d of key %d is at %g, should be at %g", name, i, q,
 					bits_to_float(exact[i].distance), all[i]);
-		s.index_kind = VEXFS_INDEX_HNSW;
-		s.ef = 100;
-		s.hits = PTR(hits);
-		s.hops = 0;
-		if (search(fd, &s)) {
-			if (errno != ENOENT)
-				problem("%s: search in the index: %s", name, strerror(errno));
-			return -1;
-		}
-		*hops += s.hops;
-		for (int i = 0; i < K && i < live; i++) {
-			wanted++;
-			for (int j = 0; j < K; j++)
-				found += hits[j].row == exact[i].row && exact[i].key != VEXFS_KEY_NONE;
+		for (int which = 0; which < PER_ROUND; which++) {
+			struct found *f = &found[which];
+
+			s.index_kind = kind_of(round, which);
+			s.ef = s.index_kind == VEXFS_INDEX_HNSW ? 100 : 0;
+			s.hits = PTR(hits);
+			s.hops = 0;
+			if (f->there && search(fd, &s)) {
+				problem("%s: search in the index of kind %u: %s", name, s.index_kind, strerror(errno));
+				f->there = false;
+			}
+			if (!f->there)
+				continue;
+			f->hops += s.hops;
+			for (int i = 0; i < K && i < live; i++) {
+				f->wanted++;
+				for (int j = 0; j < K; j++)
+					f->found += hits[j].row == exact[i].row && exact[i].key != VEXFS_KEY_NONE;
+			}
 		}
 	}
-	return wanted ? 1000 * found / wanted : 1000;
 }
 
-/* Says how the index of the container is; an acknowledged one must be there and in order. */
-static void check_index(int fd, const char *name, bool acknowledged, const float *got,
-			const uint64_t *rows, uint64_t live)
+/* Says how an index of the container is; an acknowledged one must be there and in order. */
+static void check_index(int fd, const char *name, const struct vexfs_index_stats *before, bool acknowledged,
+			const struct found *found, uint64_t live)
 {
-	struct vexfs_index_stats before = { .size = sizeof(before), .index_kind = VEXFS_INDEX_HNSW };
-	struct vexfs_index_stats after = before;
-	bool there = !ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &before);
-	unsigned long long hops = 0;
-	int recall = check_searches(fd, name, got, rows, &hops);
+	struct vexfs_index_stats after = { .size = sizeof(after), .index_kind = before->index_kind };
+	struct vexfs_index_check check = { .size = sizeof(check), .index_kind = before->index_kind };
+	unsigned int kind = before->index_kind;
+	unsigned int recall = found->wanted ? 1000 * found->found / found->wanted : 1000;
 
-	if (acknowledged && !there)
-		problem("%s: the index is not there: %s", name, strerror(errno));
-	if (!there)
-		return;
 	/* The first build, cut off, starts again by itself. */
 	while (!acknowledged && !ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &after) &&
 	       after.state == VEXFS_INDEX_BUILDING)
 		usleep(1000);
 	if (ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &after))
-		problem("%s: statistics of the index: %s", name, strerror(errno));
+		problem("%s: statistics of index kind %u: %s", name, kind, strerror(errno));
 	if (live && (after.state != VEXFS_INDEX_READY || after.nodes != live))
-		problem("%s: the index is in state %u with %llu rows of %llu", name, after.state,
+		problem("%s: index kind %u is in state %u with %llu rows of %llu", name, kind, after.state,
 			(unsigned long long)after.nodes, (unsigned long long)live);
 	if (recall < 950)
-		problem("%s: recall@10 of the index is %d in 1000", name, recall);
-	printf("# round index: %s before, recall@10 %d in 1000, %llu hops, %llu nodes, %llu deleted\n",
-	       before.state == VEXFS_INDEX_STORED ? "on disk" : "in memory", recall, hops,
-	       (unsigned long long)after.nodes, (unsigned long long)after.deleted);
+		problem("%s: recall@10 of index kind %u is %u in 1000", name, kind, recall);
+	if (live && ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &check))
+		problem("%s: check of index kind %u: %s", name, kind, strerror(errno));
+	if (check.faults || check.unreachable || check.wrong_codes || check.wrong_rows || check.bad_images)
+		problem("%s: index kind %u: %llu faults, %llu rows unreachable, %llu codes and %llu rows wrong, %s image",
+			name, kind, (unsigned long long)check.faults, (unsigned long long)check.unreachable,
+			(unsigned long long)check.wrong_codes, (unsigned long long)check.wrong_rows,
+			check.bad_images ? "bad" : "good");
+	printf("# round index kind %u: %s before, recall@10 %u in 1000, %llu hops, %llu nodes, %llu deleted, nlist %u\n",
+	       kind, before->state == VEXFS_INDEX_STORED ? "on disk" : "in memory", recall, found->hops,
+	       (unsigned long long)after.nodes, (unsigned long long)after.deleted, after.nlist);
+}
+
+/* Checks the searches of the container, and its indexes, of which those of the bits @acknowledged must be there. */
+static void check_indexes(int fd, const char *name, uint64_t round, uint64_t acknowledged, const float *got,
+			  const uint64_t *rows, uint64_t live)
+{
+	struct vexfs_index_stats before[PER_ROUND];
+	struct found found[PER_ROUND] = { 0 };
+
+	for (int which = 0; which < PER_ROUND; which++) {
+		unsigned int kind = kind_of(round, which);
+
+		before[which] = (struct vexfs_index_stats){ .size = sizeof(*before), .index_kind = kind };
+		found[which].there = !ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, &before[which]);
+		if (!found[which].there && acknowledged >> kind & 1)
+			problem("%s: the index of kind %u is not there: %s", name, kind, strerror(errno));
+	}
+	check_searches(fd, name, round, got, rows, found);
+	for (int which = 0; which < PER_ROUND; which++)
+		if (found[which].there)
+			check_index(fd, name, &before[which], acknowledged >> kind_of(round, which) & 1,
+				    &found[which], live);
 }
 
 static void check_vectors(uint64_t round, int worker, struct record *log, int records)
 {
 	static struct table t;
-	static float got[KEYS * DIM];
+	static float got[KEYS * MAX_DIM];
 	static uint64_t keys[KEYS], rows[KEYS], tags[KEYS];
 	uint64_t acknowledged = records ? log[records - 1].size : 0, found = ~0ull, live = 0;
 	struct vexfs_batch b = { .op = VEXFS_OP_GET, .count = KEYS, .keys = PTR(keys),
 				 .vectors = PTR(got), .rows = PTR(rows), .tags = PTR(tags) };
 	struct vexfs_vector_stats st;
+	unsigned int dim = dim_of(round);
 	char name[300];
 	int fd;
 
@@ -556,7 +622,7 @@ static void check_vectors(uint64_t round, int worker, struct record *log, int re
 		return;
 	}
 	st = stats_of(fd);
-	if (st.dim != DIM) {
+	if (st.dim != dim) {
 		/* Made, and not yet a container: fine as long as nothing was promised. */
 		if (acknowledged)
 			problem("%s is no container any more", name);
@@ -574,7 +640,7 @@ static void check_vectors(uint64_t round, int worker, struct record *log, int re
 	for (uint64_t n = 0; n < acknowledged + 4000 && found == ~0ull; n++) {
 		struct change c;
 
-		if (n >= acknowledged && is_state(fd, round, &t, got, rows, tags))
+		if (n >= acknowledged && is_state(round, &t, got, rows, tags))
 			found = n;
 		c = change_of(round, n, &t);
 		apply(&t, &c);
@@ -593,13 +659,13 @@ static void check_vectors(uint64_t round, int worker, struct record *log, int re
 	if (stat_of(name).st_size != (off_t)(st.rows * st.stride))
 		problem("%s: %lld bytes for %llu rows", name, (long long)stat_of(name).st_size,
 			(unsigned long long)st.rows);
-	check_index(fd, name, records && log[records - 1].second, got, rows, live);
+	check_indexes(fd, name, round, records ? log[records - 1].second : 0, got, rows, live);
 	/* A row finds itself. */
 	for (int i = 0; i < KEYS; i += 97)
 		if (rows[i] != VEXFS_ROW_NONE) {
 			struct vexfs_hit hit;
 			struct vexfs_search s = { .nq = 1, .k = 1, .hits = PTR(&hit),
-						  .queries = PTR(got + i * DIM) };
+						  .queries = PTR(got + i * dim) };
 
 			if (search(fd, &s) || hit.key != (uint64_t)i || hit.distance != 0)
 				problem("%s: key %d is not found by its vector", name, i);
