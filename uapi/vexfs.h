@@ -319,8 +319,10 @@ struct vexfs_search {
  * a second later tries again.
  * A search that finds it damaged or outdated on disk, or not there because a crash or an
  * unmount cut off its build, has it built in the background and compares rows exactly meanwhile.
- * Build it over the rows that will be there, not over few: codes and lists are made for
- * those it finds. PQ is one list of codes, all of which a search scans. LSH hashes places
+ * Codes and lists are made for the rows that a build finds. IVF and PQ are built anew in the
+ * background, by a batch that inserts, when rows are 4 times as many and at least 4096, if
+ * the number of lists was the default, or there were fewer than 32 rows for each list or 64
+ * for each centroid of a sub-quantiser. PQ is one list of codes, all of which a search scans. LSH hashes places
  * of L2, bits of HAMMING, directions else. For HNSW, BINARY rows are their own codes.
  *
  * Wants the file open for writing. Errors: EINVAL a bad field, or one that the kind

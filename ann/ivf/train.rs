@@ -30,6 +30,33 @@ pub struct TrainMemory<'a> {
     pub counts: &'a mut [u64],
 }
 
+/// An index is built again when rows are so many times those it learnt from,
+const GROWTH: u64 = 4;
+/// and as many as this: less are compared about as fast without it.
+const LEAST_GROWN: u64 = 4096;
+
+/// Whether lists that learnt from a container of `learnt_from` rows are to be made again, now that it has `live`: they
+/// hold several times the rows they were made for, and would be more by default now, or have learnt from a sample
+/// that was shorter than it is to be. 0 means that nobody knows from how many.
+pub fn is_outgrown(params: &Params, learnt_from: u64, live: u64) -> bool {
+    let grown = live >= learnt_from.saturating_mul(GROWTH).max(LEAST_GROWN);
+    let more_lists =
+        has_default_lists(params, learnt_from) && params.nlist < Params::default_nlist(live);
+    learnt_from > 0 && grown && (more_lists || learnt_from < sample_rows(params))
+}
+
+/// Whether the lists are as many as there are by default over `rows` rows.
+pub fn has_default_lists(params: &Params, rows: u64) -> bool {
+    params.nlist > 1 && params.nlist == Params::default_nlist(rows)
+}
+
+/// Rows that the sample has if there are enough.
+fn sample_rows(params: &Params) -> u64 {
+    let ksub = params.layout().map_or(0, |layout| layout.ksub);
+    let lists = u64::from(params.nlist).saturating_mul(SAMPLE_PER_LIST);
+    lists.max(u64::from(ksub).saturating_mul(SAMPLE_PER_CODE))
+}
+
 /// How long the slices of [`TrainMemory`] are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TrainSizes {
@@ -52,10 +79,11 @@ impl TrainMemory<'_> {
     /// The sizes for a container of `rows` rows, of which the sample takes at most `most`.
     pub fn sizes_of(params: &Params, rows: u64, most: u64) -> TrainSizes {
         let ksub = params.layout().map_or(0, |layout| layout.ksub);
-        let (nlist, dim) = (u64::from(params.nlist), params.dim as usize);
-        let wanted = (nlist.saturating_mul(SAMPLE_PER_LIST))
-            .max(u64::from(ksub).saturating_mul(SAMPLE_PER_CODE));
-        let n = wanted.min(rows).min(most).min(u64::from(u32::MAX)) as usize;
+        let dim = params.dim as usize;
+        let n = sample_rows(params)
+            .min(rows)
+            .min(most)
+            .min(u64::from(u32::MAX)) as usize;
         let k = params.nlist.max(ksub) as usize;
         TrainSizes {
             rows: n,
@@ -184,4 +212,37 @@ pub fn train<V: Vectors>(
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ivf::Code;
+
+    #[test]
+    fn lists_are_made_again_when_they_were_made_for_much_fewer_rows() {
+        let by_default = |rows| Params {
+            dim: 64,
+            nlist: Params::default_nlist(rows),
+            code: Code::Signs,
+            hashed: false,
+            seed: 1,
+        };
+        let outgrown = |learnt, live| is_outgrown(&by_default(learnt), learnt, live);
+        assert!(!outgrown(0, 1_000_000));
+        assert!(!outgrown(100, 4095));
+        assert!(outgrown(100, 4096));
+        assert!(!outgrown(100_000, 399_999));
+        assert!(outgrown(100_000, 400_000));
+        // Lists that somebody has chosen stay, if they have learnt enough.
+        let chosen = Params {
+            nlist: 100,
+            ..by_default(1)
+        };
+        assert!(is_outgrown(&chosen, 3199, 12_796));
+        assert!(!is_outgrown(&chosen, 3200, 1_000_000));
+        let pq = crate::pq::flat(64, false, 1);
+        assert!(is_outgrown(&pq, 1023, 4096));
+        assert!(!is_outgrown(&pq, 1024, 1_000_000));
+    }
 }

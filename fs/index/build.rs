@@ -48,6 +48,22 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
         Kind::Lsh => Hashes::check(parameters, &area)?,
     }
     checkpoint::load(inode, kind.number())?;
+    let (build, area) = begin(inode, request)?;
+    if request.background {
+        return start(inode, build);
+    }
+    let claim = &build.claim;
+    let built = build.run_now(inode, &area, &|| claim.stop.check());
+    if built.is_err() {
+        checkpoint::undefine(inode, kind);
+    }
+    claim.give_up(inode, |_| {});
+    built
+}
+
+/// Claims the place of an index that is to be built, and records that it is.
+fn begin(inode: &Inode<VexFs>, request: &Request) -> Result<(Build, VectorArea)> {
+    let kind = request.kind;
     let stop = if request.background {
         Stop::without_task()
     } else {
@@ -60,19 +76,17 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
     wait_for_save(inode, kind, &stop)?;
     let (claim, area) = Claim::take(inode, kind, stop, may)?;
     claim.with_slot(inode, |slot| slot.error = None);
-    checkpoint::define(inode, &claim, kind, parameters);
+    checkpoint::define(inode, &claim, kind, &request.parameters);
     let build = Build {
         request: *request,
-        claim: claim.clone(),
+        claim,
     };
-    if !request.background {
-        let built = build.run_now(inode, &area, &|| claim.stop.check());
-        if built.is_err() {
-            checkpoint::undefine(inode, kind);
-        }
-        claim.give_up(inode, |_| {});
-        return built;
-    }
+    Ok((build, area))
+}
+
+/// Has `build` run in the background.
+fn start(inode: &Inode<VexFs>, build: Build) -> Result {
+    let (kind, claim) = (build.request.kind, build.claim.clone());
     let builds = &inode.volume().builds;
     match builds.start(inode, claim.stop.clone(), build) {
         Ok(job) => {
@@ -85,6 +99,33 @@ pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
             claim.give_up(inode, |_| {});
             Err(e)
         }
+    }
+}
+
+/// Has indexes that were made for much fewer rows than there are now built anew in the background, each once: after a
+/// build that has failed the index stays. A batch does so at its end; the inode is locked. Not inlined: what comes
+/// before wants the stack.
+#[inline(never)]
+pub(super) fn outgrown(inode: &Inode<VexFs>) {
+    for kind in Kind::ALL {
+        let ready = {
+            let mut container = inode.node().container.lock();
+            let slot = container.indexes.slot(kind);
+            let idle = slot.claim.is_none() && slot.error.is_none();
+            slot.ready().filter(|_| idle)
+        };
+        let Some(parameters) = ready.and_then(|index| index.structure.outgrown()) else {
+            continue;
+        };
+        let request = Request {
+            kind,
+            parameters,
+            replace: true,
+            background: true,
+            threads: 0,
+        };
+        // What it fails by the log says.
+        let _ = begin(inode, &request).and_then(|(build, _)| start(inode, build));
     }
 }
 

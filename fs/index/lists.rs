@@ -45,6 +45,8 @@ pub(super) struct Lists {
     pub(super) account: Arc<Account>,
     /// What training made. Until then there are no rows in the lists.
     pub(super) model: SetOnce<Model>,
+    /// How many rows there were then; 0 if nobody knows.
+    pub(super) learnt_from: u64,
     /// Held exclusively only to move the rows of a list, by who holds `writer`.
     #[pin]
     pub(super) index: RwLock<ivf::Index<Memory>>,
@@ -118,7 +120,7 @@ impl Lists {
         let blocks = blocks_for(&params, area.live);
         let memory = Memory::new(account.clone(), &params, blocks, model as u64)?;
         let index = ivf::Index::new(params, memory).map_err(|_| EINVAL)?;
-        Lists::with(kind, coder, account, index, Taken::new(0, None))
+        Lists::with(kind, coder, account, index, Taken::new(0, None), area.live)
     }
 
     /// The lists of an image.
@@ -147,7 +149,8 @@ impl Lists {
         let mut loaded = Loaded::none_of(&account, rows)?;
         let (index, model) = lists_image::read(image, &params, memory, &mut loaded.words)?;
         let taken = Taken::new(rows, Some(loaded));
-        let lists = Lists::with(kind, coder, account, index, taken)?;
+        let learnt_from = lists_image::learnt_from(image);
+        let lists = Lists::with(kind, coder, account, index, taken, learnt_from)?;
         lists.model.populate(model);
         Ok(lists)
     }
@@ -158,6 +161,7 @@ impl Lists {
         account: Arc<Account>,
         index: ivf::Index<Memory>,
         taken: Taken,
+        learnt_from: u64,
     ) -> Result<Arc<Self>> {
         let writer = Writer {
             batch: Batch::new(&account, &coder)?,
@@ -176,6 +180,7 @@ impl Lists {
                 coder,
                 account,
                 model: SetOnce::new(),
+                learnt_from,
                 index <- RwLock::new(index),
                 writer <- new_mutex!(writer, "vexfs_lists_writer"),
                 pool <- Pool::new()?,
@@ -347,6 +352,11 @@ impl Structure for Lists {
         let steps = self.progress.steps.load(Ordering::Relaxed);
         let share = done.saturating_mul(1000).checked_div(steps).unwrap_or(0);
         share.min(999) as u32
+    }
+
+    fn outgrown(&self) -> Option<Parameters> {
+        let live = self.index.read(|index| u64::from(index.counts().live));
+        lists_params::outgrown(self.kind, &self.coder.params, self.learnt_from, live)
     }
 
     fn extend(

@@ -28,6 +28,7 @@ const CODEBOOKS: u32 = 4;
 const USED: usize = 0;
 const FREE: usize = 1;
 const STATE_SEED: usize = 2;
+const LEARNT_FROM: usize = 3;
 
 /// Bytes of a list's head.
 pub(super) const HEAD_BYTES: usize = 4 * LIST_WORDS;
@@ -109,7 +110,12 @@ pub(super) fn save(
         let mut header = image::header(kind, &area, lists.parameters(), &sections);
         header.generation = generation;
         header.watermark = watermark;
-        let state = [u64::from(start.used), u64::from(start.free), params.seed];
+        let state = [
+            u64::from(start.used),
+            u64::from(start.free),
+            params.seed,
+            lists.learnt_from,
+        ];
         for (to, from) in header.state.iter_mut().zip(state) {
             *to = from;
         }
@@ -122,6 +128,11 @@ pub(super) fn save(
         write_bytes(&mut writer, &model.codebooks)?;
         writer.finish(&header)
     })
+}
+
+/// How many rows the lists of an image have learnt from; 0 if it does not say.
+pub(super) fn learnt_from(image: &Image<'_>) -> u64 {
+    image.header.state.get(LEARNT_FROM).copied().unwrap_or(0)
 }
 
 /// Reads the words of `heads` lists and of `used` blocks of an image into `memories`, which are empty and have room

@@ -7,7 +7,7 @@ use super::{Kind, Parameters};
 use kernel::prelude::*;
 use libvexfs::format::VectorArea;
 use vexfs_ann::ivf::params::MAX_NLIST;
-use vexfs_ann::ivf::{Code, Params};
+use vexfs_ann::ivf::{train, Code, Params};
 use vexfs_ann::pq;
 
 /// Bits of a code in the interface: signs of the elements, and none at all.
@@ -69,6 +69,21 @@ pub(super) fn params(
         Err(_) if nsub == 0 && nlist <= MAX_NLIST => Err(EOPNOTSUPP),
         Err(_) => Err(EINVAL),
     }
+}
+
+/// What to build lists anew with that were made for `learnt_from` rows, now that there are `live`; `None` if they are
+/// still good. What is a default stays one.
+pub(super) fn outgrown(
+    kind: Kind,
+    params: &Params,
+    learnt_from: u64,
+    live: u64,
+) -> Option<Parameters> {
+    let mut parameters = of(kind, params);
+    if train::has_default_lists(params, learnt_from) {
+        parameters.nlist = 0;
+    }
+    train::is_outgrown(params, learnt_from, live).then_some(parameters)
 }
 
 /// Parameters as the interface has them.

@@ -184,6 +184,11 @@ pub(crate) trait Structure: Send + Sync {
         1000
     }
 
+    /// The parameters to build it anew with, if it was made for much fewer rows than there are now.
+    fn outgrown(&self) -> Option<Parameters> {
+        None
+    }
+
     /// Takes in some of the rows from `watermark` on, less than `end`, and moves it up as far as that went:
     /// it takes some milliseconds. Up to `threads` threads may be used, with the same result. `Node::rows` is held
     /// shared. `ENOMEM`, `EFBIG`, and what reading says.
@@ -402,6 +407,7 @@ pub(crate) fn inserted(inode: &Inode<VexFs>, replaced: &[u64]) {
     if replaced.is_empty() {
         checkpoint::save_changed(inode);
     }
+    build::outgrown(inode);
 }
 
 /// Removes deleted rows from the indexes. The inode is locked exclusively, and the tombstones are

@@ -163,4 +163,79 @@ SCRATCH_CASE(what_changes_after_the_image_is_found_too)
 	}
 }
 
+/* Waits until no index of the kind is being built; what statistics say then. */
+static struct vexfs_index_stats built(int fd, unsigned int kind)
+{
+	struct vexfs_index_stats st = { 0 };
+
+	for (int i = 0; i < 20000 && !stats_of_kind(fd, kind, &st); i++) {
+		if (st.state != VEXFS_INDEX_BUILDING && st.state != VEXFS_INDEX_REBUILDING)
+			break;
+		usleep(10000);
+	}
+	return st;
+}
+
+SCRATCH_CASE(lists_made_for_few_rows_are_made_anew_for_many)
+{
+	const unsigned int few = 500, many = 4400;
+	static const unsigned int kinds[] = { VEXFS_INDEX_IVF, VEXFS_INDEX_PQ };
+	float *rows = new_clustered(1, 0, many), *queries = new_clustered(2, 0, NQ);
+	struct vexfs_build_index chosen = { .size = sizeof(chosen), .index_kind = VEXFS_INDEX_IVF, .nlist = 12 };
+	struct vexfs_index_stats st;
+	uint64_t digests[2], looked;
+	int fd;
+
+	NEED_VEXFS();
+	fd = container("f", DIM, VEXFS_METRIC_L2);
+	OK(insert(fd, rows, NULL, few));
+	for (int i = 0; i < 2; i++) {
+		struct vexfs_build_index build = { .size = sizeof(build), .index_kind = kinds[i] };
+
+		OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &build));
+		digests[i] = digest_of_kind(fd, kinds[i]);
+	}
+	st = built(fd, VEXFS_INDEX_IVF);
+	EXPECT_EQ(64, st.nlist);
+	/* Known after a mount too. */
+	fd = again(0);
+	ASSERT_LE(0, fd);
+	for (int i = 0; i < 2; i++) {
+		struct vexfs_search s = { 0 };
+		static struct vexfs_hit hits[NQ * K];
+
+		run_search(_metadata, fd, queries, &s, kinds[i], hits);
+		EXPECT_EQ(digests[i], digest_of_kind(fd, kinds[i]));
+	}
+	OK(insert(fd, rows + few * DIM, NULL, many - few - 1));
+	for (int i = 0; i < 2; i++) {
+		st = built(fd, kinds[i]);
+		EXPECT_EQ(VEXFS_INDEX_READY, st.state);
+		EXPECT_EQ(0, st.build_error);
+		EXPECT_EQ(many - 1, st.nodes);
+		if (kinds[i] == VEXFS_INDEX_IVF)
+			EXPECT_EQ(256, st.nlist);
+		EXPECT_NE(digests[i], digest_of_kind(fd, kinds[i]));
+		digests[i] = digest_of_kind(fd, kinds[i]);
+		EXPECT_EQ(0, findings(fd, kinds[i], 0, &looked));
+	}
+	/* Once. */
+	OK(insert(fd, rows + (many - 1) * DIM, NULL, 1));
+	EXPECT_EQ(VEXFS_INDEX_READY, state_of(fd, VEXFS_INDEX_IVF));
+	EXPECT_EQ(VEXFS_INDEX_READY, state_of(fd, VEXFS_INDEX_PQ));
+	/* A number of lists that was asked for stays, if each had rows enough to learn from. */
+	close(fd);
+	fd = container("g", DIM, VEXFS_METRIC_L2);
+	OK(insert(fd, rows, NULL, few));
+	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &chosen));
+	OK(insert(fd, rows + few * DIM, NULL, many - few));
+	OK(stats_of_kind(fd, VEXFS_INDEX_IVF, &st));
+	EXPECT_EQ(VEXFS_INDEX_READY, st.state);
+	EXPECT_EQ(12, st.nlist);
+	EXPECT_EQ(many, st.nodes);
+	close(fd);
+	free(rows);
+	free(queries);
+}
+
 TEST_HARNESS_MAIN
