@@ -35,6 +35,19 @@ const GROUP_QUERIES: usize = 64;
 /// Bytes of queries beyond which there is one for each thread.
 const GROUP_BYTES: usize = 16 << 20;
 
+/// Queries answered together, by scans of rows of `bytes` bytes with one share, by walks with one for each thread.
+fn together(s: &uapi::vexfs_search, bytes: usize, shares: usize) -> usize {
+    let hits = GROUP_HITS.saturating_mul(shares) / (s.k as usize).max(1);
+    hits.clamp(shares, GROUP_QUERIES.saturating_mul(shares))
+        .min(GROUP_BYTES.checked_div(bytes).unwrap_or(1).max(shares))
+        .min(s.nq as usize)
+}
+
+/// Queries that a scan of rows of `bytes` bytes compares with each row while it is in the cache.
+pub(crate) fn scanned_together(s: &uapi::vexfs_search, bytes: usize) -> u64 {
+    together(s, bytes, 1) as u64
+}
+
 /// `VEXFS_IOCTL_SIMILARITY_SEARCH`.
 pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     let (mut s, size) = ioctl::read::<uapi::vexfs_search>(argument, uapi::first_size::SEARCH)?;
@@ -77,10 +90,7 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     let threads = work::threads(s.threads);
     // Threads share the queries of walks, and the rows of scans.
     let shares = if walk.is_some() { threads as usize } else { 1 };
-    let group = (GROUP_HITS.saturating_mul(shares) / k)
-        .clamp(shares, GROUP_QUERIES.saturating_mul(shares))
-        .min(GROUP_BYTES.checked_div(bytes).unwrap_or(1).max(shares))
-        .min(nq);
+    let group = together(&s, bytes, shares);
     let mut queries = KVVec::from_elem(0u8, group * bytes, GFP_KERNEL)?;
     let mut hits = KVVec::from_elem(Hit::default(), group * k, GFP_KERNEL)?;
     let mut totals = Outcome::default();

@@ -8,9 +8,10 @@ use super::hashes_hasher::Hasher;
 use super::lists::errno;
 use super::lists_codes::{QueryMemory, Scorer as Codes};
 use super::pool;
-use super::search::{Outcome, Snapshot};
+use super::search::{is_asked_for, Outcome, Snapshot};
 use super::Query;
 use crate::scorer::{Candidates, Scan};
+use crate::search::scanned_together;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use vexfs_ann::ivf::params::BLOCK_ROWS;
@@ -149,14 +150,16 @@ pub(super) fn plan(
         rows: live,
         allowed,
         row_bytes: hashes.hasher.coder.rows.bytes as u64,
+        together: scanned_together(s, hashes.hasher.coder.rows.bytes),
     };
     let query = Query {
         effort: nprobe,
         rerank: rerank.max(s.k),
         allowed: candidates.filtered.then_some(allowed),
     };
-    let work = container.lsh_work(params, nprobe, query.rerank);
-    Ok((container.plan(work) == Plan::Index).then_some(query))
+    let work = container.lsh_work(params, nprobe, query.rerank, s.k);
+    let index = is_asked_for(s, candidates) || container.plan(work) == Plan::Index;
+    Ok(index.then_some(query))
 }
 
 fn count_of(table: &vexfs_ann::ivf::Index<super::lists_memory::Memory>) -> u64 {

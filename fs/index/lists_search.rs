@@ -5,9 +5,10 @@
 use super::lists::{errno, Lists};
 use super::lists_codes::Scorer;
 use super::lists_memory::Scratch;
-use super::search::{Outcome, Snapshot};
+use super::search::{is_asked_for, Outcome, Snapshot};
 use super::Query;
 use crate::scorer::{Candidates, Scan};
+use crate::search::scanned_together;
 use kernel::prelude::*;
 use vexfs_ann::ivf;
 use vexfs_ann::planner::{Container, Plan};
@@ -45,9 +46,11 @@ pub(super) fn plan(
         rows: live,
         allowed: query.allowed.unwrap_or(live).min(live),
         row_bytes: lists.coder.rows.bytes as u64,
+        together: scanned_together(s, lists.coder.rows.bytes),
     };
     let work = container.ivf_work(params, &lists_query(&query), s.k);
-    Ok((container.plan(work) == Plan::Index).then_some(query))
+    let index = is_asked_for(s, candidates) || container.plan(work) == Plan::Index;
+    Ok(index.then_some(query))
 }
 
 /// As `Structure::search`.

@@ -489,7 +489,7 @@ struct found {
 
 /*
  * Searches for every 50th vector: exact distances must be those of the rows, as computed here. Counts how
- * many of them each index finds, with defaults.
+ * many of them each index finds.
  */
 static void check_searches(int fd, const char *name, uint64_t round, const float *got,
 			   const uint64_t *rows, struct found *found)
@@ -529,6 +529,9 @@ static void check_searches(int fd, const char *name, uint64_t round, const float
 
 			s.index_kind = kind_of(round, which);
 			s.ef = s.index_kind == VEXFS_INDEX_HNSW ? 100 : 0;
+			/* What the defaults are; without a word the planner takes few rows to be compared at once. */
+			s.nprobe = s.index_kind == VEXFS_INDEX_IVF ? 64 : s.index_kind == VEXFS_INDEX_LSH ? 5 : 0;
+			s.rerank = s.index_kind == VEXFS_INDEX_PQ ? 300 : 0;
 			s.hits = PTR(hits);
 			s.hops = 0;
 			if (f->there && search(fd, &s)) {
@@ -565,6 +568,8 @@ static void check_index(int fd, const char *name, const struct vexfs_index_stats
 	if (live && (after.state != VEXFS_INDEX_READY || after.nodes != live))
 		problem("%s: index kind %u is in state %u with %llu rows of %llu", name, kind, after.state,
 			(unsigned long long)after.nodes, (unsigned long long)live);
+	if (acknowledged && kind != VEXFS_INDEX_HNSW && found->wanted && !found->hops)
+		problem("%s: searches did without index kind %u", name, kind);
 	if (recall < 950)
 		problem("%s: recall@10 of index kind %u is %u in 1000", name, kind, recall);
 	if (live && ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &check))

@@ -114,7 +114,7 @@ impl Set {
         let query = ivf::Query::default_for(K as u32, &params);
         let mut memory = Memory::new(&params, query.rerank as usize);
         let mut found = |q| built.search(&mut memory, q, &mut All, &query, K).0;
-        self.queries().map(|q| found(q)).collect()
+        self.queries().map(&mut found).collect()
     }
 
     fn by_tables(&self, params: lsh::Params) -> Vec<Vec<Hit>> {
@@ -136,7 +136,7 @@ impl Set {
             tables.search(&mut memory, q, &mut All, &query, &mut top);
             top.into_sorted().to_vec()
         };
-        self.queries().map(|q| found(q)).collect()
+        self.queries().map(&mut found).collect()
     }
 }
 
