@@ -18,6 +18,7 @@
 //! - `lists.rs`: blocks as words; append, delete, compact
 //! - `insert.rs`: batches of rows, from vectors to lists
 //! - `search.rs`: the search
+//! - `offer.rs`: rows by their exact distances
 //! - `check.rs`: is an index what it should be; opening an image of one
 //!
 //! Searches take no lock. Inserts and deletes run beside them, one writer at a time: a row's words are
@@ -29,6 +30,7 @@
 mod check;
 pub(crate) mod insert;
 mod lists;
+pub(crate) mod offer;
 pub mod params;
 pub(crate) mod search;
 mod store;
@@ -39,8 +41,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 pub use check::{CheckMemory, Fault, Image, Report};
 pub use insert::{assign, InsertMemory, Model, TILE};
 pub use lists::{Compaction, Writer};
+pub use offer::exact;
 pub use params::{BadParams, Code, Layout, Params};
-pub use search::{exact, Found, Query, Workspace};
+pub use search::{Found, Query, Workspace};
 pub use store::{Numeric, Run, Store, Vectors, BATCH};
 
 /// No block, no hole.

@@ -6,12 +6,13 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use super::lists::HOLE;
+use super::offer::{rerank, Rows};
 use super::params::BLOCK_ROWS;
 use super::store::{Numeric, Run, Store, BATCH};
 use super::{Code, Error, Index, Params};
 use crate::reservoir::{self, candidate, distance_of, number_of, Reservoir};
 use crate::visible::Visible;
-use crate::{Hit, TopK};
+use crate::TopK;
 
 /// Runs of one call to [`Numeric::scan`]: a kilobyte of stack.
 const RUNS: usize = 32;
@@ -21,9 +22,6 @@ const FIRST_BLOCKS: usize = 8;
 
 /// Lists ranked by their codes beyond those asked for, some of which will turn out to be farther.
 const SPARE_LISTS: usize = 24;
-
-/// Candidates scored at once: enough to hide the latency of memory, few enough to stop in time.
-const RERANK: usize = 16;
 
 /// What to search for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -489,146 +487,23 @@ impl<S: Store> Index<S> {
         N: Numeric,
         F: Visible<Error = N::Error>,
     {
-        let (mut rows, mut used) = ([0; BATCH], 0usize);
+        let mut rows = Rows::default();
         for &list in work.lists.get(probes).ok_or(Error::Workspace)? {
-            let mut result = Ok(());
-            let walked = self.walk(number_of(list), |_, block, in_it| {
-                for place in 0..in_it {
-                    let Some(row) = block.row(place) else {
-                        continue;
-                    };
-                    let row = row.load(Ordering::Acquire);
-                    if row & HOLE != 0 || !visible.allows(u64::from(row)) {
-                        continue;
-                    }
-                    if let Some(place) = rows.get_mut(used) {
-                        *place = u64::from(row);
-                        used = used.saturating_add(1);
-                    }
-                    if used == BATCH {
-                        result = offer(numeric, visible, &rows, top, found);
-                        used = 0;
-                        if result.is_err() || found.partial {
-                            return false;
-                        }
-                    }
-                }
-                true
-            });
-            walked.ok_or(Error::Damaged)?;
-            result?;
-            found.lists = found.lists.saturating_add(1);
+            let mut keep = |visible: &mut F, row| visible.allows(row);
+            self.offer_list(
+                number_of(list),
+                &mut rows,
+                numeric,
+                visible,
+                &mut keep,
+                top,
+                found,
+            )?;
             if found.partial {
                 return Ok(());
             }
         }
-        offer(
-            numeric,
-            visible,
-            rows.get(..used).unwrap_or(&[]),
-            top,
-            found,
-        )?;
+        rows.flush(numeric, visible, top, found)?;
         Ok(())
     }
-}
-
-/// Offers the candidates of a scan by their exact distances, until none of the others can be among the best.
-pub(crate) fn rerank<N, F>(
-    candidates: Reservoir<'_>,
-    numeric: &mut N,
-    visible: &mut F,
-    top: &mut TopK<'_>,
-    found: &mut Found,
-) -> Result<(), N::Error>
-where
-    N: Numeric,
-    F: Visible<Error = N::Error>,
-{
-    for batch in candidates.into_sorted().chunks(RERANK) {
-        let first = batch.first().map_or(u32::MAX, |first| distance_of(*first));
-        // What comes now has a bound beyond the worst result: none of it can enter.
-        if top.is_full() && first > top.bound() {
-            break;
-        }
-        let mut rows = [0; RERANK];
-        for (row, candidate) in rows.iter_mut().zip(batch) {
-            *row = u64::from(number_of(*candidate));
-        }
-        let rows = rows.get(..batch.len()).unwrap_or(&[]);
-        offer(numeric, visible, rows, top, found)?;
-        if found.partial {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Offers rows, at most [`BATCH`], by their exact distances.
-pub(crate) fn offer<N, F>(
-    numeric: &mut N,
-    visible: &mut F,
-    rows: &[u64],
-    top: &mut TopK<'_>,
-    found: &mut Found,
-) -> Result<(), N::Error>
-where
-    N: Numeric,
-    F: Visible<Error = N::Error>,
-{
-    let mut distances = [0; BATCH];
-    let Some(distances) = distances.get_mut(..rows.len()).filter(|d| !d.is_empty()) else {
-        return Ok(());
-    };
-    numeric.exact(rows, distances)?;
-    found.distances = found.distances.saturating_add(rows.len() as u64);
-    for (&row, &distance) in rows.iter().zip(distances.iter()) {
-        if distance > top.bound() {
-            continue;
-        }
-        if let Some(key) = visible.key(row)? {
-            top.push(Hit { distance, key, row });
-        }
-    }
-    found.partial = visible.stop(found.codes.saturating_add(found.distances));
-    Ok(())
-}
-
-/// Scores every row of `rows` that passes the filter: the exact answer, for filters that few rows pass. What
-/// `top` holds already must not be among them.
-///
-/// # Errors
-///
-/// The first error of the arithmetic or of the filter.
-pub fn exact<N, F>(
-    numeric: &mut N,
-    visible: &mut F,
-    mut rows: Range<u64>,
-    top: &mut TopK<'_>,
-) -> Result<Found, N::Error>
-where
-    N: Numeric,
-    F: Visible<Error = N::Error>,
-{
-    let mut found = Found::default();
-    while !rows.is_empty() && !found.partial {
-        let (mut batch, mut used) = ([0; BATCH], 0usize);
-        for place in batch.iter_mut() {
-            let Some(row) = visible.next_allowed(rows.clone()) else {
-                rows.start = rows.end;
-                break;
-            };
-            *place = row;
-            used = used.saturating_add(1);
-            rows.start = row.saturating_add(1);
-        }
-        offer(
-            numeric,
-            visible,
-            batch.get(..used).unwrap_or(&[]),
-            top,
-            &mut found,
-        )?;
-    }
-    Ok(found)
 }

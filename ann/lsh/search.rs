@@ -2,12 +2,11 @@
 
 //! The search: buckets of each table, the likeliest first; their rows by codes or by exact distances.
 
-use core::sync::atomic::Ordering;
-
 use super::probe::{Heap, Perturbation};
 use super::{Params, MAX_BITS};
-use crate::ivf::search::{offer, rerank, Probe, Scan};
-use crate::ivf::{self, Code, Error, Found, Index, Store, BATCH};
+use crate::ivf::offer::{offer_all, rerank, Rows};
+use crate::ivf::search::{Probe, Scan};
+use crate::ivf::{self, Code, Error, Found, Index, Store};
 use crate::reservoir::Reservoir;
 use crate::{TopK, Visible};
 
@@ -160,7 +159,8 @@ where
         for hit in top.hits() {
             seen.insert(hit.row);
         }
-        others(&mut seen, numeric, visible, query, top, &mut found)?;
+        let mut keep = |row| seen.insert(row);
+        offer_all(numeric, visible, 0..query.rows, &mut keep, top, &mut found)?;
     }
     Ok(found)
 }
@@ -272,81 +272,13 @@ where
     N: Numeric,
     F: Visible<Error = N::Error>,
 {
-    let (mut rows, mut used) = ([0; BATCH], 0usize);
+    let mut rows = Rows::default();
+    let mut keep =
+        |visible: &mut F, row| row < query.rows && seen.insert(row) && visible.allows(row);
     buckets.each(numeric, |numeric, table, bucket| {
-        let mut result = Ok(());
-        let walked = table.walk(bucket, |_, block, in_it| {
-            for place in 0..in_it {
-                let Some(row) = block.row(place).map(|row| row.load(Ordering::Acquire)) else {
-                    continue;
-                };
-                // A hole's number is beyond every row.
-                let row = u64::from(row);
-                if row >= query.rows || !seen.insert(row) || !visible.allows(row) {
-                    continue;
-                }
-                if let Some(place) = rows.get_mut(used) {
-                    *place = row;
-                    used = used.saturating_add(1);
-                }
-                if used == BATCH {
-                    used = 0;
-                    result = offer(numeric, visible, &rows, top, found);
-                    if result.is_err() || found.partial {
-                        return false;
-                    }
-                }
-            }
-            true
-        });
-        walked.ok_or(Error::Damaged)?;
-        result?;
-        found.lists = found.lists.saturating_add(1);
+        table.offer_list(bucket, &mut rows, numeric, visible, &mut keep, top, found)?;
         Ok(!found.partial)
     })?;
-    let rows = rows.get(..used).unwrap_or(&[]);
-    offer(numeric, visible, rows, top, found)?;
-    Ok(())
-}
-
-/// Scores all visible rows that were not seen, once `top` is not full.
-fn others<N, F>(
-    seen: &mut Seen<'_>,
-    numeric: &mut N,
-    visible: &mut F,
-    query: &Query,
-    top: &mut TopK<'_>,
-    found: &mut Found,
-) -> Result<(), N::Error>
-where
-    N: Numeric,
-    F: Visible<Error = N::Error>,
-{
-    let mut from = 0;
-    while !found.partial {
-        let (mut rows, mut used) = ([0; BATCH], 0usize);
-        while used < BATCH {
-            let Some(row) = visible.next_allowed(from..query.rows) else {
-                break;
-            };
-            from = row.saturating_add(1);
-            if seen.insert(row) {
-                if let Some(place) = rows.get_mut(used) {
-                    *place = row;
-                }
-                used = used.saturating_add(1);
-            }
-        }
-        if used == 0 {
-            break;
-        }
-        offer(
-            numeric,
-            visible,
-            rows.get(..used).unwrap_or(&[]),
-            top,
-            found,
-        )?;
-    }
+    rows.flush(numeric, visible, top, found)?;
     Ok(())
 }
