@@ -5,20 +5,20 @@
 use super::budget::{Account, Charge};
 use super::hashes::Hashes;
 use super::hashes_hasher::Hasher;
+use super::listed::{self, or_default};
 use super::lists::errno;
 use super::lists_codes::{QueryMemory, Scorer as Codes};
 use super::pool;
-use super::search::{is_asked_for, Outcome, Snapshot};
+use super::search::{Outcome, Snapshot};
 use super::Query;
 use crate::scorer::{Candidates, Scan};
-use crate::search::scanned_together;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use vexfs_ann::ivf::params::BLOCK_ROWS;
 use vexfs_ann::ivf::{self, Code, Run};
 use vexfs_ann::lsh::probe::Perturbation;
 use vexfs_ann::lsh::{self, Numeric, Workspace};
-use vexfs_ann::planner::{Container, Plan};
+use vexfs_ann::planner::Container;
 use vexfs_ann::reservoir;
 use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
@@ -120,46 +120,26 @@ pub(super) fn plan(
     candidates: &Candidates,
     watermark: u64,
 ) -> Result<Option<Query>> {
-    if s.nprobe > uapi::VEXFS_MAX_NPROBE || s.rerank > uapi::VEXFS_MAX_EF {
-        return Err(EINVAL);
-    }
     let params = &hashes.hasher.params;
-    let nprobe = match s.nprobe {
-        0 => params.default_nprobe(),
-        nprobe => nprobe,
+    let live = hashes
+        .tables
+        .read(|tables| tables.first().map_or(0, count_of));
+    let wish = |allowed| {
+        // The nearest of few rows are farther away: as many more buckets as lists of an inverted file.
+        let wider = ivf::Query {
+            nprobe: or_default(s.nprobe, params.default_nprobe()),
+            rerank: 0,
+            allowed,
+        };
+        let rerank = params.default_rerank(s.k).min(uapi::VEXFS_MAX_EF);
+        let nprobe = wider.probes(1 << params.nbits, live);
+        (nprobe, or_default(s.rerank, rerank))
     };
-    let rerank = match s.rerank {
-        0 => params.default_rerank(s.k).min(uapi::VEXFS_MAX_EF),
-        rerank => rerank,
+    let work = |container: &Container, query: &Query| {
+        container.lsh_work(params, query.effort, query.rerank, s.k)
     };
-    let count = |tables: &KVec<_>| tables.first().map_or(0, count_of);
-    let live = hashes.tables.read(count);
-    let allowed = if candidates.filtered {
-        candidates.count(watermark).min(live)
-    } else {
-        live
-    };
-    // The nearest of few rows are farther away: as many more buckets as lists of an inverted file.
-    let wider = vexfs_ann::ivf::Query {
-        nprobe,
-        rerank: 0,
-        allowed,
-    };
-    let nprobe = wider.probes(1 << params.nbits, live);
-    let container = Container {
-        rows: live,
-        allowed,
-        row_bytes: hashes.hasher.coder.rows.bytes as u64,
-        together: scanned_together(s, hashes.hasher.coder.rows.bytes),
-    };
-    let query = Query {
-        effort: nprobe,
-        rerank: rerank.max(s.k),
-        allowed: candidates.filtered.then_some(allowed),
-    };
-    let work = container.lsh_work(params, nprobe, query.rerank, s.k);
-    let index = is_asked_for(s, candidates) || container.plan(work) == Plan::Index;
-    Ok(index.then_some(query))
+    let bytes = hashes.hasher.coder.rows.bytes;
+    listed::plan(s, candidates, watermark, live, bytes, wish, work)
 }
 
 fn count_of(table: &vexfs_ann::ivf::Index<super::lists_memory::Memory>) -> u64 {
@@ -213,25 +193,14 @@ pub(super) fn search(
         rerank: query.rerank,
         rows: end,
     };
-    for (vector, top) in scan.queries.chunks(hasher.coder.rows.bytes).zip(heaps) {
+    let search = |vector: &[u8], visible: &mut Snapshot<'_>, top: &mut TopK<'_>| {
         scorer.codes.set(vector)?;
         let (params, work, scorer) = (&hasher.params, &mut work, &mut scorer);
-        let found = hashes
+        hashes
             .tables
-            .read(|tables| lsh::search(params, tables, work, scorer, &mut visible, &query, top))
-            .map_err(errno)?;
-        if visible.killed {
-            return Err(EINTR);
-        }
-        outcome.distances = outcome
-            .distances
-            .saturating_add(found.codes)
-            .saturating_add(found.distances);
-        outcome.hops = outcome.hops.saturating_add(u64::from(found.lists));
-        outcome.partial |= found.partial;
-        if outcome.partial {
-            break;
-        }
-    }
-    Ok(())
+            .read(|tables| lsh::search(params, tables, work, scorer, visible, &query, top))
+            .map_err(errno)
+    };
+    let bytes = hasher.coder.rows.bytes;
+    listed::search_each(scan, bytes, heaps, &mut visible, outcome, search)
 }

@@ -3,9 +3,17 @@
 //! What inverted lists and hash tables have in common: rows are in lists that their vectors say.
 
 use super::loaded::{Difference, Loaded};
+use super::search::{is_asked_for, Outcome, Snapshot};
+use super::Query;
+use crate::scorer::{Candidates, Scan};
+use crate::search::scanned_together;
 use crate::VexFs;
 use core::ops::Range;
 use kernel::prelude::*;
+use vexfs_ann::ivf::Found;
+use vexfs_ann::planner::{Container, Plan};
+use vexfs_ann::topk::TopK;
+use vexfs_uapi as uapi;
 use vexfs_vfs::{sort, task, Inode};
 
 /// Lists are compacted once holes are a 1/[`HOLE_SHARE`] of the rows, and all of them by the time that as many
@@ -109,6 +117,79 @@ pub(super) trait Listed {
 
     /// Moves the rows of a list together.
     fn compact(&self, list: u32) -> Result;
+}
+
+/// As `Structure::plan`, for `live` rows of `bytes` bytes. `wish` completes what the caller has said of `nprobe` and
+/// `rerank`, among as many rows as pass the filter; `work` says how much that is.
+pub(super) fn plan(
+    s: &uapi::vexfs_search,
+    candidates: &Candidates,
+    watermark: u64,
+    live: u64,
+    bytes: usize,
+    wish: impl FnOnce(u64) -> (u32, u32),
+    work: impl FnOnce(&Container, &Query) -> u64,
+) -> Result<Option<Query>> {
+    if s.nprobe > uapi::VEXFS_MAX_NPROBE || s.rerank > uapi::VEXFS_MAX_EF {
+        return Err(EINVAL);
+    }
+    let passing = candidates
+        .filtered
+        .then(|| candidates.count(watermark).min(live));
+    let container = Container {
+        rows: live,
+        allowed: passing.unwrap_or(live),
+        row_bytes: bytes as u64,
+        together: scanned_together(s, bytes),
+    };
+    let (effort, rerank) = wish(container.allowed);
+    let query = Query {
+        effort,
+        rerank: rerank.max(s.k),
+        allowed: passing,
+    };
+    let planned = container.plan(work(&container, &query));
+    let index = planned == Plan::Index || is_asked_for(s, candidates);
+    Ok(index.then_some(query))
+}
+
+/// What a search asks for, or the default if it does not say.
+pub(super) fn or_default(asked: u32, default: u32) -> u32 {
+    match asked {
+        0 => default,
+        asked => asked,
+    }
+}
+
+/// Runs `search` for each of the packed queries of `scan`, whose rows have `bytes` bytes.
+///
+/// # Errors
+///
+/// As `Structure::search`.
+pub(super) fn search_each(
+    scan: &Scan<'_>,
+    bytes: usize,
+    heaps: &mut [TopK<'_>],
+    visible: &mut Snapshot<'_>,
+    outcome: &mut Outcome,
+    mut search: impl FnMut(&[u8], &mut Snapshot<'_>, &mut TopK<'_>) -> Result<Found>,
+) -> Result {
+    for (vector, heap) in scan.queries.chunks(bytes).zip(heaps) {
+        let found = search(vector, visible, heap)?;
+        if visible.killed {
+            return Err(EINTR);
+        }
+        outcome.distances = outcome
+            .distances
+            .saturating_add(found.codes)
+            .saturating_add(found.distances);
+        outcome.hops = outcome.hops.saturating_add(u64::from(found.lists));
+        outcome.partial |= found.partial;
+        if outcome.partial {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// As `Structure::remove`.

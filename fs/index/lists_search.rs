@@ -2,16 +2,16 @@
 
 //! Searches in inverted lists.
 
+use super::listed::{self, or_default};
 use super::lists::{errno, Lists};
 use super::lists_codes::Scorer;
 use super::lists_memory::Scratch;
-use super::search::{is_asked_for, Outcome, Snapshot};
+use super::search::{Outcome, Snapshot};
 use super::Query;
 use crate::scorer::{Candidates, Scan};
-use crate::search::scanned_together;
 use kernel::prelude::*;
 use vexfs_ann::ivf;
-use vexfs_ann::planner::{Container, Plan};
+use vexfs_ann::planner::Container;
 use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
 
@@ -30,27 +30,18 @@ pub(super) fn plan(
     candidates: &Candidates,
     watermark: u64,
 ) -> Result<Option<Query>> {
-    if s.nprobe > uapi::VEXFS_MAX_NPROBE || s.rerank > uapi::VEXFS_MAX_EF {
-        return Err(EINVAL);
-    }
     let params = &lists.coder.params;
     let default = ivf::Query::default_for(s.k, params);
-    let or = |value, default| if value == 0 { default } else { value };
-    let query = Query {
-        effort: or(s.nprobe, default.nprobe).min(params.nlist),
-        rerank: or(s.rerank, default.rerank.min(uapi::VEXFS_MAX_EF)).max(s.k),
-        allowed: candidates.filtered.then(|| candidates.count(watermark)),
+    let wish = |_| {
+        let nprobe = or_default(s.nprobe, default.nprobe).min(params.nlist);
+        let rerank = default.rerank.min(uapi::VEXFS_MAX_EF);
+        (nprobe, or_default(s.rerank, rerank))
     };
     let live = lists.index.read(|index| u64::from(index.counts().live));
-    let container = Container {
-        rows: live,
-        allowed: query.allowed.unwrap_or(live).min(live),
-        row_bytes: lists.coder.rows.bytes as u64,
-        together: scanned_together(s, lists.coder.rows.bytes),
-    };
-    let work = container.ivf_work(params, &lists_query(&query), s.k);
-    let index = is_asked_for(s, candidates) || container.plan(work) == Plan::Index;
-    Ok(index.then_some(query))
+    let work =
+        |container: &Container, query: &Query| container.ivf_work(params, &lists_query(query), s.k);
+    let bytes = lists.coder.rows.bytes;
+    listed::plan(s, candidates, watermark, live, bytes, wish, work)
 }
 
 /// As `Structure::search`.
@@ -74,24 +65,12 @@ pub(super) fn search(
     let mut visible = Snapshot::new(scan, end);
     let query = lists_query(query);
     let bytes = lists.coder.rows.bytes;
-    for (vector, heap) in scan.queries.chunks(bytes).zip(heaps) {
+    let search = |vector: &[u8], visible: &mut Snapshot<'_>, heap: &mut TopK<'_>| {
         scorer.set(vector)?;
-        let found = lists
+        lists
             .index
-            .read(|index| index.search(&mut work, &mut scorer, &mut visible, &query, heap))
-            .map_err(errno)?;
-        if visible.killed {
-            return Err(EINTR);
-        }
-        outcome.distances = outcome
-            .distances
-            .saturating_add(found.codes)
-            .saturating_add(found.distances);
-        outcome.hops = outcome.hops.saturating_add(u64::from(found.lists));
-        outcome.partial |= found.partial;
-        if outcome.partial {
-            break;
-        }
-    }
-    Ok(())
+            .read(|index| index.search(&mut work, &mut scorer, visible, &query, heap))
+            .map_err(errno)
+    };
+    listed::search_each(scan, bytes, heaps, &mut visible, outcome, search)
 }
