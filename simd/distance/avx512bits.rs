@@ -5,10 +5,10 @@
 use core::arch::x86_64::*;
 
 use super::avx512keys::{
-    add_words, four_counts, keys_of_cosines, keys_of_counts, keys_of_products, store, sum16_counts,
-    sum_halves, sum_quarters,
+    add_words, four_counts, keys_of_counts, keys_of_products, keys_of_small_cosines, store,
+    sum16_counts, sum_halves, sum_quarters, Norm,
 };
-use super::{Ahead, Rows, BLOCK_ROWS, COSINE, INNER_PRODUCT, L2SQ, ROW_LEAD, TILE};
+use super::{Ahead, Rows, Strided, BLOCK_ROWS, COSINE, INNER_PRODUCT, L2SQ, ROW_LEAD, TILE};
 use crate::abi::Elem;
 
 /// Bytes of one register.
@@ -30,32 +30,33 @@ pub(super) unsafe fn bits<R: Rows, const M: u32, const Q: usize>(
     let len = shape.len_bytes;
     // SAFETY: rows without gaps begin at the first; otherwise the caller's promises are those of each.
     unsafe {
-        let mut qq = [(0, 0.0); Q];
+        let mut norms = [Norm::NONE; Q];
         if M == COSINE {
-            for (qq, q) in qq.iter_mut().zip(queries) {
+            for (norm, q) in norms.iter_mut().zip(queries) {
                 let [[s]] =
                     bit_sums::<INNER_PRODUCT, 1, 1, false>([q], [q], &Ahead::none(q), shape);
-                let s = _mm512_reduce_add_epi64(s) as u32;
-                *qq = (s, crate::math::sqrt(s as f64));
+                *norm = Norm::new(_mm512_reduce_add_epi64(s) as u32);
             }
         }
-        if rows.are_packed(len) && dim.is_multiple_of(8) && (len == 16 || len == 32 && M != COSINE)
-        {
+        // Dimensions 128, 256, 384 and 768.
+        if rows.are_packed(len) && dim.is_multiple_of(8) && matches!(len, 16 | 32 | 48 | 96) {
             for j in 0..Q {
-                if len == 16 {
-                    short_bits::<16, M>(queries[j], qq[j], rows.row(0), out[j], n);
-                } else {
-                    short_bits::<32, M>(queries[j], qq[j], rows.row(0), out[j], n);
+                let (query, norm, row, out) = (queries[j], &norms[j], rows.row(0), out[j]);
+                match len {
+                    16 => packed::<16, M>(query, norm, row, shape, out, n),
+                    32 => packed::<32, M>(query, norm, row, shape, out, n),
+                    48 => packed::<48, M>(query, norm, row, shape, out, n),
+                    _ => packed::<96, M>(query, norm, row, shape, out, n),
                 }
             }
             return;
         }
         if Q == 1 && rows.are_dense(len) {
-            in_order::<R, M, true>(queries[0], qq[0], rows, shape, out[0], n);
+            in_order::<R, M, true>(queries[0], &norms[0], rows, shape, out[0], n);
         } else if Q == 1 {
-            in_order::<R, M, false>(queries[0], qq[0], rows, shape, out[0], n);
+            in_order::<R, M, false>(queries[0], &norms[0], rows, shape, out[0], n);
         } else {
-            tiles::<R, M, Q>(queries, qq, rows, shape, out, n);
+            tiles::<R, M, Q>(queries, &norms, rows, shape, out, n);
         }
     }
 }
@@ -68,7 +69,7 @@ pub(super) unsafe fn bits<R: Rows, const M: u32, const Q: usize>(
 )]
 unsafe fn in_order<R: Rows, const M: u32, const DENSE: bool>(
     query: *const u8,
-    qq: (u32, f64),
+    norm: &Norm,
     rows: R,
     shape: Bits,
     out: *mut u32,
@@ -95,7 +96,7 @@ unsafe fn in_order<R: Rows, const M: u32, const DENSE: bool>(
                 *sums.as_mut_ptr().add(k) = s;
                 k += 1;
             }
-            store(out.add(i), bit_keys::<M>(&sums, qq), count);
+            store(out.add(i), bit_keys::<M>(&sums, norm), count);
             i += BLOCK_ROWS;
         }
     }
@@ -108,7 +109,7 @@ unsafe fn in_order<R: Rows, const M: u32, const DENSE: bool>(
 )]
 unsafe fn tiles<R: Rows, const M: u32, const Q: usize>(
     queries: [*const u8; Q],
-    qq: [(u32, f64); Q],
+    norms: &[Norm; Q],
     rows: R,
     shape: Bits,
     out: [*mut u32; Q],
@@ -144,7 +145,7 @@ unsafe fn tiles<R: Rows, const M: u32, const Q: usize>(
                 let [s, t, u, v, rest @ ..] = parts[j];
                 let sums = sum_quarters::<false>([s, t, u, v]);
                 let keys = if M == COSINE {
-                    cosines([sums, sum_quarters::<false>(rest)], qq[j])
+                    cosines([sums, sum_quarters::<false>(rest)], &norms[j])
                 } else {
                     count_keys::<M>(sums)
                 };
@@ -155,17 +156,17 @@ unsafe fn tiles<R: Rows, const M: u32, const Q: usize>(
     }
 }
 
-/// Keys of sixteen rows from the lane sums of `bit_sums`; `qq` are the query's bits and their root.
+/// Keys of sixteen rows from the lane sums of `bit_sums`.
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-fn bit_keys<const M: u32>(sums: &[__m512i; BLOCK_ROWS], qq: (u32, f64)) -> __m512i {
+fn bit_keys<const M: u32>(sums: &[__m512i; BLOCK_ROWS], norm: &Norm) -> __m512i {
     if M != COSINE {
         return count_keys::<M>(sum16_counts(sums));
     }
-    let half = |k: usize| sum_halves::<false>([0, 1, 2, 3, 4, 5, 6, 7].map(|i| sums[k + i]));
-    cosines([half(0), half(8)], qq)
+    let half = |k: usize| sum_halves([0, 1, 2, 3, 4, 5, 6, 7].map(|i| sums[k + i]));
+    cosines([half(0), half(8)], norm)
 }
 
 /// Keys of sixteen counts of bits that differ or are common.
@@ -181,16 +182,27 @@ fn count_keys<const M: u32>(counts: __m512i) -> __m512i {
     }
 }
 
-/// Keys of sixteen rows from a 64-bit word of each, common bits below and the row's above; `qq` are the query's
-/// bits and their root.
+/// Keys of sixteen rows from a 64-bit word of each, common bits below and the row's above.
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-fn cosines(words: [__m512i; 2], qq: (u32, f64)) -> __m512i {
-    let qr = words.map(|v| _mm512_cvtepu64_pd(_mm512_and_si512(v, _mm512_set1_epi64(0xffff_ffff))));
-    let rr = words.map(|v| _mm512_cvtepi64_epi32(_mm512_srli_epi64::<32>(v)));
-    keys_of_cosines(qr, rr, qq.0, qq.1)
+fn cosines([a, b]: [__m512i; 2], norm: &Norm) -> __m512i {
+    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    let odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+    let qr = _mm512_permutex2var_epi32(a, even, b);
+    let rr = _mm512_permutex2var_epi32(a, odd, b);
+    let [keys] = keys_of_small_cosines::<1, false>([qr], [rr], norm);
+    keys
+}
+
+/// 64-bit words of two counts, of words of which each holds one.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+fn join(low: __m512i, high: __m512i) -> __m512i {
+    _mm512_mask_shuffle_epi32::<0b10_10_00_00>(low, 0xaaaa, high)
 }
 
 /// How a vector of bits ends.
@@ -274,122 +286,186 @@ unsafe fn bit_sums<const M: u32, const Q: usize, const N: usize, const AHEAD: bo
     }
     if M == COSINE {
         for k in 0..N {
-            let rr = _mm512_slli_epi64::<32>(rr[k]);
             for j in 0..Q {
-                sums[j][k] = _mm512_or_si512(sums[j][k], rr);
+                sums[j][k] = join(sums[j][k], rr[k]);
             }
         }
     }
     sums
 }
 
-/// Keys for bit vectors of `LEN` bytes, 16 or 32, without gaps, of which a register holds several.
+/// Keys for bit vectors of `LEN` bytes without gaps, 16, 32, 48 or 96, sixteen at a time: a register holds several,
+/// or parts of two.
 ///
 /// # Safety
 ///
 /// `LEN` bytes are readable at `query`, `n * LEN` at `rows`; `out` is writable for `n` elements.
+#[inline(never)]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-unsafe fn short_bits<const LEN: usize, const M: u32>(
+unsafe fn packed<const LEN: usize, const M: u32>(
     query: *const u8,
-    qq: (u32, f64),
+    norm: &Norm,
     rows: *const u8,
+    shape: Bits,
     out: *mut u32,
     n: usize,
 ) {
-    // Sums come out with those of one register apart from each other by four.
-    let order = if LEN == 16 {
-        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
+    // Of four rows, which `four_rows` takes to one quarter each: the sixteen of as many such registers.
+    let order = if LEN == 48 {
+        _mm512_setr_epi32(0, 12, 8, 4, 1, 13, 9, 5, 2, 14, 10, 6, 3, 15, 11, 7)
     } else {
-        _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 0, 0, 0, 0, 0, 0, 0, 0)
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
     };
-    // SAFETY: loads and stores below end at row `n`; masked lanes are not touched.
+    // SAFETY: quarters below end at byte `LEN` of the query, other loads and stores at row `n`.
     unsafe {
-        let q = if LEN == 16 {
-            _mm512_broadcast_i32x4(_mm_loadu_si128(query.cast()))
-        } else {
-            _mm512_broadcast_i64x4(_mm256_loadu_si256(query.cast()))
-        };
-        let at_once = 4 * WIDTH / LEN;
+        // Three registers begin with the query and end with it.
+        let quarter = |i: usize| _mm_loadu_si128(query.add(16 * i % LEN).cast());
+        let pattern = [0, 4, 8].map(|i| {
+            let v = _mm512_castsi128_si512(quarter(i));
+            let v = _mm512_inserti32x4::<1>(v, quarter(i + 1));
+            let v = _mm512_inserti32x4::<2>(v, quarter(i + 2));
+            _mm512_inserti32x4::<3>(v, quarter(i + 3))
+        });
         let mut i = 0;
-        while n - i >= at_once {
-            let p = rows.add(i * LEN);
-            let parts = [0, 1, 2, 3].map(|k| _mm512_loadu_si512(p.add(k * WIDTH).cast()));
-            let keys = short_keys::<LEN, M>(q, qq, parts, order);
-            if LEN == 16 {
-                _mm512_storeu_si512(out.add(i).cast(), keys);
-            } else {
-                _mm256_storeu_si256(out.add(i).cast(), _mm512_castsi512_si256(keys));
-            }
-            i += at_once;
+        // The arithmetic of cosines is a long chain for each block.
+        while M == COSINE && n - i >= 4 * BLOCK_ROWS {
+            packed_blocks::<4, LEN, M>(&pattern, norm, rows.add(i * LEN), order, out.add(i));
+            i += 4 * BLOCK_ROWS;
+        }
+        while n - i >= BLOCK_ROWS {
+            packed_blocks::<1, LEN, M>(&pattern, norm, rows.add(i * LEN), order, out.add(i));
+            i += BLOCK_ROWS;
         }
         if i < n {
-            let p = rows.add(i * LEN);
-            let parts = [0, 1, 2, 3].map(|k| {
-                let left = ((n - i) * LEN).saturating_sub(k * WIDTH);
-                let mask = if left < WIDTH {
-                    (1 << left) - 1
-                } else {
-                    u64::MAX
-                };
-                _mm512_maskz_loadu_epi8(mask, p.wrapping_add(k * WIDTH).cast())
-            });
-            let keys = short_keys::<LEN, M>(q, qq, parts, order);
-            let mask = (0xffff_u32 >> (16 - (n - i))) as __mmask16;
-            _mm512_mask_storeu_epi32(out.add(i).cast(), mask, keys);
+            let (base, stride) = (rows.add(i * LEN), LEN);
+            in_order::<_, M, true>(
+                query,
+                norm,
+                Strided { base, stride },
+                shape,
+                out.add(i),
+                n - i,
+            );
         }
     }
 }
 
-/// Keys for the rows of four registers, which are `LEN` bytes each.
+/// Keys of `N` blocks of rows of `LEN` bytes. `pattern` is the query again and again, `order` that of rows among those
+/// of `four_rows`.
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-fn short_keys<const LEN: usize, const M: u32>(
-    q: __m512i,
-    qq: (u32, f64),
-    parts: [__m512i; 4],
+unsafe fn packed_blocks<const N: usize, const LEN: usize, const M: u32>(
+    pattern: &[__m512i; 3],
+    norm: &Norm,
+    rows: *const u8,
     order: __m512i,
-) -> __m512i {
-    if M == COSINE {
-        // As from `bit_sums`, of rows of 16 bytes.
-        let words = parts.map(|r| {
-            let qr = _mm512_popcnt_epi64(_mm512_and_si512(q, r));
-            _mm512_or_si512(qr, _mm512_slli_epi64::<32>(_mm512_popcnt_epi64(r)))
+    out: *mut u32,
+) {
+    let zero = _mm512_setzero_si512();
+    let (mut counts, mut rr) = ([zero; N], [zero; N]);
+    for block in 0..N {
+        let fours = [0, 1, 2, 3].map(|g| {
+            four_rows::<LEN>(|k| {
+                // SAFETY: the caller promises `N` blocks of rows; prefetches do not fault.
+                unsafe {
+                    let p = rows.add((block * LEN / 4 + g * LEN / 16 + k) * WIDTH);
+                    // A line takes less time here than elsewhere.
+                    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(2 * ROW_LEAD).cast());
+                    words::<M>(pattern[k % 3], _mm512_loadu_si512(p.cast()))
+                }
+            })
         });
-        let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-        let eight = |a, b| {
-            let (low, high) = (_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-            _mm512_permutexvar_epi64(order, _mm512_add_epi32(low, high))
-        };
-        return cosines([eight(words[0], words[1]), eight(words[2], words[3])], qq);
+        [counts[block], rr[block]] = sixteen::<M>(fours);
     }
-    let parts = parts.map(|r| {
-        let term = if M == L2SQ {
-            _mm512_xor_si512(q, r)
-        } else {
-            _mm512_and_si512(q, r)
-        };
-        _mm512_popcnt_epi64(term)
-    });
-    let pair = |a, b| _mm512_or_si512(a, _mm512_slli_epi64::<32>(b));
-    let (low, high) = (pair(parts[0], parts[1]), pair(parts[2], parts[3]));
-    let mut sums = _mm512_add_epi32(
-        _mm512_unpacklo_epi64(low, high),
-        _mm512_unpackhi_epi64(low, high),
-    );
-    if LEN == 32 {
-        sums = _mm512_add_epi32(sums, _mm512_shuffle_i64x2::<0b10_11_00_01>(sums, sums));
-    }
-    let counts = _mm512_cvtepi32_ps(_mm512_permutexvar_epi32(order, sums));
-    let sign = _mm512_set1_epi32(i32::MIN);
-    if M == L2SQ {
-        _mm512_xor_si512(_mm512_castps_si512(counts), sign)
+    let keys = if M == COSINE {
+        // Products of squares are at most 768 * 768.
+        keys_of_small_cosines::<N, true>(counts, rr, norm)
     } else {
-        // As `ordered`: what is not negative gets the sign bit, the rest is complemented.
-        let bits = _mm512_castps_si512(_mm512_sub_ps(_mm512_setzero_ps(), counts));
-        _mm512_xor_si512(bits, _mm512_or_si512(_mm512_srai_epi32::<31>(bits), sign))
+        counts.map(|v| count_keys::<M>(v))
+    };
+    for block in 0..N {
+        let keys = _mm512_permutexvar_epi32(order, keys[block]);
+        // SAFETY: the caller has room for the keys of `N` blocks.
+        unsafe { _mm512_storeu_si512(out.add(block * BLOCK_ROWS).cast(), keys) }
+    }
+}
+
+/// Counts of bits of each 64-bit word, as `bit_sums` has them.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+fn words<const M: u32>(q: __m512i, r: __m512i) -> __m512i {
+    match M {
+        L2SQ => _mm512_popcnt_epi64(_mm512_xor_si512(q, r)),
+        INNER_PRODUCT => _mm512_popcnt_epi64(_mm512_and_si512(q, r)),
+        _ => join(
+            _mm512_popcnt_epi64(_mm512_and_si512(q, r)),
+            _mm512_popcnt_epi64(r),
+        ),
+    }
+}
+
+/// In each quarter the two halves of the sum of one of four rows of `LEN` bytes, from the counts of their registers.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+fn four_rows<const LEN: usize>(counts: impl Fn(usize) -> __m512i) -> __m512i {
+    // From quarters 0 and 1, and 2 and 3, of two registers.
+    let halves = |a, b| {
+        _mm512_add_epi32(
+            _mm512_shuffle_i64x2::<0b10_00_10_00>(a, b),
+            _mm512_shuffle_i64x2::<0b11_01_11_01>(a, b),
+        )
+    };
+    match LEN {
+        16 => counts(0),
+        32 => halves(counts(0), counts(1)),
+        48 => {
+            // Row 0 is in quarters 0 to 2 of the first register, row 1 in 3 and then 0 and 1, and so on. A row has no
+            // quarter twice, so each of these is of rows 0, 3, 2 and 1, but begins elsewhere among them.
+            let (a, b, c) = (counts(0), counts(1), counts(2));
+            let pick = |a, b, c| {
+                let v = _mm512_mask_blend_epi64(0b0000_1100, a, b);
+                _mm512_mask_blend_epi64(0b0011_0000, v, c)
+            };
+            let (u, v, w) = (pick(a, c, b), pick(b, a, c), pick(c, b, a));
+            let v = _mm512_shuffle_i64x2::<0b00_11_10_01>(v, v);
+            let w = _mm512_shuffle_i64x2::<0b01_00_11_10>(w, w);
+            _mm512_add_epi32(u, _mm512_add_epi32(v, w))
+        }
+        _ => {
+            // Two rows of one register and a half, first to two quarters each.
+            let two = |k: usize| {
+                let (a, b, c) = (counts(k), counts(k + 1), counts(k + 2));
+                let ends = _mm512_add_epi32(
+                    _mm512_shuffle_i64x2::<0b01_00_01_00>(a, c),
+                    _mm512_shuffle_i64x2::<0b11_10_11_10>(a, c),
+                );
+                _mm512_add_epi32(ends, b)
+            };
+            halves(two(0), two(3))
+        }
+    }
+}
+
+/// Counts of sixteen rows from the sums of `four_rows`, those of the first quarters, then of the second ones, and so on;
+/// for `COSINE` and of the row's bits.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+fn sixteen<const M: u32>([a, b, c, d]: [__m512i; 4]) -> [__m512i; 2] {
+    if M == COSINE {
+        let (x, y) = (add_words::<false>(a, c), add_words::<false>(b, d));
+        let rr = _mm512_mask_shuffle_epi32::<0b11_11_01_01>(y, 0x5555, x);
+        [join(x, y), rr]
+    } else {
+        [add_words::<false>(join(a, b), join(c, d)); 2]
     }
 }

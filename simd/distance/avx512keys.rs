@@ -86,30 +86,125 @@ pub(super) fn keys_of_products(v: __m512i) -> __m512i {
     ordered(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_cvtepu32_ps(v)))
 }
 
-/// Keys of 1 - `qr` / sqrt(`qq` `rr`), the same as from the operations of the portable code; `root` is the root
-/// of `qq`.
+/// What cosines need of a query.
+#[derive(Clone, Copy)]
+pub(super) struct Norm {
+    /// The sum of the squares of its elements.
+    square: u32,
+    /// The root of that, and its inverse in two parts.
+    root: f64,
+    inverse: [f32; 2],
+}
+
+impl Norm {
+    pub(super) const NONE: Norm = Norm {
+        square: 0,
+        root: 0.0,
+        inverse: [0.0; 2],
+    };
+
+    #[inline]
+    pub(super) fn new(square: u32) -> Norm {
+        let root = crate::math::sqrt(square as f64);
+        let inverse = 1.0 / root;
+        let high = inverse as f32;
+        Norm {
+            square,
+            root,
+            inverse: [high, (inverse - high as f64) as f32],
+        }
+    }
+}
+
+/// Keys of 1 - `qr` / sqrt(`rr` times the query's square), the same as from the operations of the portable code, of
+/// products and squares below 2^24. `EXACT`: so is the product of both squares.
 ///
-/// The result is rounded to f32, and an estimate almost always tells to which: the divider would take three times
-/// as long (Ziv's rounding test).
+/// The result is rounded to f32, and an estimate almost always tells to which (Ziv's rounding test): one in pairs of
+/// f32, of which the second makes up for what the first lost to rounding. It is a long chain of operations, which
+/// a processor does best for several blocks of rows at the same time.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-pub(super) fn keys_of_cosines(qr: [__m512d; 2], rr: [__m256i; 2], qq: u32, root: f64) -> __m512i {
+pub(super) fn keys_of_small_cosines<const N: usize, const EXACT: bool>(
+    qr: [__m512i; N],
+    rr: [__m512i; N],
+    q: &Norm,
+) -> [__m512i; N] {
+    /// Above the error of the estimate: `rsqrt14` is within 2^-14, so e is at most 2^-13, and the first term left out
+    /// of the series of (1 - e)^(-1/2), 5/16 e^3, below 2^-40. What is rounded and not made up for is at most 2^-13
+    /// twice, of which half counts, and 2^-14 five times: 7 * 2^-14 * 2^-24 in all.
+    const ERROR: f32 = 1.0 / (1u64 << 35) as f32;
+    let (one, error) = (_mm512_set1_ps(1.0), _mm512_set1_ps(ERROR));
+    // Zeros, of a row too, make NaNs, which are not equal below.
+    if q.square == 0 {
+        return [ordered(one); N];
+    }
+    let square = _mm512_set1_ps(q.square as f32);
+    let [inverse, inverse_low] = q.inverse.map(|v| _mm512_set1_ps(v));
+    let (mut keys, mut good) = ([_mm512_setzero_si512(); N], [0; N]);
+    for k in 0..N {
+        let r = _mm512_cvtepi32_ps(rr[k]);
+        let r = if EXACT { _mm512_mul_ps(r, square) } else { r };
+        let product = _mm512_cvtepi32_ps(qr[k]);
+        let y = _mm512_rsqrt14_ps(r);
+        let t = _mm512_mul_ps(r, y);
+        let t_low = _mm512_fmsub_ps(r, y, t);
+        let e = _mm512_fnmadd_ps(t_low, y, _mm512_fnmadd_ps(t, y, one));
+        let series = _mm512_fmadd_ps(e, _mm512_set1_ps(0.375), _mm512_set1_ps(0.5));
+        let z = if EXACT { y } else { _mm512_mul_ps(inverse, y) };
+        let cosine = _mm512_mul_ps(product, z);
+        let distance = _mm512_sub_ps(one, cosine);
+        // Back from there is exact.
+        let mut low = _mm512_fmsub_ps(product, z, _mm512_sub_ps(one, distance));
+        if !EXACT {
+            let z_low = _mm512_fmadd_ps(inverse_low, y, _mm512_fmsub_ps(inverse, y, z));
+            low = _mm512_fmadd_ps(product, z_low, low);
+        }
+        let low = _mm512_fmadd_ps(cosine, _mm512_mul_ps(e, series), low);
+        let least = _mm512_sub_ps(distance, _mm512_add_ps(low, error));
+        let greatest = _mm512_sub_ps(distance, _mm512_sub_ps(low, error));
+        good[k] = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(least, greatest);
+        // If they are equal they are neither zero nor out of range.
+        let sign = _mm512_set1_epi32(i32::MIN);
+        keys[k] = _mm512_xor_si512(_mm512_castps_si512(least), sign);
+    }
+    if good.iter().fold(0xffff, |all, good| all & good) != 0xffff {
+        for k in 0..N {
+            if good[k] != 0xffff {
+                keys[k] = keys_of_cosines::<true>(qr[k], rr[k], q);
+            }
+        }
+    }
+    keys
+}
+
+/// The same of any products, `SIGNED` or not, and squares: the estimate is one in f64.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
+pub(super) fn keys_of_cosines<const SIGNED: bool>(qr: __m512i, rr: __m512i, q: &Norm) -> __m512i {
     /// Above the error of the estimate: `rsqrt14` is within 2^-14, so e is at most 2^-13 and the first term left
     /// out of the series of (1 - e)^(-1/2), 5/16 e^3, below 2^-40.6; the roundings, each at most 2^-52, do not count.
     const ERROR: f64 = 1.0 / (1u64 << 40) as f64;
     let one = _mm512_set1_pd(1.0);
-    if qq == 0 {
+    if q.square == 0 {
         return ordered(_mm512_set1_ps(1.0));
     }
-    let inverse = _mm512_set1_pd(1.0 / root);
+    let halves = |v| [_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v)];
+    let qr = halves(qr).map(|v| {
+        if SIGNED {
+            _mm512_cvtepi32_pd(v)
+        } else {
+            _mm512_cvtepu32_pd(v)
+        }
+    });
+    let rr = halves(rr).map(|v| _mm512_cvtepu32_pd(v));
+    let inverse = _mm512_set1_pd(1.0 / q.root);
     let bounds = |k: usize| {
-        let rr = _mm512_cvtepu32_pd(rr[k]);
-        let y = _mm512_rsqrt14_pd(rr);
-        let e = _mm512_fnmadd_pd(_mm512_mul_pd(rr, y), y, one);
+        let y = _mm512_rsqrt14_pd(rr[k]);
+        let e = _mm512_fnmadd_pd(_mm512_mul_pd(rr[k], y), y, one);
         let series = _mm512_fmadd_pd(e, _mm512_set1_pd(0.375), _mm512_set1_pd(0.5));
         let y = _mm512_fmadd_pd(_mm512_mul_pd(y, e), series, y);
         let distance = _mm512_fnmadd_pd(_mm512_mul_pd(qr[k], inverse), y, one);
-        let zero = _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(rr, _mm512_setzero_pd());
+        let zero = _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(rr[k], _mm512_setzero_pd());
         let distance = _mm512_mask_mov_pd(distance, zero, one);
         let error = _mm512_set1_pd(ERROR);
         [
@@ -128,10 +223,9 @@ pub(super) fn keys_of_cosines(qr: [__m512d; 2], rr: [__m256i; 2], qq: u32, root:
         return ordered(least);
     }
     let exact = |k: usize| {
-        let rr = _mm512_cvtepu32_pd(rr[k]);
-        let norms = _mm512_mul_pd(_mm512_set1_pd(root), _mm512_sqrt_pd(rr));
+        let norms = _mm512_mul_pd(_mm512_set1_pd(q.root), _mm512_sqrt_pd(rr[k]));
         let distance = _mm512_sub_pd(one, _mm512_div_pd(qr[k], norms));
-        let zero = _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(rr, _mm512_setzero_pd());
+        let zero = _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(rr[k], _mm512_setzero_pd());
         _mm512_cvtpd_ps(_mm512_mask_mov_pd(distance, zero, one))
     };
     ordered(both(exact(0), exact(1)))
@@ -223,14 +317,13 @@ pub(super) fn four_counts(v: [__m512i; TILE]) -> __m512i {
 /// The first of each four of sixteen vectors.
 const FOURS: [usize; 4] = [0, 4, 8, 12];
 
-/// The sums of the even and of the odd lanes of each of eight vectors, of f32 if `FLOATS`, or else of 32-bit
-/// integers.
+/// The sums of the even and of the odd lanes of each of eight vectors of 32-bit integers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
-pub(super) fn sum_halves<const FLOATS: bool>(v: [__m512i; 8]) -> __m512i {
+pub(super) fn sum_halves(v: [__m512i; 8]) -> __m512i {
     // A transposition with the additions between its steps: fewer shuffles than horizontal additions are made
     // of.
-    sum_quarters::<FLOATS>([0, 2, 4, 6].map(|k| add_words::<FLOATS>(v[k], v[k + 1])))
+    sum_quarters::<false>([0, 2, 4, 6].map(|k| add_words::<false>(v[k], v[k + 1])))
 }
 
 /// In each quarter the sums of the 64-bit words of a quarter of each vector, lane by lane.

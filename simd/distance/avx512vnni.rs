@@ -26,8 +26,8 @@ use core::arch::x86_64::*;
 use super::avx512::{floats, SHORT};
 use super::avx512bits::bits;
 use super::avx512keys::{
-    four_integers, keys_of_cosines, keys_of_counts, keys_of_products, ordered, store,
-    sum16_integers, sum_quarters,
+    four_integers, keys_of_cosines, keys_of_counts, keys_of_products, keys_of_small_cosines,
+    ordered, store, sum16_integers, sum_quarters, Norm,
 };
 use super::{
     Ahead, Kind, Rows, BF16, BLOCK_ROWS, COSINE, F16, F32, I8, INNER_PRODUCT, L2SQ, TILE, U8,
@@ -93,9 +93,7 @@ struct Query {
     /// What X of the module's documentation lacks of a distance or a product, and Y of the row's square.
     x: u32,
     y: u32,
-    /// The sum of the squares of its elements, and its root.
-    qq: u32,
-    root: f64,
+    norm: Norm,
 }
 
 impl Query {
@@ -131,8 +129,8 @@ impl Query {
             _ => 0,
         };
         let y = if E == I8 { padding } else { 0 };
-        let root = crate::math::sqrt(qq as f64);
-        Query { x, y, qq, root }
+        let norm = Norm::new(qq);
+        Query { x, y, norm }
     }
 }
 
@@ -201,7 +199,7 @@ unsafe fn in_order<R: Rows, const E: u32, const M: u32, const DIM: usize>(
             }
             let x = sum16_integers(&x);
             let y = if M == COSINE { sum16_integers(&y) } else { x };
-            store(out.add(i), byte_keys::<E, M>(x, y, known), count);
+            store(out.add(i), byte_keys::<E, M>(x, y, known, dim), count);
             i += BLOCK_ROWS;
         }
     }
@@ -250,7 +248,7 @@ unsafe fn tiles<R: Rows, const E: u32, const M: u32, const Q: usize>(
             }
             let y = sum_quarters::<false>(y);
             for j in 0..Q {
-                let keys = byte_keys::<E, M>(sum_quarters::<false>(x[j]), y, &known[j]);
+                let keys = byte_keys::<E, M>(sum_quarters::<false>(x[j]), y, &known[j], dim);
                 store(out[j].add(i), keys, count);
             }
             i += BLOCK_ROWS;
@@ -263,7 +261,9 @@ unsafe fn tiles<R: Rows, const E: u32, const M: u32, const Q: usize>(
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-fn byte_keys<const E: u32, const M: u32>(x: __m512i, y: __m512i, q: &Query) -> __m512i {
+fn byte_keys<const E: u32, const M: u32>(x: __m512i, y: __m512i, q: &Query, dim: usize) -> __m512i {
+    /// The largest dimension of which a sum of products is below 2^24.
+    const SMALL: usize = (1 << 24) / (255 * 255);
     let x = _mm512_add_epi32(x, _mm512_set1_epi32(q.x as i32));
     match M {
         L2SQ => keys_of_counts(x),
@@ -276,15 +276,14 @@ fn byte_keys<const E: u32, const M: u32>(x: __m512i, y: __m512i, q: &Query) -> _
         INNER_PRODUCT => keys_of_products(x),
         _ => {
             let y = _mm512_add_epi32(y, _mm512_set1_epi32(q.y as i32));
-            let halves = |v| [_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v)];
-            let qr = halves(x).map(|v| {
-                if E == I8 {
-                    _mm512_cvtepi32_pd(v)
-                } else {
-                    _mm512_cvtepu32_pd(v)
-                }
-            });
-            keys_of_cosines(qr, halves(y), q.qq, q.root)
+            if dim <= SMALL {
+                let [keys] = keys_of_small_cosines::<1, false>([x], [y], &q.norm);
+                keys
+            } else if E == I8 {
+                keys_of_cosines::<true>(x, y, &q.norm)
+            } else {
+                keys_of_cosines::<false>(x, y, &q.norm)
+            }
         }
     }
 }

@@ -124,18 +124,34 @@ fn short_rows_without_gaps_are_as_far_as_rows_with_gaps() {
             (Elem::Binary, 256),
             (Elem::Binary, 250),
             (Elem::Binary, 64),
+            (Elem::Binary, 384),
+            (Elem::Binary, 768),
             (Elem::I8, 16),
+            (Elem::I8, 128),
+            (Elem::U8, 128),
+            // Here sums of products reach 2^24.
+            (Elem::U8, 258),
+            (Elem::U8, 259),
             (Elem::F32, 8),
         ] {
             for metric in metrics(elem) {
                 let row = elem.row_bytes(dim);
-                for n in [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 100] {
-                    let rows: Vec<Vec<u8>> =
+                // Integers give the same bits everywhere.
+                let judge = if elem == Elem::F32 { isa } else { Isa::Scalar };
+                for n in [
+                    1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 128, 300,
+                ] {
+                    let mut rows: Vec<Vec<u8>> =
                         (0..n).map(|_| random_row(&mut rng, elem, dim)).collect();
                     let query = random_row(&mut rng, elem, dim);
+                    // Distances that an estimate does not settle.
+                    if n > 20 {
+                        rows[n / 3].fill(0);
+                        rows[n / 2] = query.clone();
+                    }
                     let list: Vec<&[u8]> = rows.iter().map(|row| &row[..]).collect();
                     let mut want = vec![0; n];
-                    score_list(&t, isa, elem, metric, &query, &list, dim, &mut want).unwrap();
+                    score_list(&t, judge, elem, metric, &query, &list, dim, &mut want).unwrap();
                     let mut got = vec![7; n + 1];
                     let packed = rows.concat();
                     let out = &mut got[..n];
