@@ -373,8 +373,11 @@ unsafe fn packed_blocks<const N: usize, const LEN: usize, const M: u32>(
                 // SAFETY: the caller promises `N` blocks of rows; prefetches do not fault.
                 unsafe {
                     let p = rows.add((block * LEN / 4 + g * LEN / 16 + k) * WIDTH);
-                    // A line takes less time here than elsewhere.
-                    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(2 * ROW_LEAD).cast());
+                    // A line takes less time here than elsewhere. Of the shortest rows so little that the
+                    // processor's own prefetcher is enough.
+                    if LEN != 16 || M == COSINE {
+                        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(2 * ROW_LEAD).cast());
+                    }
                     words::<M>(pattern[k % 3], _mm512_loadu_si512(p.cast()))
                 }
             })
