@@ -5,8 +5,8 @@
 use core::arch::x86_64::*;
 
 use super::avx512keys::{
-    add_words, four_counts, keys_of_counts, keys_of_products, keys_of_small_cosines, store,
-    sum16_counts, sum_halves, sum_quarters, Norm,
+    add_words, four_counts, keys_of_cosines, keys_of_counts, keys_of_products,
+    keys_of_small_cosines, store, sum16_counts, sum_halves, sum_quarters, Norm,
 };
 use super::{Ahead, Rows, Strided, BLOCK_ROWS, COSINE, INNER_PRODUCT, L2SQ, ROW_LEAD, TILE};
 use crate::abi::Elem;
@@ -75,11 +75,14 @@ unsafe fn in_order<R: Rows, const M: u32, const DENSE: bool>(
     out: *mut u32,
     n: usize,
 ) {
-    let mut sums = [_mm512_setzero_si512(); BLOCK_ROWS];
+    let zero = _mm512_setzero_si512();
+    let (mut sums, mut first) = ([zero; BLOCK_ROWS], zero);
+    // Rows that are listed are compared deep in a graph, where a kernel has less stack: two in one vector.
+    let mut pairs = [zero; BLOCK_ROWS / 2];
     // Short rows take a cache line each.
     let lead = ROW_LEAD.div_ceil(usize::max(shape.len_bytes, 64));
     // SAFETY: the caller promises the query, `n` rows and `n` places for results; every index of a row is less
-    // than `n`, and of a sum less than `BLOCK_ROWS`.
+    // than `n`, of a sum less than `BLOCK_ROWS`, and of a pair less than half of that.
     unsafe {
         let mut i = 0;
         while i < n {
@@ -93,10 +96,24 @@ unsafe fn in_order<R: Rows, const M: u32, const DENSE: bool>(
                     Ahead::row(lead, rows, i + k, n)
                 };
                 let [[s]] = bit_sums::<M, 1, 1, true>([query], [p], &ahead, shape);
-                *sums.as_mut_ptr().add(k) = s;
+                if DENSE {
+                    *sums.as_mut_ptr().add(k) = s;
+                } else if k % 2 == 0 {
+                    first = s;
+                } else {
+                    *pairs.as_mut_ptr().add(k / 2) = two_rows::<M>(first, s);
+                }
                 k += 1;
             }
-            store(out.add(i), bit_keys::<M>(&sums, norm), count);
+            let keys = if DENSE {
+                bit_keys::<M>(&sums, norm)
+            } else {
+                if count % 2 == 1 {
+                    *pairs.as_mut_ptr().add(count / 2) = two_rows::<M>(first, first);
+                }
+                pair_keys::<M>(pairs, norm)
+            };
+            store(out.add(i), keys, count);
             i += BLOCK_ROWS;
         }
     }
@@ -145,7 +162,7 @@ unsafe fn tiles<R: Rows, const M: u32, const Q: usize>(
                 let [s, t, u, v, rest @ ..] = parts[j];
                 let sums = sum_quarters::<false>([s, t, u, v]);
                 let keys = if M == COSINE {
-                    cosines([sums, sum_quarters::<false>(rest)], &norms[j])
+                    cosines::<false>([sums, sum_quarters::<false>(rest)], &norms[j])
                 } else {
                     count_keys::<M>(sums)
                 };
@@ -166,7 +183,35 @@ fn bit_keys<const M: u32>(sums: &[__m512i; BLOCK_ROWS], norm: &Norm) -> __m512i 
         return count_keys::<M>(sum16_counts(sums));
     }
     let half = |k: usize| sum_halves([0, 1, 2, 3, 4, 5, 6, 7].map(|i| sums[k + i]));
-    cosines([half(0), half(8)], norm)
+    cosines::<true>([half(0), half(8)], norm)
+}
+
+/// The lane sums of two rows from `bit_sums` in one vector.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+fn two_rows<const M: u32>(a: __m512i, b: __m512i) -> __m512i {
+    if M == COSINE {
+        add_words::<false>(a, b)
+    } else {
+        join(a, b)
+    }
+}
+
+/// Keys of sixteen rows from the lane sums of `two_rows`.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
+)]
+fn pair_keys<const M: u32>(pairs: [__m512i; BLOCK_ROWS / 2], norm: &Norm) -> __m512i {
+    let [a, b, c, d, e, f, g, h] = pairs;
+    if M == COSINE {
+        let halves = [[a, b, c, d], [e, f, g, h]];
+        return cosines::<false>(halves.map(|v| sum_quarters::<false>(v)), norm);
+    }
+    let fours = [(a, b), (c, d), (e, f), (g, h)].map(|(a, b)| add_words::<false>(a, b));
+    count_keys::<M>(sum_quarters::<false>(fours))
 }
 
 /// Keys of sixteen counts of bits that differ or are common.
@@ -187,11 +232,15 @@ fn count_keys<const M: u32>(counts: __m512i) -> __m512i {
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-fn cosines([a, b]: [__m512i; 2], norm: &Norm) -> __m512i {
+fn cosines<const DENSE: bool>([a, b]: [__m512i; 2], norm: &Norm) -> __m512i {
     let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     let odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
     let qr = _mm512_permutex2var_epi32(a, even, b);
     let rr = _mm512_permutex2var_epi32(a, odd, b);
+    if !DENSE {
+        // Not inlined, for a kernel's stack.
+        return keys_of_cosines::<true>(qr, rr, norm);
+    }
     let [keys] = keys_of_small_cosines::<1, false>([qr], [rr], norm);
     keys
 }

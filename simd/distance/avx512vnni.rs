@@ -199,7 +199,11 @@ unsafe fn in_order<R: Rows, const E: u32, const M: u32, const DIM: usize>(
             }
             let x = sum16_integers(&x);
             let y = if M == COSINE { sum16_integers(&y) } else { x };
-            store(out.add(i), byte_keys::<E, M>(x, y, known, dim), count);
+            store(
+                out.add(i),
+                byte_keys::<E, M>(x, y, known, dim <= SMALL),
+                count,
+            );
             i += BLOCK_ROWS;
         }
     }
@@ -248,7 +252,8 @@ unsafe fn tiles<R: Rows, const E: u32, const M: u32, const Q: usize>(
             }
             let y = sum_quarters::<false>(y);
             for j in 0..Q {
-                let keys = byte_keys::<E, M>(sum_quarters::<false>(x[j]), y, &known[j], dim);
+                // Any estimate: that of small sums is inlined, and a kernel's stack is short here.
+                let keys = byte_keys::<E, M>(sum_quarters::<false>(x[j]), y, &known[j], false);
                 store(out[j].add(i), keys, count);
             }
             i += BLOCK_ROWS;
@@ -256,14 +261,20 @@ unsafe fn tiles<R: Rows, const E: u32, const M: u32, const Q: usize>(
     }
 }
 
-/// Keys of sixteen rows from the sums X and Y of the module's documentation.
+/// The largest dimension of which all sums of products are below 2^24.
+const SMALL: usize = (1 << 24) / (255 * 255);
+
+/// Keys of sixteen rows from the sums X and Y of the module's documentation; `small`: sums of products are below 2^24.
 #[inline]
 #[target_feature(
     enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt"
 )]
-fn byte_keys<const E: u32, const M: u32>(x: __m512i, y: __m512i, q: &Query, dim: usize) -> __m512i {
-    /// The largest dimension of which a sum of products is below 2^24.
-    const SMALL: usize = (1 << 24) / (255 * 255);
+fn byte_keys<const E: u32, const M: u32>(
+    x: __m512i,
+    y: __m512i,
+    q: &Query,
+    small: bool,
+) -> __m512i {
     let x = _mm512_add_epi32(x, _mm512_set1_epi32(q.x as i32));
     match M {
         L2SQ => keys_of_counts(x),
@@ -276,7 +287,7 @@ fn byte_keys<const E: u32, const M: u32>(x: __m512i, y: __m512i, q: &Query, dim:
         INNER_PRODUCT => keys_of_products(x),
         _ => {
             let y = _mm512_add_epi32(y, _mm512_set1_epi32(q.y as i32));
-            if dim <= SMALL {
+            if small {
                 let [keys] = keys_of_small_cosines::<1, false>([x], [y], &q.norm);
                 keys
             } else if E == I8 {
