@@ -14,7 +14,7 @@ use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
 
 /// The least `ef` by default; more for a greater k.
-const EF: u32 = 48;
+const EF: u32 = 64;
 
 fn graph_query(query: &Query) -> hnsw::Query {
     hnsw::Query {
