@@ -197,9 +197,9 @@ struct vexfs_hit {
  * @nq: queries, 1 to VEXFS_MAX_QUERIES
  * @k: hits per query, 1 to VEXFS_MAX_K
  * @index_kind: VEXFS_INDEX_*; a kind the container has no index of is ENOENT
- * @ef: candidates kept by HNSW, on average and beyond the @k nearest, at most
- *	VEXFS_MAX_EF; 0 for max(64, 2k). Less than @k counts as @k, and a @k beyond
- *	VEXFS_MAX_EF is answered exactly
+ * @ef: candidates kept by HNSW, more where rows are crowded, at most VEXFS_MAX_EF; 0 for
+ *	max(64, 2k). Less than @k counts as @k, and a @k beyond VEXFS_MAX_EF is answered
+ *	exactly
  * @nprobe: lists visited by IVF, buckets of each table by LSH, at most VEXFS_MAX_NPROBE;
  *	0 for a 21st of the lists, at least 64 or half of them, whichever is less, and 8;
  *	LSH: 0 for two thirds of the buckets of a table divided by the number of tables, of

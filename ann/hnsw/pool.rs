@@ -19,9 +19,10 @@ pub(super) struct Pool<'a> {
     len: usize,
     cursor: usize,
     /// See [`Pool::within`].
+    least: usize,
     nearest: usize,
     reach: u32,
-    /// What is farther neither enters nor is expanded.
+    /// What is farther neither enters nor is expanded, beyond the `least` nearest.
     limit: u32,
 }
 
@@ -76,16 +77,18 @@ impl<'a> Pool<'a> {
             entries: memory,
             len: 0,
             cursor: 0,
+            least: usize::MAX,
             nearest: 0,
             reach: 0,
             limit: u32::MAX,
         }
     }
 
-    /// Leaves out what is more than `reach` farther than the `nearest`th candidate, once there are so many. Candidates
-    /// that are there already are only not expanded.
-    pub(super) fn within(self, nearest: usize, reach: u32) -> Self {
+    /// Beyond the `least` nearest, leaves out what is more than `reach` farther than the `nearest`th candidate.
+    /// Candidates that are there already are only not expanded.
+    pub(super) fn within(self, least: usize, nearest: usize, reach: u32) -> Self {
         Pool {
+            least,
             nearest,
             reach,
             ..self
@@ -106,11 +109,12 @@ impl<'a> Pool<'a> {
     /// What is farther does not enter.
     #[inline]
     pub(super) fn bound(&self) -> u32 {
-        if self.len < self.entries.len() {
-            return self.limit;
-        }
-        let last = self.entries.last().map_or(0, |&last| distance_of(last));
-        last.min(self.limit)
+        let at = |rank: usize| {
+            let kept = self.entries.get(..self.len)?;
+            kept.get(rank.checked_sub(1)?).map(|&e| distance_of(e))
+        };
+        let limit = at(self.least).map_or(u32::MAX, |least| least.max(self.limit));
+        at(self.entries.len()).map_or(limit, |last| last.min(limit))
     }
 
     /// Offers a candidate that was not offered before; says whether it entered.
@@ -156,7 +160,7 @@ impl<'a> Pool<'a> {
         for e in rest {
             skipped += 1;
             if *e & EXPANDED == 0 {
-                if distance_of(*e) > self.limit {
+                if distance_of(*e) > self.limit && self.cursor + skipped > self.least {
                     return None;
                 }
                 *e |= EXPANDED;
@@ -309,6 +313,62 @@ mod tests {
                 prop_assert!(expanded.insert(slot));
             }
             prop_assert!(pool.entries().iter().all(|e| e & EXPANDED != 0));
+        }
+
+        #[test]
+        fn a_pool_with_a_reach_keeps_the_least_and_what_is_within(
+            offers in prop::collection::vec((0u32..400, 0u32..10_000), 0..300),
+            least in 1usize..20,
+            nearest in 1usize..10,
+            reach in 0u32..100,
+        ) {
+            let nearest = nearest.min(least);
+            let mut memory = vec![7; 400];
+            let mut pool = Pool::new(&mut memory).within(least, nearest, reach);
+            let mut seen = BTreeSet::new();
+            for (distance, slot) in offers {
+                // A slot is offered once; its distance is what it is.
+                if seen.iter().all(|&(_, s)| s != slot) {
+                    let enters = distance <= pool.bound();
+                    seen.insert((distance, slot));
+                    if enters {
+                        pool.offer(distance, slot);
+                    }
+                }
+            }
+            let limit = seen.iter().nth(nearest - 1).map_or(u32::MAX, |n| n.0 + reach);
+            let near = |(i, &(distance, _)): &(usize, &(u32, u32))| *i < least || distance <= limit;
+            let want: BTreeSet<_> = seen.iter().enumerate().filter(near).map(|(_, &e)| e.1).collect();
+            let expanded: BTreeSet<_> = core::iter::from_fn(|| pool.next()).collect();
+            prop_assert_eq!(expanded, want);
+        }
+
+        #[test]
+        fn a_rank_is_the_number_of_lesser_entries(
+            sorted in prop::collection::btree_set(0u64..5000, 0..400),
+            new in 0u64..5000,
+        ) {
+            let sorted: Vec<u64> = sorted.into_iter().collect();
+            prop_assert_eq!(rank(&sorted, new), sorted.partition_point(|&e| e < new));
+        }
+
+        #[test]
+        fn slots_are_added_together_as_one_by_one(
+            lists in prop::collection::vec(prop::collection::vec(0u32..2000, 0..20), 0..20),
+            room in 0usize..40,
+        ) {
+            let (mut bits, mut others) = (vec![0; 1920 / 64], vec![0; 1920 / 64]);
+            let (mut touched, mut other_touched) = (vec![0; room], vec![0; room]);
+            let mut visited = Visited::new(&mut bits, &mut touched, false);
+            let mut one_by_one = Visited::new(&mut others, &mut other_touched, false);
+            for list in lists {
+                let mut fresh = Neighbours::new();
+                visited.insert_all(list.iter().copied(), &mut fresh);
+                let want: Vec<u32> = list.into_iter().filter(|&s| one_by_one.insert(s)).collect();
+                prop_assert_eq!(fresh.as_slice(), &want[..]);
+            }
+            visited.clear();
+            prop_assert!(bits.iter().all(|&word| word == 0));
         }
 
         #[test]

@@ -38,8 +38,8 @@ const CROWDED: u64 = 8;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Query {
     /// Candidates kept during the walk: at least `k`, at most
-    /// [`MAX_EF`]. More gives more recall and takes longer. Without a filter it is the mean of many searches: as
-    /// many are kept as are within the distance that has `ef` rows on average, beyond the `k`th.
+    /// [`MAX_EF`]. More gives more recall and takes longer. Without a filter more are kept where rows are crowded:
+    /// those that are no farther than the `ef`th is on average, beyond the `k`th.
     pub ef: u32,
     /// Candidates that get an exact distance, at least `k`; more as long as fewer than `k`
     /// of them turn out visible, fewer if estimates are so good that the others cannot be expected to be
@@ -226,7 +226,7 @@ impl<S: Store> Index<S> {
         let mut visited = Visited::new(work.visited, work.touched, false);
         let mut pool = Pool::new(candidates);
         if let Some(reach) = reach {
-            pool = pool.within(top.k(), reach);
+            pool = pool.within(query.ef as usize, top.k(), reach);
         }
         self.seed(numeric, entry, at, &mut pool, &mut visited)?;
         let end = if found.plan == Plan::TwoHop {

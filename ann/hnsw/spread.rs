@@ -6,7 +6,8 @@
 //! rows are many and near each other, and far where they are few. One that looks beyond the `k`th by as much as the
 //! `ef`th is farther on average finds more for the same number of distances. This is the termination of "Distance
 //! Adaptive Beam Search for Provably Accurate Graph-Based Nearest Neighbor Search" (arXiv 2505.15636), with its
-//! parameter taken from the rows instead of from the caller, who goes on to say `ef`.
+//! parameter taken from the rows instead of from the caller, who goes on to say `ef`. That many candidates are kept in any
+//! case: next to a row that is nearly the query, distances are what codes are off by, and no measure of anything.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
