@@ -12,7 +12,7 @@ use vexfs_vfs::task;
 
 /// Scratch memories that are kept at most.
 const IDLE: usize = 8;
-/// Candidates that there is always room for: more than searches with defaults want.
+/// Candidates that there is always room for: more than searches with defaults want, if codes have 16 bits or more.
 pub(super) const CANDIDATES: usize = 1024;
 /// Scratch memories at most: more operations than that wait for each other.
 const MOST: usize = 64;
