@@ -219,9 +219,14 @@ const BLOCK_ROWS: usize = 16;
 const LEAD: usize = 1024;
 
 /// How far ahead of its loads a kernel prefetches that reads rows one after the other, in bytes. Of rows without
-/// gaps it hides the second-level cache, since a Zen 5 core's own prefetcher hides the memory.
+/// gaps it hides the second-level cache, since a Zen 5 core's own prefetcher hides the memory. Less of it leaves that
+/// prefetcher behind where rows are short: 37 instead of 40 GB/s for cosines of 128 bytes.
 #[cfg(target_arch = "x86_64")]
-const ROW_LEAD: usize = 3584;
+const ROW_LEAD: usize = 6144;
+
+/// The same for two long rows at a time, whose query fills more of the first-level cache.
+#[cfg(target_arch = "x86_64")]
+const PAIR_LEAD: usize = 3584;
 
 /// Where a tile prefetches: element bytes `at` of row `k` bring in `at << shift` of `near[k]` if `at`
 /// is below `cut`, and of `far[k]` if not. The addresses need not be inside of anything.
@@ -241,7 +246,8 @@ impl<const N: usize> Ahead<N> {
         let mut ahead = Ahead::none(p);
         ahead.shift = N.trailing_zeros();
         // The last row's beginning is read at the same time as the first's.
-        let p = p.wrapping_add((N - 1) * len_bytes + ROW_LEAD);
+        let lead = if N == 1 { ROW_LEAD } else { PAIR_LEAD };
+        let p = p.wrapping_add((N - 1) * len_bytes + lead);
         for k in 0..N {
             ahead.near[k] = p.wrapping_add(64 * k);
         }
