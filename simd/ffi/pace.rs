@@ -75,10 +75,16 @@ impl Cost {
     }
 
     /// How many rows of `row_bytes` bytes that come from memory fit `budget_ns`. At least one: a row
-    /// is not divided.
+    /// is not divided. Many are whole blocks of the kernels, which take the rows behind the last one one by one.
     pub fn rows(&self, budget_ns: u64, row_bytes: usize) -> usize {
+        /// What the kernels of the shortest rows take at a time.
+        const BLOCK: usize = 64;
         let rows = budget_ns.saturating_mul(1000) / self.row(row_bytes, self.cold_ps);
-        usize::try_from(rows).unwrap_or(usize::MAX).max(1)
+        let rows = usize::try_from(rows).unwrap_or(usize::MAX).max(1);
+        if rows < 8 * BLOCK {
+            return rows;
+        }
+        rows - rows % BLOCK
     }
 
     /// How many queries can be compared with the same `rows` rows within `budget_ns`: the first
