@@ -129,11 +129,15 @@ pub(super) fn keys_of_small_cosines<const N: usize, const EXACT: bool>(
     rr: [__m512i; N],
     q: &Norm,
 ) -> [__m512i; N] {
-    /// Above the error of the estimate: `rsqrt14` is within 2^-14, so e is at most 2^-13, and the first term left out
-    /// of the series of (1 - e)^(-1/2), 5/16 e^3, below 2^-40. What is rounded and not made up for is at most 2^-13
-    /// twice, of which half counts, and 2^-14 five times: 7 * 2^-14 * 2^-24 in all.
-    const ERROR: f32 = 1.0 / (1u64 << 35) as f32;
-    let (one, error) = (_mm512_set1_ps(1.0), _mm512_set1_ps(ERROR));
+    /// Above the error of the estimate. `rsqrt14` is within 2^-14, so e is at most 2^-13. What the step loses, 3/8 e^2,
+    /// and its roundings, of r y above all, leave y within 1.6 * 2^-24, so f is at most 2^-22.3: half of what its two
+    /// roundings lose and 3/8 f^2 are 2^-46 each, all others together are less than 2^-45.
+    const ERROR: f32 = 1.0 / (1u64 << 43) as f32;
+    let (one, half, error) = (
+        _mm512_set1_ps(1.0),
+        _mm512_set1_ps(0.5),
+        _mm512_set1_ps(ERROR),
+    );
     // Zeros, of a row too, make NaNs, which are not equal below.
     if q.square == 0 {
         return [ordered(one); N];
@@ -146,10 +150,12 @@ pub(super) fn keys_of_small_cosines<const N: usize, const EXACT: bool>(
         let r = if EXACT { _mm512_mul_ps(r, square) } else { r };
         let product = _mm512_cvtepi32_ps(qr[k]);
         let y = _mm512_rsqrt14_ps(r);
+        let e = _mm512_fnmadd_ps(_mm512_mul_ps(r, y), y, one);
+        let y = _mm512_fmadd_ps(_mm512_mul_ps(y, half), e, y);
+        // Of r y both parts, and so what 1 - r y y is to a few bits.
         let t = _mm512_mul_ps(r, y);
         let t_low = _mm512_fmsub_ps(r, y, t);
-        let e = _mm512_fnmadd_ps(t_low, y, _mm512_fnmadd_ps(t, y, one));
-        let series = _mm512_fmadd_ps(e, _mm512_set1_ps(0.375), _mm512_set1_ps(0.5));
+        let f = _mm512_fnmadd_ps(t_low, y, _mm512_fnmadd_ps(t, y, one));
         let z = if EXACT { y } else { _mm512_mul_ps(inverse, y) };
         let cosine = _mm512_mul_ps(product, z);
         let distance = _mm512_sub_ps(one, cosine);
@@ -159,7 +165,7 @@ pub(super) fn keys_of_small_cosines<const N: usize, const EXACT: bool>(
             let z_low = _mm512_fmadd_ps(inverse_low, y, _mm512_fmsub_ps(inverse, y, z));
             low = _mm512_fmadd_ps(product, z_low, low);
         }
-        let low = _mm512_fmadd_ps(cosine, _mm512_mul_ps(e, series), low);
+        let low = _mm512_fmadd_ps(_mm512_mul_ps(cosine, half), f, low);
         let least = _mm512_sub_ps(distance, _mm512_add_ps(low, error));
         let greatest = _mm512_sub_ps(distance, _mm512_sub_ps(low, error));
         good[k] = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(least, greatest);

@@ -289,6 +289,45 @@ fn no_distance_is_negative_zero_and_cosine_of_a_zero_vector_is_one() {
     }
 }
 
+/// Estimates must be recognised as too coarse wherever they are.
+#[test]
+fn every_cosine_there_is_of_128_bits_is_that_of_portable_code() {
+    let (dim, ones) = (128, |n: usize| {
+        u128::MAX.checked_shr(128 - n as u32).unwrap_or(0)
+    });
+    for qq in (1..=dim).step_by(if cfg!(miri) { 64 } else { 1 }) {
+        let query = ones(qq).to_le_bytes();
+        // Rows of rr bits, of which qr are the query's.
+        let rows: Vec<u8> = (0..=dim)
+            .flat_map(|rr| {
+                let common = (qq + rr).saturating_sub(dim)..=qq.min(rr);
+                common.flat_map(move |qr| (ones(qr) | ones(rr - qr) << qq % 128).to_le_bytes())
+            })
+            .collect();
+        let keys = |isa| {
+            let mut out = vec![0; rows.len() / 16];
+            let (elem, metric) = (Elem::Binary, Metric::Cosine);
+            score_rows(
+                &token(),
+                isa,
+                elem,
+                metric,
+                &query,
+                &rows,
+                16,
+                dim,
+                &mut out,
+            )
+            .unwrap();
+            out
+        };
+        let expected = keys(Isa::Scalar);
+        for isa in available() {
+            assert_eq!(keys(isa), expected, "{isa:?}, {qq} bits in the query");
+        }
+    }
+}
+
 #[test]
 fn a_row_that_is_not_finite_does_not_disturb_its_neighbours() {
     let dim = 50;
