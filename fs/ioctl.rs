@@ -443,6 +443,7 @@ fn build_index(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
         replace: b.flags & uapi::VEXFS_BUILD_REPLACE != 0,
         background: b.flags & uapi::VEXFS_BUILD_BACKGROUND != 0,
         threads: work::threads(b.threads),
+        by_itself: false,
     };
     index::build(inode, &request)
 }

@@ -321,6 +321,9 @@ struct vexfs_search {
  * a second later tries again.
  * A search that finds it damaged or outdated on disk, or not there because a crash or an
  * unmount cut off its build, has it built in the background and compares rows exactly meanwhile.
+ * A build that nobody has asked for gives way to one that somebody asks for. If there is no
+ * memory for it, it is tried again by a search that comes a second later, the next time two
+ * seconds later, then four, and so on up to 17 minutes.
  * Codes and lists are made for the rows that a build finds. IVF and PQ are built anew in the
  * background, by a batch that inserts, when rows are 4 times as many and at least 4096, if
  * the number of lists was the default, or there were fewer than 32 rows for each list or 64
@@ -329,7 +332,7 @@ struct vexfs_search {
  *
  * Wants the file open for writing. Errors: EINVAL a bad field, or one that the kind
  * does not have; EEXIST there is an index of the kind; ENOENT there is none to drop;
- * EBUSY one is being built or loaded; ECANCELED it was dropped while being built; EOPNOTSUPP
+ * EBUSY somebody else has one built; ECANCELED it was dropped while being built; EOPNOTSUPP
  * rows are too long for it (HNSW: above 7,808 elements, or 31,584 of BINARY, at m 16;
  * PQ: above 32,512 that no sub-quantiser divides); ENODATA there are no rows to train on
  * (all kinds but HNSW); ENOTTY not a container; EBADF; ENOMEM; EINTR a fatal signal. After an error

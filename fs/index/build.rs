@@ -13,7 +13,7 @@ use crate::VexFs;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use libvexfs::format::VectorArea;
+use libvexfs::format::index::IndexRecord;
 use vexfs_vfs::work::{Job, Started, Stop};
 use vexfs_vfs::{task, Inode};
 
@@ -28,6 +28,8 @@ pub(crate) struct Request {
     pub(crate) background: bool,
     /// Processors to use.
     pub(crate) threads: u32,
+    /// Nobody has asked for it: it gives way to a build that somebody asks for.
+    pub(crate) by_itself: bool,
 }
 
 /// Builds an index over the rows of a container, which searches then use. Not with the inode locked:
@@ -35,35 +37,40 @@ pub(crate) struct Request {
 ///
 /// # Errors
 ///
-/// `EEXIST` if there is one that is not to be replaced, `EBUSY` if one is being built or loaded, `EINVAL`
+/// `EEXIST` if there is one that is not to be replaced, `EBUSY` if somebody else has one built, `EINVAL`
 /// for bad parameters, `EOPNOTSUPP` if rows are too long, `ENODATA` if there are none to train on,
 /// `ECANCELED` if it was dropped meanwhile; `EINTR`, `ENOMEM`, and what reading says. Then all is as before.
 pub(crate) fn build(inode: &Inode<VexFs>, request: &Request) -> Result {
-    let (kind, parameters) = (request.kind, &request.parameters);
-    let area = container::with(inode, |c| Ok(c.area))?;
-    // Bad parameters are told before anything is read.
-    match kind {
-        Kind::Hnsw => Graph::check(parameters)?,
-        Kind::Ivf | Kind::Pq => Lists::check(kind, parameters, &area)?,
-        Kind::Lsh => Hashes::check(parameters, &area)?,
+    check(inode, request)?;
+    checkpoint::load(inode, request.kind.number())?;
+    let mut build = begin(inode, request)?;
+    if let Some(lost) = build.lost.take() {
+        lost.end();
     }
-    checkpoint::load(inode, kind.number())?;
-    let (build, area) = begin(inode, request)?;
     if request.background {
         return start(inode, build);
     }
-    let claim = &build.claim;
-    let built = build.run_now(inode, &area, &|| claim.stop.check());
-    if built.is_err() {
-        checkpoint::undefine(inode, kind);
+    build.run_here(inode)
+}
+
+/// Tells bad parameters before anything is read. Not inlined, as the steps that follow: each wants the stack.
+#[inline(never)]
+fn check(inode: &Inode<VexFs>, request: &Request) -> Result {
+    let (kind, parameters) = (request.kind, &request.parameters);
+    let area = container::with(inode, |c| Ok(c.area))?;
+    match kind {
+        Kind::Hnsw => Graph::check(parameters),
+        Kind::Ivf | Kind::Pq => Lists::check(kind, parameters, &area),
+        Kind::Lsh => Hashes::check(parameters, &area),
     }
-    claim.give_up(inode, |_| {});
-    built
 }
 
 /// Claims the place of an index that is to be built, and records that it is.
-fn begin(inode: &Inode<VexFs>, request: &Request) -> Result<(Build, VectorArea)> {
-    let kind = request.kind;
+#[inline(never)]
+fn begin(inode: &Inode<VexFs>, request: &Request) -> Result<KBox<Build>> {
+    let Request {
+        kind, by_itself, ..
+    } = *request;
     let stop = if request.background {
         Stop::without_task()
     } else {
@@ -74,58 +81,79 @@ fn begin(inode: &Inode<VexFs>, request: &Request) -> Result<(Build, VectorArea)>
         _ => Ok(()),
     };
     wait_for_save(inode, kind, &stop)?;
-    let (claim, area) = Claim::take(inode, kind, stop, may)?;
-    claim.with_slot(inode, |slot| slot.error = None);
-    checkpoint::define(inode, &claim, kind, &request.parameters);
+    let (claim, lost) = Claim::take(inode, kind, stop, by_itself, may)?;
+    claim.with_slot(inode, |slot| slot.begun(by_itself));
+    let before = checkpoint::define(inode, &claim, kind, &request.parameters);
     let build = Build {
         request: *request,
-        claim,
+        claim: claim.clone(),
+        before,
+        lost,
     };
-    Ok((build, area))
+    let build = KBox::new(build, GFP_KERNEL);
+    Ok(build.inspect_err(|_| {
+        checkpoint::undefine(inode, &claim, kind, before);
+        claim.give_up(inode, |_| {});
+    })?)
 }
 
 /// Has `build` run in the background.
-fn start(inode: &Inode<VexFs>, build: Build) -> Result {
-    let (kind, claim) = (build.request.kind, build.claim.clone());
+#[inline(never)]
+fn start(inode: &Inode<VexFs>, build: KBox<Build>) -> Result {
+    let (
+        Request {
+            kind, by_itself, ..
+        },
+        before,
+    ) = (build.request, build.before);
+    let claim = build.claim.clone();
     let builds = &inode.volume().builds;
-    match builds.start(inode, claim.stop.clone(), build) {
+    match builds.start(inode, claim.stop.clone(), KBox::into_inner(build)) {
         Ok(job) => {
             // It may be over.
             claim.with_slot(inode, |slot| slot.job = Some(job));
             Ok(())
         }
         Err(e) => {
-            checkpoint::undefine(inode, kind);
-            claim.give_up(inode, |_| {});
+            checkpoint::undefine(inode, &claim, kind, before);
+            claim.give_up(inode, |slot| {
+                if by_itself {
+                    slot.ended(Err(e));
+                }
+            });
             Err(e)
         }
     }
 }
 
-/// Has indexes that were made for much fewer rows than there are now built anew in the background, each once: after a
-/// build that has failed the index stays. A batch does so at its end; the inode is locked. Not inlined: what comes
-/// before wants the stack.
+/// Has an index built in the background that nobody has asked for now. It says in the log what it fails by. Where that is
+/// a lack of memory, a search that comes by after a pause has it tried again. Who else builds it meanwhile has done
+/// what is wanted.
+pub(super) fn by_itself(inode: &Inode<VexFs>, kind: Kind, parameters: Parameters) {
+    let request = Request {
+        kind,
+        parameters,
+        replace: true,
+        background: true,
+        threads: 0,
+        by_itself: true,
+    };
+    let _ = begin(inode, &request).and_then(|build| start(inode, build));
+}
+
+/// Has indexes that were made for much fewer rows than there are now built anew in the background. A batch does so at
+/// its end, with the inode locked. Not inlined: what comes before wants the stack.
 #[inline(never)]
 pub(super) fn outgrown(inode: &Inode<VexFs>) {
     for kind in Kind::ALL {
         let ready = {
             let mut container = inode.node().container.lock();
             let slot = container.indexes.slot(kind);
-            let idle = slot.claim.is_none() && slot.error.is_none();
-            slot.ready().filter(|_| idle)
+            slot.ready().filter(|_| slot.may_build())
         };
-        let Some(parameters) = ready.and_then(|index| index.structure.outgrown()) else {
-            continue;
-        };
-        let request = Request {
-            kind,
-            parameters,
-            replace: true,
-            background: true,
-            threads: 0,
-        };
-        // What it fails by the log says.
-        let _ = begin(inode, &request).and_then(|(build, _)| start(inode, build));
+        if let Some(parameters) = ready.and_then(|index| index.structure.outgrown()) {
+            by_itself(inode, kind, parameters);
+        }
     }
 }
 
@@ -141,10 +169,17 @@ fn wait_for_save(inode: &Inode<VexFs>, kind: Kind, stop: &Stop) -> Result {
     Ok(())
 }
 
+/// A build that goes on in the background.
+pub(super) type Going = Arc<Started<Build>>;
+
 /// A build that has its slot.
 pub(crate) struct Build {
     request: Request,
     claim: Claim,
+    /// What was recorded of the index before.
+    before: Option<IndexRecord>,
+    /// What gave way to it.
+    lost: Option<Going>,
 }
 
 impl Job for Build {
@@ -158,38 +193,49 @@ impl Job for Build {
             }
             self.claim.stop.check()
         };
-        let area = container::with(inode, |c| Ok(c.area));
-        let built = area.and_then(|area| self.run_now(inode, &area, &go_on));
+        let built = self.run_now(inode, &go_on);
         // Cancelled, it starts again after the next mount; a drop has seen to the record itself.
         if built.is_err_and(|e| e != ECANCELED) {
-            checkpoint::undefine(inode, self.request.kind);
+            self.undefine(inode);
         }
-        self.claim.give_up(inode, |slot| slot.error = built.err());
+        self.claim.give_up(inode, |slot| slot.ended(built));
     }
 }
 
 impl Build {
+    /// Takes back what was recorded at its start.
+    fn undefine(&self, inode: &Inode<VexFs>) {
+        checkpoint::undefine(inode, &self.claim, self.request.kind, self.before);
+    }
+
+    /// Runs it in the current task, which waits for it.
+    #[inline(never)]
+    fn run_here(&self, inode: &Inode<VexFs>) -> Result {
+        let built = self.run_now(inode, &|| self.claim.stop.check());
+        if built.is_err() {
+            self.undefine(inode);
+        }
+        self.claim.give_up(inode, |_| {});
+        built
+    }
+
     /// Makes the index, puts it up for searches and saves it.
-    fn run_now(&self, inode: &Inode<VexFs>, area: &VectorArea, go_on: GoOn<'_>) -> Result {
+    fn run_now(&self, inode: &Inode<VexFs>, go_on: GoOn<'_>) -> Result {
         let Request { kind, threads, .. } = self.request;
         go_on()?;
-        let index = self.empty(inode, area, go_on)?;
-        self.claim.list(inode, &index, area.rows)?;
+        let (index, rows) = self.empty(inode, go_on)?;
+        self.claim.list(inode, &index, rows)?;
         self.claim
-            .put_up(inode, &index, area.rows, threads, go_on)
+            .put_up(inode, &index, rows, threads, go_on)
             .inspect_err(|e| self.log(inode, *e))?;
         self.save(inode, kind);
         Ok(())
     }
 
-    /// An index with room for the rows. Not inlined: taking rows in wants the stack.
+    /// An index with room for the rows, and how many these are. Not inlined: taking rows in wants the stack.
     #[inline(never)]
-    fn empty(
-        &self,
-        inode: &Inode<VexFs>,
-        area: &VectorArea,
-        go_on: GoOn<'_>,
-    ) -> Result<Arc<Index>> {
+    fn empty(&self, inode: &Inode<VexFs>, go_on: GoOn<'_>) -> Result<(Arc<Index>, u64)> {
+        let area = &container::with(inode, |c| Ok(c.area))?;
         let Request {
             kind, parameters, ..
         } = self.request;
@@ -202,7 +248,7 @@ impl Build {
         };
         let index = Index::new(kind, structure)?;
         reserve(inode, &index, area.live, area.rows)?;
-        Ok(index)
+        Ok((index, area.rows))
     }
 
     /// Saves the index that was built.
@@ -277,7 +323,7 @@ pub(super) fn drop_from_memory(
     inode: &Inode<VexFs>,
     kind: Kind,
     forever: bool,
-) -> (bool, Option<Arc<Started<Build>>>) {
+) -> (bool, Option<Going>) {
     let mut container = inode.node().container.lock();
     let slot = container.indexes.slot(kind);
     let record = slot.record;

@@ -54,6 +54,7 @@ pub(crate) fn check(inode: &Inode<VexFs>, kind: Kind, repair: bool) -> Result<Fi
             replace: true,
             background: false,
             threads: 1,
+            by_itself: false,
         };
         build(inode, &request)?;
     }

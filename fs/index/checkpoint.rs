@@ -17,7 +17,7 @@ use super::graph::Graph;
 use super::hashes::Hashes;
 use super::image::{self, Reader as Image};
 use super::lists::Lists;
-use super::{build, Index, Indexes, Kind, Parameters, Request, Slot, Structure};
+use super::{build, Index, Indexes, Kind, Parameters, Slot, Structure};
 use crate::container::{self, Container, Hidden, Unwritten};
 use crate::node::{self, Change};
 use crate::txn::Txn;
@@ -26,7 +26,6 @@ use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use libvexfs::format::index::{IndexRecord, RECORD_STALE};
-use libvexfs::format::VectorArea;
 use libvexfs::{index as records, tree};
 use vexfs_uapi as uapi;
 use vexfs_vfs::work::Stop;
@@ -79,18 +78,18 @@ pub(super) fn load(inode: &Inode<VexFs>, kind: u32) -> Result {
             true => Err(EBUSY),
             false => Ok(()),
         };
-        let (claim, area) = match Claim::take(inode, kind, Stop::with_task(), may) {
+        let (claim, _) = match Claim::take(inode, kind, Stop::with_task(), true, may) {
             Ok(taken) => taken,
             // Who was faster builds one.
             Err(EBUSY) => continue,
             Err(e) => return Err(e),
         };
-        let loaded = load_one(inode, &claim, kind, &area, &record);
+        let loaded = load_one(inode, &claim, kind, &record);
         let known = claim.with_slot(inode, |slot| slot.error == Some(ENOMEM));
         claim.give_up(inode, |slot| {
             slot.unusable = loaded.is_err_and(|e| e != EINTR && e != ENOMEM);
             slot.error = loaded.err().filter(|e| *e == ENOMEM);
-            slot.retry_at = slot
+            slot.load_at = slot
                 .error
                 .map_or(0, |_| task::monotonic_ns().saturating_add(RETRY_NS));
         });
@@ -136,8 +135,8 @@ fn wanted(inode: &Inode<VexFs>, kind: u32) -> Result<Option<(Kind, IndexRecord)>
             if slot.is_ready() {
                 return Ok(None);
             }
-            let may = slot.claim.is_none()
-                && (slot.retry_at == 0 || task::monotonic_ns() >= slot.retry_at);
+            let may =
+                slot.claim.is_none() && (slot.load_at == 0 || task::monotonic_ns() >= slot.load_at);
             if let Some(record) = slot.stored().filter(|_| may) {
                 return Ok(Some((candidate, record)));
             }
@@ -147,31 +146,25 @@ fn wanted(inode: &Inode<VexFs>, kind: u32) -> Result<Option<(Kind, IndexRecord)>
 }
 
 /// Loads one image and puts it up for searches. `Node::images` is held.
-fn load_one(
-    inode: &Inode<VexFs>,
-    claim: &Claim,
-    kind: Kind,
-    area: &VectorArea,
-    record: &IndexRecord,
-) -> Result {
-    let (index, watermark) = read_image(inode, kind, area, record)?;
+fn load_one(inode: &Inode<VexFs>, claim: &Claim, kind: Kind, record: &IndexRecord) -> Result {
+    let (index, watermark, rows) = read_image(inode, kind, record)?;
     // From now on deletes are told to it; those before are found below.
-    claim.list(inode, &index, area.rows)?;
+    claim.list(inode, &index, rows)?;
     let go_on = || claim.stop.check();
     index.reconcile(inode, watermark, &go_on)?;
-    claim.put_up(inode, &index, area.rows, 1, &go_on)
+    claim.put_up(inode, &index, rows, 1, &go_on)
 }
 
-/// Reads the index of an image, and up to which row it knows of all. Not inlined: this needs much of the stack,
+/// Reads the index of an image, up to which row it knows of all, and how many rows there are. Not inlined: this needs much of the stack,
 /// and so does what comes afterwards.
 #[inline(never)]
 fn read_image(
     inode: &Inode<VexFs>,
     kind: Kind,
-    area: &VectorArea,
     record: &IndexRecord,
-) -> Result<(Arc<Index>, u64)> {
+) -> Result<(Arc<Index>, u64, u64)> {
     let sb = inode.sb();
+    let area = &container::with(inode, |c| Ok(c.area))?;
     let mut image = Image::new(sb, record.image_ino, kind.number(), area)?;
     if record.flags & RECORD_STALE != 0 || image.header.generation != record.generation {
         return Err(image.corrupt("is the image of an index whose rows were overwritten since"));
@@ -185,7 +178,7 @@ fn read_image(
     let watermark = image.header.watermark;
     index.watermark.store(watermark, Ordering::Release);
     index.stored.store(true, Ordering::Relaxed);
-    Ok((index, watermark))
+    Ok((index, watermark, area.rows))
 }
 
 /// Saves the index of a kind. The inode may be locked.
@@ -312,32 +305,50 @@ fn write_record(
 }
 
 /// Records that an index is to be built, if there is none, so that a build that a crash or an unmount cuts off
-/// starts again. What can't be recorded does not.
-pub(super) fn define(inode: &Inode<VexFs>, claim: &Claim, kind: Kind, parameters: &Parameters) {
+/// starts again. What can't be recorded does not. Returns what was recorded before.
+pub(super) fn define(
+    inode: &Inode<VexFs>,
+    claim: &Claim,
+    kind: Kind,
+    parameters: &Parameters,
+) -> Option<IndexRecord> {
     let _images = inode.node().images.lock();
-    let record = inode.node().container.lock().indexes.slot(kind).record;
-    if record.is_some() || inode.sb().is_read_only() {
-        return;
-    }
+    let before = inode.node().container.lock().indexes.slot(kind).record;
     let record = IndexRecord {
         parameters: *parameters,
         ..IndexRecord::default()
     };
-    let _ = inode
-        .sb()
-        .with_internal_write(|| set_record(inode, kind, Some(record), |slot| claim.has(slot)));
+    if before.is_none_or(|before| before.image_ino == 0) {
+        set_definition(inode, claim, kind, Some(record));
+    }
+    before
 }
 
 /// Takes back what [`define`] recorded, after a build that failed by itself.
-pub(super) fn undefine(inode: &Inode<VexFs>, kind: Kind) {
+pub(super) fn undefine(
+    inode: &Inode<VexFs>,
+    claim: &Claim,
+    kind: Kind,
+    before: Option<IndexRecord>,
+) {
+    let _images = inode.node().images.lock();
     let record = inode.node().container.lock().indexes.slot(kind).record;
     if record.is_some_and(|record| record.image_ino == 0) {
-        let _ = forget(inode, kind);
+        set_definition(inode, claim, kind, before);
+    }
+}
+
+/// Changes a record that refers to no image, unless it is the same, or the claim is gone.
+fn set_definition(inode: &Inode<VexFs>, claim: &Claim, kind: Kind, record: Option<IndexRecord>) {
+    let other = |slot: &Slot| claim.has(slot) && slot.record != record;
+    if !inode.sb().is_read_only() && claim.with_slot(inode, |slot| other(slot)) == Some(true) {
+        let set = || set_record(inode, kind, record, other);
+        let _ = inode.sb().with_internal_write(set);
     }
 }
 
 /// Has the index that a search for `kind` would use built in the background, if what is on disk of it is
-/// damaged or outdated, or its build was cut off. Where that has failed it is not tried again.
+/// damaged or outdated, or its build was cut off, or rows have outgrown it and there was no memory then.
 pub(super) fn rebuild(inode: &Inode<VexFs>, kind: u32) {
     let wanted = |c: &mut Container| {
         for candidate in Kind::ALL {
@@ -345,13 +356,14 @@ pub(super) fn rebuild(inode: &Inode<VexFs>, kind: u32) {
                 continue;
             }
             let slot = c.indexes.slot(candidate);
+            let may = slot.may_build();
             if slot.is_ready() {
-                return Ok(None);
+                let failed = slot.error.is_some();
+                return Ok((failed && may).then_some((candidate, None)));
             }
-            let idle = slot.claim.is_none() && slot.error.is_none();
             let lost = |record: &IndexRecord| slot.unusable || record.image_ino == 0;
-            if let Some(record) = slot.record.filter(lost).filter(|_| idle) {
-                return Ok(Some((candidate, record.parameters)));
+            if let Some(record) = slot.record.filter(lost).filter(|_| may) {
+                return Ok(Some((candidate, Some(record.parameters))));
             }
         }
         Ok(None)
@@ -359,16 +371,10 @@ pub(super) fn rebuild(inode: &Inode<VexFs>, kind: u32) {
     if inode.sb().is_read_only() {
         return;
     }
-    if let Ok(Some((kind, parameters))) = container::with(inode, wanted) {
-        let request = Request {
-            kind,
-            parameters,
-            replace: true,
-            background: true,
-            threads: 0,
-        };
-        // It says in the log what is wrong. Who else builds it meanwhile has done what is wanted.
-        let _ = build::build(inode, &request);
+    match container::with(inode, wanted) {
+        Ok(Some((kind, Some(parameters)))) => build::by_itself(inode, kind, parameters),
+        Ok(Some((_, None))) => build::outgrown(inode),
+        _ => {}
     }
 }
 

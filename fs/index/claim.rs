@@ -3,8 +3,10 @@
 //! Claims on the slot of a kind: one build or load goes on for each.
 //!
 //! Who claims a slot lists an index in it that is not for searches yet, then puts it up. Who drops the
-//! index takes the claim away, and whoever finds his gone changes nothing more.
+//! index takes the claim away, and so does a user's build from one that goes on by itself; whoever finds his
+//! gone changes nothing more.
 
+use super::build::Going;
 use super::catch_up::GoOn;
 use super::resident::Ready;
 use super::{Index, Kind, Slot};
@@ -12,7 +14,6 @@ use crate::container;
 use crate::VexFs;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use libvexfs::format::VectorArea;
 use vexfs_vfs::work::Stop;
 use vexfs_vfs::Inode;
 
@@ -25,7 +26,10 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Claims the slot of a kind, if it is free and `may` says so. Returns the container's shape then.
+    /// Claims the slot of a kind, if it is free and `may` says so.
+    ///
+    /// Who `gives_way` loses it again to who does not. The latter gets the job that has lost it, if there is one, and ends
+    /// it, so that its memory is there for what is built now.
     ///
     /// # Errors
     ///
@@ -34,19 +38,28 @@ impl Claim {
         inode: &Inode<VexFs>,
         kind: Kind,
         stop: Stop,
+        gives_way: bool,
         may: impl FnOnce(&Slot) -> Result,
-    ) -> Result<(Self, VectorArea)> {
+    ) -> Result<(Self, Option<Going>)> {
         let stop = Arc::new(stop, GFP_KERNEL)?;
-        container::with(inode, |c| {
-            let area = c.area;
+        let (claim, building, job) = container::with(inode, |c| {
             let slot = c.indexes.slot(kind);
             may(slot)?;
-            if slot.claim.is_some() {
+            if slot.claim.is_some() && (gives_way || !slot.gives_way) {
                 return Err(EBUSY);
             }
-            slot.claim = Some(stop.clone());
-            Ok((Claim { kind, stop }, area))
-        })
+            slot.target = 0;
+            slot.saving = false;
+            slot.gives_way = gives_way;
+            let claim = slot.claim.replace(stop.clone());
+            Ok((claim, slot.building.take(), slot.job.take()))
+        })?;
+        if let Some(claim) = claim {
+            claim.cancel();
+        }
+        // Freed without the lock.
+        core::mem::drop(building);
+        Ok((Claim { kind, stop }, job))
     }
 
     /// Whether this is the claim on `slot`.
@@ -119,6 +132,7 @@ impl Claim {
         let _freed = self.with_slot(inode, |slot| {
             last(slot);
             slot.claim = None;
+            slot.gives_way = false;
             slot.target = 0;
             slot.saving = false;
             (slot.building.take(), slot.job.take())

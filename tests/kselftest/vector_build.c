@@ -519,6 +519,50 @@ SCRATCH_CASE(a_build_in_the_background_does_not_hold_an_unmount)
 	free(rows);
 }
 
+/* What an unmount cut off starts again by itself, and gives way to a build that somebody asks for. */
+SCRATCH_CASE(a_build_that_nobody_asked_for_gives_way)
+{
+	unsigned int n = 4000, taken = 0;
+	float *rows = new_rows(1, 0, n, DIM), *queries = new_rows(2, 0, NQ, DIM);
+	struct vexfs_index_stats st;
+	int fd;
+
+	NEED_VEXFS();
+	fd = container("f", DIM, VEXFS_METRIC_L2);
+	OK(insert(fd, rows, NULL, n));
+	/* An unmount, or who takes its place, may come when it is over: then once more. */
+	for (int round = 0; round < 4 || taken < 4; round++) {
+		unsigned int flags = VEXFS_BUILD_REPLACE | (round % 2 ? VEXFS_BUILD_BACKGROUND : 0);
+
+		OK(build(fd, VEXFS_BUILD_BACKGROUND, 4096, 2));
+		close(fd);
+		OK(scratch_cycle());
+		fd = open("f", O_RDWR);
+		ASSERT_LE(0, fd);
+		EXPECT_EQ(1000, recall(fd, queries, 60));
+		taken += goes_on_at(fd, n * (round % 4) / 32);
+		OK(build(fd, flags, 20 + round, 2));
+		st = wait_for_build(fd);
+		EXPECT_EQ(VEXFS_INDEX_READY, st.state);
+		EXPECT_EQ(20 + round, st.ef_construction);
+		EXPECT_EQ(0, st.build_error);
+		EXPECT_EQ(n, st.nodes);
+		EXPECT_TRUE(is_sound(fd));
+		/* That one is saved. */
+		close(fd);
+		OK(scratch_cycle());
+		fd = open("f", O_RDWR);
+		ASSERT_LE(0, fd);
+		EXPECT_LT(500, recall(fd, queries, 60));
+		st = index_stats(fd, 0);
+		EXPECT_EQ(VEXFS_INDEX_READY, st.state);
+		EXPECT_EQ(20 + round, st.ef_construction);
+		OK(drop(fd));
+	}
+	free(rows);
+	free(queries);
+}
+
 SCRATCH_CASE(a_failed_build_in_the_background_is_told)
 {
 	unsigned int n = 8000;

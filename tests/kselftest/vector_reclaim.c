@@ -217,6 +217,125 @@ SCRATCH_CASE(a_build_makes_room_too)
 	free(queries);
 }
 
+/* The state of an index once no build of it goes on. */
+static struct vexfs_index_stats when_built(struct __test_metadata *_metadata, int fd, unsigned int kind)
+{
+	struct vexfs_index_stats st;
+
+	do {
+		usleep(1000);
+		st = stats_now(_metadata, fd, kind);
+	} while (st.state == VEXFS_INDEX_BUILDING || st.state == VEXFS_INDEX_REBUILDING);
+	return st;
+}
+
+/*
+ * What is built because a search lacks it, and not because somebody asks, is tried
+ * again when there may be memory: not before a pause, and not without a search.
+ */
+SCRATCH_CASE(a_build_by_itself_waits_for_memory)
+{
+	float *rows = new_clustered(1, 0, N + 10), *queries = new_clustered(2, 0, NQ);
+	struct vexfs_build_index slow = { .size = sizeof(slow), .index_kind = VEXFS_INDEX_HNSW,
+					  .flags = VEXFS_BUILD_BACKGROUND, .ef_construction = 2000 };
+	const unsigned int kind = VEXFS_INDEX_HNSW;
+	struct vexfs_search s = { .ef = 100 };
+	struct vexfs_hit hits[NQ * K];
+	struct vexfs_index_stats st;
+	double start;
+	int fds[2];
+
+	NEED_VEXFS();
+	for (int i = 0; i < 2; i++) {
+		fds[i] = container((char[]){ 'a' + i, 0 }, DIM, VEXFS_METRIC_L2);
+		OK(insert(fds[i], rows, NULL, N));
+	}
+	OK(build_way(fds[0], &hnsw, 0));
+	/* Cut off, so that the first search of the next mount has it built. */
+	do {
+		OK(ioctl(fds[1], VEXFS_IOCTL_BUILD_INDEX, &slow));
+		slow.flags |= VEXFS_BUILD_REPLACE;
+		close(fds[0]);
+		close(fds[1]);
+		OK(scratch_cycle());
+		fds[0] = open("a", O_RDWR);
+		fds[1] = open("b", O_RDWR);
+		if (STATE(1) == VEXFS_INDEX_STORED) {
+			OK(drop(fds[1], kind));
+			slow.ef_construction = 4000;
+		}
+	} while (stats_of_kind(fds[1], kind, &st) || st.state != VEXFS_INDEX_UNUSABLE);
+	/* The other one stays: the disk does not have all of it. */
+	run_search(_metadata, fds[0], queries, &s, kind, hits);
+	OK(insert(fds[0], rows + N * DIM, NULL, 10));
+	limit_to(_metadata, stats_now(_metadata, fds[0], kind).resident_bytes * 3 / 2);
+	/* It is tried at once and after a second, and then not for two. */
+	for (start = now(); now() - start < 1.5;) {
+		EXPECT_RECALL_OF(1000, fds[1], &hnsw, queries, &s);
+		EXPECT_EQ(NQ * N, s.rows_exact);
+		st = when_built(_metadata, fds[1], kind);
+		EXPECT_EQ(VEXFS_INDEX_UNUSABLE, st.state);
+		EXPECT_EQ(ENOMEM, st.build_error);
+		EXPECT_EQ(slow.ef_construction, st.ef_construction);
+	}
+	OK(drop(fds[0], kind));
+	usleep(100000);
+	EXPECT_EQ(VEXFS_INDEX_UNUSABLE, STATE(1));
+	while (STATE(1) != VEXFS_INDEX_READY && now() - start < 120) {
+		run_search(_metadata, fds[1], queries, &s, kind, hits);
+		usleep(20000);
+	}
+	EXPECT_LT(2.9, now() - start);
+	EXPECT_EQ(VEXFS_INDEX_READY, STATE(1));
+	EXPECT_EQ(0, stats_now(_metadata, fds[1], kind).build_error);
+	EXPECT_RECALL_OF(960, fds[1], &hnsw, queries, &s);
+	EXPECT_EQ(0, s.rows_exact);
+	for (int i = 0; i < 2; i++)
+		close(fds[i]);
+	free(rows);
+	free(queries);
+}
+
+/* The same of lists that rows have outgrown. */
+SCRATCH_CASE(lists_that_were_outgrown_wait_for_memory)
+{
+	unsigned int n = 1000, more = 4000;
+	float *rows = new_clustered(1, 0, n + more), *queries = new_clustered(2, 0, NQ);
+	struct vexfs_build_index b = { .size = sizeof(b), .index_kind = VEXFS_INDEX_IVF };
+	const unsigned int kind = VEXFS_INDEX_IVF;
+	struct vexfs_search s = { 0 };
+	struct vexfs_hit hits[NQ * K];
+	struct vexfs_index_stats st;
+	unsigned int lists;
+	double start;
+	int fd;
+
+	NEED_VEXFS();
+	fd = container("f", DIM, VEXFS_METRIC_L2);
+	OK(insert(fd, rows, NULL, n));
+	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b));
+	OK(insert(fd, rows + n * DIM, NULL, more - n));
+	st = stats_now(_metadata, fd, kind);
+	lists = st.nlist;
+	limit_to(_metadata, st.resident_bytes * 3 / 2);
+	OK(insert(fd, rows + more * DIM, NULL, n));
+	st = when_built(_metadata, fd, kind);
+	EXPECT_EQ(VEXFS_INDEX_READY, st.state);
+	EXPECT_EQ(ENOMEM, st.build_error);
+	EXPECT_EQ(lists, st.nlist);
+	EXPECT_EQ(n + more, st.watermark);
+	OK(remount(""));
+	for (start = now(); st.nlist == lists && now() - start < 120; usleep(20000)) {
+		run_search(_metadata, fd, queries, &s, kind, hits);
+		st = stats_now(_metadata, fd, kind);
+	}
+	EXPECT_LT(lists, when_built(_metadata, fd, kind).nlist);
+	EXPECT_EQ(0, stats_now(_metadata, fd, kind).build_error);
+	close(fd);
+	free(rows);
+	free(queries);
+}
+
 struct searcher {
 	pthread_t thread;
 	int fd, error;
