@@ -288,12 +288,17 @@ impl Volume {
     }
 
     /// Makes space that a commit can make. Says whether it is worth trying again. No
-    /// transaction is open.
+    /// transaction is open, and what is withheld not locked.
     pub(crate) fn reclaim_by_commit(&self) -> bool {
-        if !self.withheld.lock().any() {
+        if self.free_blocks() == 0 {
             return false;
         }
-        self.journal().is_ok_and(|j| j.force_commit().is_ok())
+        if !self.withheld.lock().any() {
+            // What was, a commit may have given back since.
+            return true;
+        }
+        self.journal()
+            .is_ok_and(|journal| journal.force_commit_and_callback().is_ok())
     }
 
     /// Gives the volume up after an error in the middle of a transaction: nothing of it may

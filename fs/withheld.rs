@@ -8,6 +8,7 @@
 use kernel::prelude::*;
 use libvexfs::format::geometry::BLOCKS_PER_GROUP;
 use libvexfs::format::group::PAYLOAD_BYTES;
+use vexfs_vfs::jbd2::is_not_after;
 
 /// All ones: a group of which nothing may be used.
 static WHOLE_GROUP: [u8; PAYLOAD_BYTES] = [0xff; PAYLOAD_BYTES];
@@ -33,11 +34,6 @@ pub(crate) struct Withheld {
     groups: KVVec<Group>,
     /// Some group is withheld as a whole.
     any_whole: bool,
-}
-
-/// Is transaction `a` the same as `b` or before it? Numbers wrap.
-fn not_after(a: u32, b: u32) -> bool {
-    (b.wrapping_sub(a) as i32) >= 0
 }
 
 impl Withheld {
@@ -107,7 +103,7 @@ impl Withheld {
     pub(crate) fn committed(&mut self, tid: u32) {
         let groups = &mut self.groups;
         self.ranges.retain(|range| {
-            if !not_after(range.tid, tid) {
+            if !is_not_after(range.tid, tid) {
                 return true;
             }
             if let Some(place) = groups.get_mut((range.start / BLOCKS_PER_GROUP) as usize) {
@@ -125,7 +121,10 @@ impl Withheld {
         if self.any_whole {
             self.any_whole = false;
             for place in groups.iter_mut() {
-                if place.whole_until.is_some_and(|until| not_after(until, tid)) {
+                if place
+                    .whole_until
+                    .is_some_and(|until| is_not_after(until, tid))
+                {
                     place.whole_until = None;
                 }
                 self.any_whole |= place.whole_until.is_some();

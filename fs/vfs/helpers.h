@@ -119,6 +119,7 @@ u32 vexfs_handle_credits(handle_t *handle);
 bool vexfs_journal_aborted(journal_t *journal);
 bool vexfs_in_handle(void);
 bool vexfs_journal_barrier(journal_t *journal);
+tid_t vexfs_journal_commit_sequence(journal_t *journal);
 
 /* Reads, writeback and faults of mappings: helpers_iomap.c. */
 int vexfs_bio_read_folio(struct folio *folio, const struct iomap_ops *ops);

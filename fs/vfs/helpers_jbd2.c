@@ -114,3 +114,8 @@ bool vexfs_journal_barrier(journal_t *journal)
 {
 	return journal->j_flags & JBD2_BARRIER;
 }
+
+tid_t vexfs_journal_commit_sequence(journal_t *journal)
+{
+	return READ_ONCE(journal->j_commit_sequence);
+}

@@ -19,6 +19,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use kernel::error::{from_err_ptr, to_result};
 use kernel::prelude::*;
+use kernel::sync::{new_condvar, new_mutex, CondVar, Mutex};
 
 /// What the journal calls back.
 pub trait Callbacks: Send + Sync + 'static {
@@ -29,15 +30,26 @@ pub trait Callbacks: Send + Sync + 'static {
     fn committed(&self, tid: u32);
 }
 
-/// A transaction number.
+/// A transaction number. They wrap.
 pub type Tid = u32;
 
+/// Whether transaction `a` is `b` or one before it.
+pub fn is_not_after(a: Tid, b: Tid) -> bool {
+    (b.wrapping_sub(a) as i32) >= 0
+}
+
+#[pin_data]
 #[repr(C)]
 struct Shared<C> {
     // First, so that a pointer to it is a pointer to `Shared`.
     trigger: bindings::jbd2_buffer_trigger_type,
     start: u64,
     callbacks: C,
+    /// The last transaction of which `callbacks` were told that it is committed, and have returned.
+    #[pin]
+    told: Mutex<Tid>,
+    #[pin]
+    telling: CondVar,
 }
 
 /// A journal on a range of the filesystem's own device.
@@ -49,7 +61,7 @@ struct Shared<C> {
 pub struct Journal<C: Callbacks> {
     // Null after `close`.
     journal: AtomicPtr<bindings::journal_t>,
-    shared: KBox<Shared<C>>,
+    shared: Pin<KBox<Shared<C>>>,
 }
 
 // SAFETY: jbd2 does its own locking; `Callbacks` is Send and Sync.
@@ -80,15 +92,17 @@ impl<C: Callbacks> Journal<C> {
     /// replay cannot write.
     pub fn load<T: FileSystem>(sb: &SuperBlock<T>, config: &Config, callbacks: C) -> Result<Self> {
         let len = c_int::try_from(config.blocks)?;
-        let shared = KBox::new(
-            Shared {
+        let shared = KBox::pin_init(
+            pin_init!(Shared {
                 trigger: bindings::jbd2_buffer_trigger_type {
                     t_frozen: Some(frozen::<C>),
                     t_abort: None,
                 },
                 start: config.start,
                 callbacks,
-            },
+                told <- new_mutex!(0, "vexfs_journal_told"),
+                telling <- new_condvar!("vexfs_journal_telling"),
+            }),
             GFP_KERNEL,
         )?;
         // SAFETY: The superblock is alive and has its device open during mount.
@@ -139,7 +153,15 @@ impl<C: Callbacks> Journal<C> {
         if set == 0 {
             return Err(EINVAL);
         }
+        // What was replayed is committed, and nobody is told.
+        *journal.shared.told.lock() = journal.commit_sequence();
         Ok(journal)
+    }
+
+    /// The last transaction that is committed.
+    fn commit_sequence(&self) -> Tid {
+        // SAFETY: Loaded by the type invariant.
+        unsafe { bindings::vexfs_journal_commit_sequence(self.as_ptr()) }
     }
 
     fn as_ptr(&self) -> *mut bindings::journal_t {
@@ -192,6 +214,21 @@ impl<C: Callbacks> Journal<C> {
         // SAFETY: Loaded by the type invariant; no handle is open in callers (they are
         // fsync, sync and unmount).
         to_result(unsafe { bindings::jbd2_journal_force_commit(self.as_ptr()) })
+    }
+
+    /// As [`Journal::force_commit`], and waits until [`Callbacks::committed`] has returned for what is committed then.
+    ///
+    /// jbd2 says that a transaction is committed before it calls back, and knows of no transaction to wait for from
+    /// then on. Not with a lock that the callback takes.
+    pub fn force_commit_and_callback(&self) -> Result {
+        self.force_commit()?;
+        // The callback comes for each number that jbd2 has published, also when the journal is aborted by then.
+        let committed = self.commit_sequence();
+        let mut told = self.shared.told.lock();
+        while !is_not_after(committed, *told) {
+            self.shared.telling.wait(&mut told);
+        }
+        Ok(())
     }
 
     /// Starts the commit of the running transaction, and waits for it if `wait`.
@@ -448,6 +485,9 @@ unsafe extern "C" fn committed<C: Callbacks>(
     // during its commit callback.
     unsafe {
         let shared = (*journal).j_private.cast::<Shared<C>>();
-        (*shared).callbacks.committed((*transaction).t_tid);
+        let tid = (*transaction).t_tid;
+        (*shared).callbacks.committed(tid);
+        *(*shared).told.lock() = tid;
+        (*shared).telling.notify_all();
     }
 }

@@ -310,6 +310,40 @@ SCRATCH_CASE(a_full_volume_is_enospc_and_keeps_what_it_took)
 	EXPECT_LE((long)before.f_bavail * 9 / 10, n * 256l);
 }
 
+static _Atomic int stop_syncing;
+
+static void *syncing(void *arg)
+{
+	while (!stop_syncing)
+		syncfs(*(int *)arg);
+	return NULL;
+}
+
+/* Whatever commits go on beside: the journal may hold on to what was freed, and gives it back before ENOSPC. */
+SCRATCH_CASE(freed_space_is_there_at_once)
+{
+	unsigned int rounds = 0, failed = 0;
+	struct statfs s = space();
+	off_t size = s.f_bavail * s.f_bsize * 6 / 10;
+	int fd = open("f", O_RDWR | O_CREAT, 0644), dir = open(".", O_RDONLY);
+	pthread_t thread;
+	double start;
+
+	ASSERT_LE(0, fd);
+	if (fallocate(fd, 0, 0, size))
+		SKIP(return, "no fallocate(2): %s", strerror(errno));
+	stop_syncing = 0;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, syncing, &dir));
+	for (start = now(); now() - start < (quick() ? 10 : 60); rounds++) {
+		OK(ftruncate(fd, 0));
+		failed += ERR(fallocate(fd, 0, 0, size)) == ENOSPC;
+	}
+	stop_syncing = 1;
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, failed) TH_LOG("%u of %u", failed, rounds);
+	EXPECT_LT(50, rounds);
+}
+
 SCRATCH_CASE(fsync_on_a_full_volume_loses_nothing)
 {
 	char name[32];
