@@ -194,6 +194,83 @@ struct RawSection {
     items: U64,
 }
 
+/// Doublings of the rank in [`GraphState::spread`].
+pub const OCTAVES: usize = 8;
+
+/// What [`ImageHeader::state`] says of a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GraphState {
+    /// The entry: slot in the low half, level in the high one; all ones if there are no nodes.
+    pub entry: u64,
+    /// Nodes.
+    pub used: u64,
+    /// Upper blocks.
+    pub used_uppers: u64,
+    /// Bytes of the vector that codes are around; 0 if there is none.
+    pub centre_bytes: u64,
+    /// What levels of rows are drawn with.
+    pub level_seed: u64,
+    /// What codes are made with.
+    pub code_seed: u64,
+    /// Words of a code.
+    pub code_words: u64,
+    /// By how much distances grow from the nearest row to the second, to the fourth and so on, as a difference of their
+    /// keys. Two to a word, the first one low; zeros in images of versions that did not know it.
+    pub spread: [u32; OCTAVES],
+}
+
+impl GraphState {
+    /// What to store.
+    pub fn words(&self) -> [u64; STATE_WORDS] {
+        let [a, b, c, d, e, f, g, h] = self.spread.map(u64::from);
+        [
+            self.entry,
+            self.used,
+            self.used_uppers,
+            self.centre_bytes,
+            self.level_seed,
+            self.code_seed,
+            self.code_words,
+            a | b << 32,
+            c | d << 32,
+            e | f << 32,
+            g | h << 32,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ]
+    }
+
+    /// What was stored.
+    pub fn of(words: &[u64; STATE_WORDS]) -> Self {
+        let [entry, used, used_uppers, centre_bytes, level_seed, code_seed, code_words, rest @ ..] =
+            *words;
+        let [a, b, c, d, ..] = rest;
+        let (low, high) = (|word: u64| word as u32, |word: u64| (word >> 32) as u32);
+        GraphState {
+            entry,
+            used,
+            used_uppers,
+            centre_bytes,
+            level_seed,
+            code_seed,
+            code_words,
+            spread: [
+                low(a),
+                high(a),
+                low(b),
+                high(b),
+                low(c),
+                high(c),
+                low(d),
+                high(d),
+            ],
+        }
+    }
+}
+
 /// The header as it lies behind the block's own.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

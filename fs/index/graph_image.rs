@@ -12,7 +12,7 @@ use crate::container;
 use crate::VexFs;
 use core::sync::atomic::AtomicU32;
 use kernel::prelude::*;
-use libvexfs::format::index::{Section, KIND_HNSW};
+use libvexfs::format::index::{GraphState, Section, KIND_HNSW};
 use libvexfs::format::{VectorArea, BLOCK_SIZE};
 use vexfs_ann::hnsw::params::visited_words;
 use vexfs_ann::hnsw::{self, CheckMemory, Params, Store};
@@ -22,17 +22,6 @@ use vexfs_vfs::Inode;
 const NODES: u32 = 1;
 const UPPERS: u32 = 2;
 const CENTRE: u32 = 3;
-
-/// Words of state.
-const ENTRY: usize = 0;
-const USED: usize = 1;
-const USED_UPPERS: usize = 2;
-const CENTRE_BYTES: usize = 3;
-const LEVEL_SEED: usize = 4;
-const CODE_SEED: usize = 5;
-const CODE_WORDS: usize = 6;
-/// Two to a word, the first one low; zeros in images of versions that did not know it.
-const SPREAD: usize = 7;
 
 /// Writes the image of a graph that nobody changes meanwhile; returns its inode.
 pub(super) fn save(
@@ -55,24 +44,17 @@ pub(super) fn save(
     header.generation = generation;
     header.watermark = watermark;
     let params = graph.graph.params();
-    let state = [
-        image.entry,
-        u64::from(image.used),
-        u64::from(image.used_uppers),
-        centre.len() as u64,
-        params.seed,
-        codes::SEED,
-        u64::from(params.code_words),
-    ];
-    for (to, from) in header.state.iter_mut().zip(state) {
-        *to = from;
-    }
-    let spread = header.state.iter_mut().skip(SPREAD);
-    for (to, pair) in spread.zip(image.spread.chunks(2)) {
-        if let [low, high] = *pair {
-            *to = u64::from(high) << 32 | u64::from(low);
-        }
-    }
+    let state = GraphState {
+        entry: image.entry,
+        used: u64::from(image.used),
+        used_uppers: u64::from(image.used_uppers),
+        centre_bytes: centre.len() as u64,
+        level_seed: params.seed,
+        code_seed: codes::SEED,
+        code_words: u64::from(params.code_words),
+        spread: image.spread,
+    };
+    header.state = state.words();
     let mut writer = Writer::new(inode, &header, go_on)?;
     let store = graph.graph.store();
     for slot in 0..image.used {
@@ -101,7 +83,12 @@ fn section(tag: u32, item_bytes: usize, items: u64) -> Section {
 
 /// What the codes of an image are around.
 pub(super) fn read_centre(image: &mut Image<'_>, area: &VectorArea) -> Result<KVVec<u8>> {
-    let [.., bytes, level_seed, code_seed] = state(image, [CENTRE_BYTES, LEVEL_SEED, CODE_SEED]);
+    let GraphState {
+        centre_bytes: bytes,
+        level_seed,
+        code_seed,
+        ..
+    } = GraphState::of(&image.header.state);
     let row = Codec::centre_bytes(area)?;
     let fits = bytes == 0 || bytes == row as u64;
     if !fits || (level_seed, code_seed) != (graph::SEED, codes::SEED) {
@@ -127,7 +114,14 @@ pub(super) fn read(
     memory: Memory,
     rows: u64,
 ) -> Result<hnsw::Index<Memory>> {
-    let [entry, used, used_uppers, words] = state(image, [ENTRY, USED, USED_UPPERS, CODE_WORDS]);
+    let GraphState {
+        entry,
+        used,
+        used_uppers,
+        code_words: words,
+        spread,
+        ..
+    } = GraphState::of(&image.header.state);
     let layout = params.layout().map_err(|_| EOPNOTSUPP)?;
     let items = |tag| image.header.section(tag).map_or(0, |(s, _)| s.items);
     let counts = (u32::try_from(used), u32::try_from(used_uppers));
@@ -171,16 +165,8 @@ pub(super) fn read(
         entry,
         used,
         used_uppers,
-        spread: core::array::from_fn(|i| {
-            let [pair] = state(image, [SPREAD + i / 2]);
-            (pair >> (32 * (i % 2))) as u32
-        }),
+        spread,
     };
     hnsw::Index::open(params, memory, start, &mut check)
         .map_err(|_| image.corrupt("has a graph that breaks its rules"))
-}
-
-/// Words of the header's state.
-fn state<const N: usize>(image: &Image<'_>, at: [usize; N]) -> [u64; N] {
-    at.map(|at| image.header.state.get(at).copied().unwrap_or(0))
 }

@@ -131,3 +131,28 @@ fn sums_of_a_group_do_not_disturb_each_other() {
     let data = vec![1; BLOCK_SIZE];
     assert_ne!(data_sum(5, &data, 1, crc), data_sum(6, &data, 1, crc));
 }
+
+#[test]
+fn the_state_of_a_graph_has_its_words_in_their_order() {
+    let mut words: [u64; STATE_WORDS] = core::array::from_fn(|i| 0x100 + i as u64);
+    for (i, pair) in words.iter_mut().skip(7).take(4).enumerate() {
+        let low = 0x8000_0000 + 2 * i as u64;
+        *pair = low | (low + 1) << 32;
+    }
+    words[11..].fill(0);
+    let state = GraphState {
+        entry: 0x100,
+        used: 0x101,
+        used_uppers: 0x102,
+        centre_bytes: 0x103,
+        level_seed: 0x104,
+        code_seed: 0x105,
+        code_words: 0x106,
+        spread: core::array::from_fn(|i| 0x8000_0000 + i as u32),
+    };
+    assert_eq!(state.words(), words);
+    assert_eq!(GraphState::of(&words), state);
+    // What versions after this one add is none of its business.
+    words[11..].fill(9);
+    assert_eq!(GraphState::of(&words), state);
+}

@@ -15,8 +15,8 @@ use vexfs_ann::hnsw::params::visited_words;
 use vexfs_ann::hnsw::{self, CheckMemory, Layout, Params, Store, NOWHERE};
 use vexfs_format::header::{self, MAGIC_SUMS};
 use vexfs_format::index::{
-    data_position, data_sum, sum_of, sums_position, ImageHeader, IndexRecord, KIND_HNSW, KIND_IVF,
-    KIND_LSH, KIND_PQ, SUMS,
+    data_position, data_sum, sum_of, sums_position, GraphState, ImageHeader, IndexRecord,
+    KIND_HNSW, KIND_IVF, KIND_LSH, KIND_PQ, SUMS,
 };
 use vexfs_format::{Inode, BLOCK_SIZE};
 
@@ -227,12 +227,20 @@ fn graph<D: Device>(
     header: &ImageHeader,
     rows: &Rows,
 ) -> Result<(), String> {
-    let [entry, used, used_uppers, _, seed, _, code_words, ..] = header.state;
+    let GraphState {
+        entry,
+        used,
+        used_uppers,
+        level_seed,
+        code_words,
+        spread,
+        ..
+    } = GraphState::of(&header.state);
     let params = Params {
         m: header.parameters.m,
         ef_construction: header.parameters.ef_construction,
         code_words: number(code_words)?,
-        seed,
+        seed: level_seed,
     };
     let layout = params.layout().map_err(|_| "has bad parameters")?;
     let sizes = [
@@ -260,8 +268,7 @@ fn graph<D: Device>(
         entry,
         used: number(used)?,
         used_uppers: number(used_uppers)?,
-        // It decides nothing that is checked.
-        spread: [0; hnsw::OCTAVES],
+        spread,
     };
     let mut counts = vec![0; start.used as usize];
     let mut upper_counts = vec![0; start.used_uppers as usize];
