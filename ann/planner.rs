@@ -20,11 +20,12 @@ pub enum Plan {
 }
 
 /// What rows read in order cost, in bytes: of each row this many, a fifth of its bytes, and for all queries that are
-/// compared together its bytes once, a third if all rows stay in a cache of so many bytes. Measured in User-Mode Linux,
-/// Zen 5: 64 queries 2.6 ns a row and 4.4 ps a byte (8 from memory), one query 9 ps a byte more (26 from memory).
+/// compared together its bytes once, half of them if all rows stay in a cache of so many bytes. Measured in User-Mode Linux,
+/// Zen 5, where a byte of this takes 25 ps: 64 queries 2.6 ns a row and 4.4 ps a byte (8 from memory), one query 7 to 15 ps a
+/// byte more, from 0.5 to 12 MB (26 from memory).
 const SCANNED_ROW: u64 = 80;
 const COMPARED_SHARE: u64 = 5;
-const CACHE_SHARE: u64 = 3;
+const CACHE_SHARE: u64 = 2;
 const CACHE_BYTES: u64 = 16 << 20;
 
 /// To look one row up costs as much as this many bytes, and each of its bytes as much as this many of codes: 30 ns, and
@@ -36,8 +37,18 @@ const ROW_WEIGHT: u64 = 2;
 /// four microseconds, as many as this many bytes of codes take.
 const START_WORK: u64 = 128 << 10;
 
-/// A bucket of a hash table takes a third of a microsecond to find, and to come from memory.
-const PROBE_WORK: u64 = 10 << 10;
+/// A bucket of a hash table takes a tenth of a microsecond to find.
+const PROBE_WORK: u64 = 4 << 10;
+
+/// A row in a bucket takes 1 ns beside its code, and of so many 6 ns more: until there are enough candidates, each is
+/// one, and another table brings it again.
+const BUCKET_ROW: u64 = 40;
+const BUCKET_CANDIDATE: u64 = 240;
+const BUCKET_CANDIDATES: u64 = 2048;
+
+/// A node that a walk visits takes 16 ns, and a sixth of a row's bytes, of which its code is a part.
+const WALKED_NODE: u64 = 640;
+const WALKED_SHARE: u64 = 6;
 
 /// Half a block: the last one of a list is scanned whole, and half of it is empty.
 const EMPTY_ROWS: u64 = BLOCK_ROWS as u64 / 2;
@@ -146,11 +157,26 @@ impl Container {
             let layout = params.table().and_then(|table| table.layout());
             let code = layout.map_or(0, |layout| u64::from(layout.block_words) * 4 / 32);
             let codes = scanned(self.rows, EMPTY_ROWS).saturating_mul(code);
-            codes.saturating_add(self.rows_work(reranked(rerank, k)))
+            let rows = scanned(self.rows, 0);
+            let candidates = rows.min(BUCKET_CANDIDATES);
+            codes
+                .saturating_add(rows.saturating_mul(BUCKET_ROW))
+                .saturating_add(candidates.saturating_mul(BUCKET_CANDIDATE))
+                .saturating_add(self.rows_work(reranked(rerank, k)))
         };
         START_WORK
             .saturating_add(looked.saturating_mul(PROBE_WORK))
             .saturating_add(work)
+    }
+
+    /// The work of a search without a filter for the best `k` in a graph of `m` links a node, with `ef` candidates and
+    /// exact distances of `rerank` rows. Some `m / 2` nodes are visited for each candidate.
+    pub fn hnsw_work(&self, m: u32, ef: u32, rerank: u32, k: u32) -> u64 {
+        let visited = u64::from(ef).saturating_mul(u64::from(m / 2));
+        let node = WALKED_NODE.saturating_add(self.row_bytes / WALKED_SHARE);
+        START_WORK
+            .saturating_add(visited.saturating_mul(node))
+            .saturating_add(self.rows_work(reranked(rerank, k)))
     }
 
     /// The plan, for an index's work.
@@ -210,6 +236,30 @@ mod tests {
     }
 
     #[test]
+    fn a_graph_is_walked_where_more_rows_would_be_scanned() {
+        let plan = |rows, row_bytes, together| {
+            let container = Container {
+                rows,
+                allowed: rows,
+                row_bytes,
+                together,
+            };
+            container.plan(container.hnsw_work(16, 64, 32, 10))
+        };
+        // Microseconds of a scan and of a walk: 11 and 16, 32 and 17; 10 and 14, 19 and 14; 18 and 19, 39 and 19.
+        for (few, many, row_bytes, together) in [
+            (300, 1000, 1536, 1),
+            (2000, 4000, 512, 64),
+            (1000, 2000, 3072, 64),
+        ] {
+            assert_eq!(plan(few, row_bytes, together), Plan::Exact);
+            assert_eq!(plan(many, row_bytes, together), Plan::Index);
+        }
+        assert_eq!(plan(0, 512, 1), Plan::Exact);
+        assert_eq!(plan(u64::MAX, 512, 64), Plan::Index);
+    }
+
+    #[test]
     fn selective_filters_are_scanned_and_the_choice_changes_once() {
         for rows in [10_000u64, 55_783, 1_000_000, 50_000_000] {
             assert_eq!(plan(rows, 0, 10), Plan::Exact);
@@ -235,13 +285,20 @@ mod tests {
             together: 1,
         };
         let params = |rows| lsh::Params::default_for(rows, 384, 1536, lsh::Family::Signs);
-        let plan = |rows| {
-            let (nprobe, rerank) = (
-                params(rows).default_nprobe(),
-                params(rows).default_rerank(10),
-            );
-            container(rows).plan(container(rows).lsh_work(&params(rows), nprobe, rerank, 10))
+        let plan_of = |container: Container| {
+            let params = params(container.rows);
+            let (nprobe, rerank) = (params.default_nprobe(), params.default_rerank(10));
+            container.plan(container.lsh_work(&params, nprobe, rerank, 10))
         };
+        let plan = |rows| plan_of(container(rows));
+        // One query: 12 microseconds and 10, 31 and 17. Of 64 queries: 18 and 28.
+        assert_eq!(plan(1000), Plan::Index);
+        let together = |rows| Container {
+            together: 64,
+            ..container(rows)
+        };
+        assert_eq!(plan_of(together(2000)), Plan::Exact);
+        assert_eq!(plan_of(together(8000)), Plan::Index);
         assert_eq!(plan(100), Plan::Exact);
         assert_eq!(plan(100_000), Plan::Index);
         assert_eq!(plan(10_000_000), Plan::Index);

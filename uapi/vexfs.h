@@ -235,9 +235,9 @@ struct vexfs_hit {
  * With an index or without, a search sees every row acknowledged before it began
  * and none deleted before, at exact distances, and finds k of them if there are
  * that many; an index may miss some of the nearest. Where comparing all rows that
- * pass the filter is less work than the index, that is what happens; in lists and hash
- * tables not if @index_kind names the index, @nprobe or @rerank is given, and there is no
- * filter.
+ * pass the filter is less work than the index, that is what happens; not if @index_kind
+ * names the index, @ef, @nprobe or @rerank is given, and there is no filter, unless a graph
+ * has hardly more rows than it would visit.
  *
  * Wants the file open for reading. Errors: EINVAL a bad field, or a query that could
  * not be a row, as one with a NaN; E2BIG nq, k or their product too large; ENOENT no such index;

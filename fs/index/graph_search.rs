@@ -4,12 +4,14 @@
 
 use super::codes::Arithmetic;
 use super::graph::{Graph, Scratch};
-use super::search::{Outcome, Snapshot};
-use super::Query;
+use super::search::{is_asked_for, Outcome, Snapshot};
+use super::{Query, Structure};
 use crate::scorer::{Candidates, Scan};
+use crate::search::scanned_together;
 use kernel::prelude::*;
 use vexfs_ann::hnsw::params::MAX_EF;
 use vexfs_ann::hnsw::{self, Plan};
+use vexfs_ann::planner::{self, Container};
 use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
 
@@ -46,8 +48,24 @@ pub(super) fn plan(
         rerank: or(s.rerank, double.max(ef / 2)).max(s.k),
         allowed: candidates.filtered.then(|| candidates.count(watermark)),
     };
-    let exact = graph.graph.plan(&graph_query(&query), s.k as usize) == Plan::Exact;
+    let exact = graph.graph.plan(&graph_query(&query), s.k as usize) == Plan::Exact
+        || (!candidates.filtered && !is_asked_for(s, candidates) && is_scanned(graph, s, &query));
     Ok((!exact).then_some(query))
+}
+
+/// Whether comparing all rows is less work than a walk, as there are few of them, or many queries are compared at once.
+fn is_scanned(graph: &Graph, s: &uapi::vexfs_search, query: &Query) -> bool {
+    let live = graph.counts().live;
+    let bytes = graph.codec.row_bytes();
+    let container = Container {
+        rows: live,
+        allowed: live,
+        row_bytes: bytes as u64,
+        together: scanned_together(s, bytes),
+    };
+    let m = graph.graph.params().m;
+    let work = container.hnsw_work(m, query.effort, query.rerank, s.k);
+    container.plan(work) == planner::Plan::Exact
 }
 
 /// As `Structure::search`.

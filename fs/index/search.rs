@@ -89,7 +89,7 @@ impl Walk {
 /// Whether who searches names the index and says how to search it: then it is not for the planner to decide, however
 /// few rows there are. With a filter it is.
 pub(super) fn is_asked_for(s: &uapi::vexfs_search, candidates: &Candidates) -> bool {
-    let effort = s.nprobe != 0 || s.rerank != 0;
+    let effort = s.ef != 0 || s.nprobe != 0 || s.rerank != 0;
     effort && s.index_kind != uapi::VEXFS_INDEX_AUTO && !candidates.filtered
 }
 

@@ -46,10 +46,21 @@ CASE(an_index_finds_what_an_exact_search_finds)
 		EXPECT_RECALL(980, fd, queries, &s);
 		EXPECT_LT(narrow.hops, s.hops);
 		EXPECT_LT(narrow.distances, s.distances);
-		/* The planner takes the index too, and the same walk gives the same answer. */
-		run_search(_metadata, fd, queries, &s, VEXFS_INDEX_HNSW, hits);
-		run_search(_metadata, fd, queries, &s, VEXFS_INDEX_AUTO, again);
-		EXPECT_LT(0, s.hops);
+		/* For one query the planner takes the index too, and the same walk gives the same answer. */
+		narrow.nq = 1;
+		narrow.queries = PTR(queries);
+		narrow.hits = PTR(hits);
+		narrow.index_kind = VEXFS_INDEX_HNSW;
+		OK(search(fd, &narrow));
+		narrow.hits = PTR(again);
+		narrow.index_kind = VEXFS_INDEX_AUTO;
+		OK(search(fd, &narrow));
+		EXPECT_LT(0, narrow.hops);
+		EXPECT_EQ(0, memcmp(hits, again, K * sizeof(*hits)));
+		/* To compare so few rows with all queries at once is less work than to walk for each. */
+		run_search(_metadata, fd, queries, &s, VEXFS_INDEX_AUTO, hits);
+		EXPECT_EQ(0, s.hops);
+		run_search(_metadata, fd, queries, &s, VEXFS_INDEX_EXACT, again);
 		EXPECT_EQ(0, memcmp(hits, again, sizeof(hits)));
 		close(fd);
 	}
