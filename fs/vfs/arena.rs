@@ -3,7 +3,10 @@
 //! Memory for large arrays that grow while they are read: equal blocks of words, in chunks that
 //! never move.
 //!
-//! C headers: `linux/gfp.h`, `linux/vmalloc.h`.
+//! All chunks of an arena are on one node of the machine's memory, its home, as far as that has any left: where it was
+//! made, whoever makes it grow.
+//!
+//! C headers: `linux/gfp.h`, `linux/topology.h`, `linux/vmalloc.h`.
 
 use crate::bindings;
 use core::ptr::null_mut;
@@ -33,6 +36,8 @@ pub struct Arena {
     block_words: usize,
     shift: u32,
     ones: bool,
+    /// Where chunks are, if they can.
+    node: c_int,
 }
 
 impl Arena {
@@ -63,6 +68,8 @@ impl Arena {
             block_words,
             shift: (chunk / block_bytes).checked_ilog2().unwrap_or(0),
             ones,
+            // SAFETY: Looks at this processor.
+            node: unsafe { bindings::vexfs_memory_node() },
         })
     }
 
@@ -156,21 +163,21 @@ impl Arena {
         let mut table = slot.load(Ordering::Acquire);
         if table.is_null() {
             // Zeros are null pointers.
-            table = install(slot, size_of::<Table>(), false)?;
+            table = install(slot, size_of::<Table>(), false, self.node)?;
         }
         // SAFETY: Tables live as long as `self`.
         let slot = unsafe { &*table }.get(chunk % FAN_OUT).ok_or(ENOMEM)?;
         if slot.load(Ordering::Acquire).is_null() {
-            install(slot, self.chunk_bytes(), self.ones)?;
+            install(slot, self.chunk_bytes(), self.ones, self.node)?;
         }
         Ok(())
     }
 }
 
 /// Allocates `bytes` bytes for `slot`, or finds that somebody else was faster.
-fn install<T>(slot: &AtomicPtr<T>, bytes: usize, ones: bool) -> Result<*mut T> {
+fn install<T>(slot: &AtomicPtr<T>, bytes: usize, ones: bool, node: c_int) -> Result<*mut T> {
     // SAFETY: May sleep, as all callers may.
-    let new = unsafe { bindings::vexfs_chunk_alloc(bytes, ones) }.cast::<T>();
+    let new = unsafe { bindings::vexfs_chunk_alloc(bytes, ones, node) }.cast::<T>();
     if new.is_null() {
         return Err(ENOMEM);
     }

@@ -3,7 +3,7 @@
 //! Large arrays of a fixed length, in one piece of the kernel's address space.
 //!
 //! Unlike `KVVec` they neither warn nor kill anybody if there is no memory for them: how long they are
-//! is for the user to say.
+//! is for the user to say. They are on the node of who makes them, as far as that has memory.
 //!
 //! C headers: `linux/gfp.h`, `linux/vmalloc.h`.
 
@@ -63,7 +63,11 @@ impl<T: Word> Array<T> {
             });
         }
         // SAFETY: May sleep, as the caller may.
-        let data = unsafe { bindings::vexfs_chunk_alloc(bytes, false) }.cast::<T>();
+        let data = unsafe {
+            let node = bindings::vexfs_memory_node();
+            bindings::vexfs_chunk_alloc(bytes, false, node)
+        };
+        let data = data.cast::<T>();
         // INVARIANT: Fresh memory of that size; pages are aligned to more than any `Word`, and zeros are values.
         Ok(Array {
             data: NonNull::new(data).ok_or(ENOMEM)?,

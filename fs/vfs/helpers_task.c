@@ -49,17 +49,40 @@ void vexfs_cond_resched(void)
 	cond_resched();
 }
 
+/* That of this processor, or the nearest one that has memory. */
+int vexfs_memory_node(void)
+{
+	return numa_mem_id();
+}
+
+/* As alloc_pages_exact(), which takes no node: alloc_pages_exact_nid() is for booting. */
+static void *alloc_exact_on(int node, size_t bytes, gfp_t gfp)
+{
+	unsigned int order = get_order(bytes);
+	struct page *page = alloc_pages_node(node, gfp, order);
+	unsigned long i;
+
+	if (!page)
+		return NULL;
+	split_page(page, order);
+	for (i = PAGE_ALIGN(bytes) >> PAGE_SHIFT; i < 1UL << order; i++)
+		__free_page(page + i);
+	return page_address(page);
+}
+
 /*
  * In one piece of the linear map where there is one, which costs the fewest TLB
- * misses. Neither warns nor kills: the caller has an answer to ENOMEM.
+ * misses. On @node if that has memory left, else on the nearest one, whatever the memory
+ * policy of the task: others will use the memory. Neither warns nor kills: the caller has
+ * an answer to ENOMEM.
  */
-void *vexfs_chunk_alloc(size_t bytes, bool ones)
+void *vexfs_chunk_alloc(size_t bytes, bool ones, int node)
 {
 	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN | (ones ? 0 : __GFP_ZERO);
-	void *chunk = alloc_pages_exact(bytes, gfp | __GFP_NORETRY);
+	void *chunk = alloc_exact_on(node, bytes, gfp | __GFP_NORETRY);
 
 	if (!chunk)
-		chunk = __vmalloc(bytes, gfp | __GFP_RETRY_MAYFAIL);
+		chunk = vmalloc_huge_node(bytes, gfp | __GFP_RETRY_MAYFAIL, node);
 	if (chunk && ones)
 		memset(chunk, 0xff, bytes);
 	return chunk;
