@@ -144,7 +144,7 @@ arm64_programs() {
 		echo vector_batch vector_create vector_index vector_types
 		return
 	fi
-	programs vector | grep -vE '_disk$|^vector_(build|parallel|faults|memory|reclaim)$'
+	programs vector | grep -vE '_disk$|^vector_(build|parallel|faults|memory|numa|reclaim)$'
 }
 
 # Two cores: all else beside the kselftests and damaged images; each about half of the time.
@@ -152,7 +152,8 @@ arm64_programs() {
 posix_job() {
 	trap 'kill $vm 2>/dev/null; exit 130' INT TERM
 	want kselftest && kselftests kselftest "$out/kselftest.log" "$bin" -- $(programs posix)
-	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector) vector_types:simd=scalar
+	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector | grep -v _numa) vector_types:simd=scalar
+	want vector && kselftests numa "$out/numa.log" "$bin" --nodes 2 -- vector_numa
 	want images && guest images "$out/images.log" --cpu 1 --mem 512M --disk 24M --disk 24M --disk 12M --timeout 3600 -- \
 		tests/images/guest.sh "$bin/image_check" "${VEXFS_IMAGE_ROUNDS:-4}" "$VEXFS_SEED"
 	want debug && kselftests debug "$out/debug.log" "$bin" --debug --mem 2G --timeout "${VEXFS_GUEST_SECONDS:-14400}" -- \
@@ -193,7 +194,7 @@ wait $job
 phase "done"
 
 logs=()
-for name in user kselftest vector isa images crash arm64 debug; do
+for name in user kselftest vector numa isa images crash arm64 debug; do
 	if want $name || [ -e "$out/$name.log" ]; then logs+=("$out/$name.log"); fi
 done
 tests/summary "${logs[@]}"
