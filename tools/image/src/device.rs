@@ -23,6 +23,15 @@ pub trait Device {
     ///
     /// Those of the device.
     fn write_block(&mut self, block: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Waits until what was written is on the medium.
+    ///
+    /// # Errors
+    ///
+    /// Those of the device.
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A file or block device.
@@ -36,6 +45,10 @@ impl Device for FileDevice {
 
     fn write_block(&mut self, block: u64, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all_at(bytes, block * BLOCK_SIZE as u64)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync_all()
     }
 }
 

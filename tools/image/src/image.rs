@@ -9,8 +9,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Deref;
 use std::rc::Rc;
+use vexfs_format::geometry::GDT_START;
 use vexfs_format::group::PAYLOAD_BYTES;
-use vexfs_format::{header, superblock, Geometry, Inode, Superblock, BLOCK_SIZE, INODE_SIZE};
+use vexfs_format::header::MAGIC_GROUPS;
+use vexfs_format::inode::is_free;
+use vexfs_format::{
+    header, superblock, Geometry, Inode, Superblock, BLOCK_SIZE, INODES_PER_BLOCK, INODE_SIZE,
+};
 
 /// A block and whether it has the common header, and so a checksum to be sealed.
 #[derive(Clone)]
@@ -18,6 +23,9 @@ struct Cached {
     bytes: Rc<Vec<u8>>,
     sealed: bool,
 }
+
+/// Blocks that were read and are kept, at most: 32 MiB.
+const MOST_CLEAN: usize = 8192;
 
 /// Blocks in memory: what was read or committed, and what the open transaction changed.
 #[derive(Default)]
@@ -147,6 +155,9 @@ impl<D: Device> Image<D> {
             bytes: Rc::new(bytes),
             sealed: false,
         };
+        if cache.clean.len() >= MOST_CLEAN {
+            cache.clean.clear();
+        }
         cache.clean.insert(block, cached.clone());
         Ok(cached)
     }
@@ -170,6 +181,30 @@ impl<D: Device> Image<D> {
         let cached = self.raw(block)?;
         let bytes = &cached.bytes[at..at + INODE_SIZE];
         Ok(Inode::parse(bytes, ino, self.seed, crc)?)
+    }
+
+    /// True if inode `ino` is free by its own bytes, which freeing makes zeros: or there never was one.
+    pub fn is_zeroed(&self, ino: u64) -> bool {
+        let place = self.geometry.inode_position(ino);
+        let (Some((group, index)), Some((block, at))) = (place, self.geometry.inode_location(ino))
+        else {
+            return true;
+        };
+        let made = self.groups[group as usize].itable_init_blocks;
+        if index / INODES_PER_BLOCK >= made.into() {
+            return true;
+        }
+        let cached = self.raw(block);
+        cached.is_ok_and(|cached| is_free(&cached.bytes[at..at + INODE_SIZE]))
+    }
+
+    /// Waits until what was written is on the medium.
+    ///
+    /// # Errors
+    ///
+    /// `Io`.
+    pub fn sync(&mut self) -> Result<()> {
+        self.device.sync().map_err(|_| Error::Io)
     }
 
     fn inode_location(&self, ino: u64) -> Result<(u64, usize)> {
@@ -336,8 +371,30 @@ impl<D: Device> Transaction<'_, D> {
     ///
     /// Those of the allocator.
     pub fn free_inode(&mut self, ino: u64, was_dir: bool) -> Result<()> {
-        self.change_inode(ino, |bytes| bytes.fill(0))?;
+        self.clear_inode(ino)?;
         self.allocator(|a, t| a.free_inode(t, ino, was_dir))
+    }
+
+    /// Makes inode `ino` zeros.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_inode`](Self::write_inode).
+    pub fn clear_inode(&mut self, ino: u64) -> Result<()> {
+        self.change_inode(ino, |bytes| bytes.fill(0))
+    }
+
+    /// Makes `summary` what the descriptor of `group` says.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` if its block can't be read.
+    pub fn set_summary(&mut self, group: u64, summary: GroupSummary) -> Result<()> {
+        let (block, index) = self.image.geometry.descriptor_location(group);
+        let mut buf = self.read(block, MAGIC_GROUPS, block - GDT_START)?;
+        summary.to_descriptor().store(self.modify(&mut buf)?, index);
+        self.image.groups[group as usize] = summary;
+        Ok(())
     }
 
     /// Writes inode `ino`.

@@ -1,75 +1,179 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whether the indexes of a container are what its records say: images whole, and what is in them sound.
+//! Whether the indexes of a container are what its records say: images whole, what is in them sound, and the codes in
+//! them those of the container's rows.
 //!
 //! An image that is damaged is no loss: the kernel notices it and builds the index again. It is a
 //! finding all the same, because nothing but a fault of the device or of VexFS makes one.
+//!
+//! - this file: images as the format has them
+//! - `graph.rs`, `lists.rs`: opened as the kernel opens them, with the code of `ann/`
+//! - `codes.rs`: rows, and what becomes of them, with the code of `simd/`
 
+mod codes;
+mod graph;
 mod lists;
 
+use crate::check::{words, Stopped, Watch};
 use crate::{crc, Device, Image};
 use libvexfs::extent::{self, State};
 use libvexfs::rows;
-use std::sync::atomic::{AtomicU32, Ordering};
-use vexfs_ann::hnsw::params::visited_words;
-use vexfs_ann::hnsw::{self, CheckMemory, Layout, Params, Store, NOWHERE};
+use std::sync::atomic::AtomicU32;
 use vexfs_format::header::{self, MAGIC_SUMS};
 use vexfs_format::index::{
-    data_position, data_sum, sum_of, sums_position, GraphState, ImageHeader, IndexRecord,
-    KIND_HNSW, KIND_IVF, KIND_LSH, KIND_PQ, SUMS,
+    data_position, data_sum, sum_of, sums_position, ImageHeader, IndexRecord, KIND_HNSW, KIND_IVF,
+    KIND_LSH, KIND_PQ, RECORD_STALE, SUMS,
 };
 use vexfs_format::{Inode, BLOCK_SIZE};
 
-/// Checks the image in inode `ino`, which `record` of the container `owner` refers to.
+/// What is wrong with an index, in numbers: those of `vexfs scrub`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Rows below the watermark.
+    pub rows: u64,
+    /// Rules of its structure that the index breaks: at least so many.
+    pub faults: u64,
+    /// Rows that no search of the index can come by.
+    pub unreachable: u64,
+    /// Rows whose code is not that of their vector.
+    pub wrong_codes: u64,
+    /// Live rows that are not in the index.
+    pub wrong_rows: u64,
+    /// The image is damaged, of another index, or can't be read.
+    pub bad_image: bool,
+}
+
+/// An index to look at.
+pub struct Index<'a> {
+    /// `KIND_*` of the format.
+    pub kind: u32,
+    /// The record of the container, which refers to an image.
+    pub record: &'a IndexRecord,
+    /// The inode of the image.
+    pub disk: &'a Inode,
+    /// The container.
+    pub owner_ino: u64,
+    /// Its inode.
+    pub owner: &'a Inode,
+}
+
+/// The name of a kind of index, as `vexfs index` has it.
+pub fn name(kind: u32) -> &'static str {
+    match kind {
+        KIND_HNSW => "hnsw",
+        KIND_IVF => "ivf",
+        KIND_PQ => "pq",
+        KIND_LSH => "lsh",
+        _ => "unknown",
+    }
+}
+
+/// Why a look at an index came to an end.
+#[derive(Debug)]
+enum Fail {
+    /// Whoever watches wants no more.
+    Stopped,
+    /// It can't be gone on, in words.
+    Wrong(String),
+}
+
+impl From<String> for Fail {
+    fn from(words: String) -> Fail {
+        Fail::Wrong(words)
+    }
+}
+
+impl From<&str> for Fail {
+    fn from(words: &str) -> Fail {
+        Fail::Wrong(words.into())
+    }
+}
+
+/// What has been found of an index.
+#[derive(Default)]
+struct Seen {
+    findings: Findings,
+    wrong: Vec<String>,
+}
+
+/// Checks an index and its image: what is wrong, in numbers and in words.
 ///
 /// # Errors
 ///
-/// The first thing that is wrong, in words.
+/// [`Stopped`] if `watch` says so.
 pub fn check_image<D: Device>(
     image: &Image<D>,
-    kind: u32,
-    record: &IndexRecord,
-    disk: &Inode,
-    owner: &Inode,
-) -> Result<(), String> {
+    index: &Index<'_>,
+    watch: &mut dyn Watch,
+) -> Result<(Findings, Vec<String>), Stopped> {
     let mut reader = Reader {
         image,
-        ino: record.image_ino,
-        disk,
+        ino: index.record.image_ino,
+        disk: index.disk,
         sums: None,
+        watch,
     };
-    let (block, bytes) = reader.block(0)?;
-    let header = ImageHeader::parse(&bytes, block, record.image_ino, image.seed, crc)
-        .map_err(|e| format!("{e:?}"))?;
-    let area = &owner.vector;
-    if header.kind != kind || header.generation != record.generation {
-        return Err("is not the image that the record means".into());
+    let mut seen = Seen::default();
+    let header = reader.whole(index);
+    let failed = match &header {
+        Ok((header, rows)) => {
+            let result = structure(&mut reader, index, header, rows, &mut seen);
+            seen.findings.faults += u64::from(result.is_err() && seen.findings.faults == 0);
+            result.err()
+        }
+        Err(_) => {
+            seen.findings.bad_image = true;
+            header.err()
+        }
+    };
+    match failed {
+        Some(Fail::Stopped) => return Err(Stopped),
+        Some(Fail::Wrong(what)) => seen.wrong.push(what),
+        None => {}
     }
-    if (header.dim, header.element, header.metric) != (area.dim, area.element, area.metric)
-        || header.watermark > area.rows
-    {
-        return Err("is the image of an index over other rows".into());
-    }
-    // What is read below is no more than that.
-    if disk.size != header.blocks() * BLOCK_SIZE as u64
-        || header.blocks() > image.geometry.blocks_count
-    {
-        return Err("has not as many blocks as it says".into());
-    }
-    for data in 0..header.data_blocks() {
-        reader.data(data)?;
-    }
-    let rows = Rows::of(image, owner, header.watermark)?;
-    match kind {
-        KIND_HNSW => graph(&mut reader, &header, &rows),
-        KIND_IVF | KIND_PQ => lists::lists(&mut reader, &header, &rows),
-        KIND_LSH => lists::tables(&mut reader, &header, area, &rows),
+    Ok((seen.findings, seen.wrong))
+}
+
+/// Checks what is in an image whose blocks are whole.
+fn structure<D: Device>(
+    reader: &mut Reader<'_, D>,
+    index: &Index<'_>,
+    header: &ImageHeader,
+    rows: &Rows,
+    seen: &mut Seen,
+) -> Result<(), Fail> {
+    seen.findings.rows = header.watermark;
+    // Rows that were overwritten since have other codes: the kernel does not use the image.
+    let mut vectors = match index.record.flags & RECORD_STALE {
+        0 => Some(codes::Vectors::new(
+            reader.image,
+            index.owner_ino,
+            index.owner,
+        )?),
+        _ => None,
+    };
+    match index.kind {
+        KIND_HNSW => graph::check(reader, header, rows, vectors.as_mut(), seen),
+        KIND_IVF | KIND_PQ => lists::lists(reader, header, rows, vectors.as_mut(), seen),
+        KIND_LSH => lists::tables(reader, header, index.owner, rows, vectors.as_mut(), seen),
         _ => Ok(()),
     }
 }
 
+impl Seen {
+    /// Says how many codes of live rows were found to be wrong.
+    fn codes(&mut self, wrong: u64, first: Option<u64>) {
+        self.findings.wrong_codes += wrong;
+        if let Some(first) = first {
+            self.wrong.push(format!(
+                "{wrong} rows have not the code of their vector, the first is {first}"
+            ));
+        }
+    }
+}
+
 /// A number of blocks, nodes or words of a code.
-fn number(n: u64) -> Result<u32, String> {
+fn number(n: u64) -> Result<u32, Fail> {
     u32::try_from(n).map_err(|_| "has a number that is too large".into())
 }
 
@@ -83,11 +187,11 @@ struct Rows {
 }
 
 impl Rows {
-    fn of<D: Device>(image: &Image<D>, owner: &Inode, watermark: u64) -> Result<Rows, String> {
+    fn of<D: Device>(image: &Image<D>, owner: &Inode, watermark: u64) -> Result<Rows, Fail> {
         let area = &owner.vector;
         let mut deleted = Vec::new();
         if area.row_meta_ino != 0 {
-            let failed = |e| format!("the container's rows are not known: {e:?}");
+            let failed = |e| format!("the container's rows are not known: {}", words(e));
             let ino = area.row_meta_ino;
             let tree = image.read_inode(ino).map_err(failed)?.tree_root;
             rows::for_each_from(image, &tree, ino, 0, |row, meta| {
@@ -104,25 +208,28 @@ impl Rows {
     }
 
     /// That the live ones fit into an index with `room`. The watermark may be any number before that.
-    fn fit(&self, room: u64) -> Result<(), String> {
+    fn fit(&self, room: u64) -> Result<(), Fail> {
         match self.watermark.saturating_sub(self.deleted.len() as u64) > room {
             true => Err("lacks live rows below its watermark: there is no room for them".into()),
             false => Ok(()),
         }
     }
 
-    /// That an index which has the rows that `has` says yes to has all that are live.
-    fn missing(&self, has: impl Fn(u64) -> bool) -> Result<(), String> {
+    /// Those that are live.
+    fn live(&self) -> impl Iterator<Item = u64> + '_ {
         let mut deleted = self.deleted.iter().copied().peekable();
-        let mut missing = (0..self.watermark)
-            .filter(|row| deleted.next_if_eq(row).is_none())
-            .filter(|row| !has(*row));
-        match missing.next() {
-            Some(first) => Err(format!(
-                "{} live rows below the watermark are missing, the first is {first}",
-                1 + missing.count()
-            )),
-            None => Ok(()),
+        (0..self.watermark).filter(move |row| deleted.next_if_eq(row).is_none())
+    }
+
+    /// That an index which has the rows that `has` says yes to has all that are live.
+    fn missing(&self, has: impl Fn(u64) -> bool, seen: &mut Seen) {
+        let mut missing = self.live().filter(|row| !has(*row));
+        if let Some(first) = missing.next() {
+            let count = 1 + missing.count() as u64;
+            seen.findings.wrong_rows += count;
+            seen.wrong.push(format!(
+                "{count} live rows below the watermark are missing, the first is {first}"
+            ));
         }
     }
 }
@@ -132,15 +239,58 @@ struct Reader<'a, D> {
     ino: u64,
     disk: &'a Inode,
     sums: Option<(u64, Vec<u8>)>,
+    watch: &'a mut dyn Watch,
 }
 
+/// Blocks or rows between two looks at whether to go on.
+const STEP: u64 = 1024;
+
 impl<D: Device> Reader<'_, D> {
+    /// Says that `done` of `all` are done.
+    fn step(&mut self, what: &'static str, done: u64, all: u64) -> Result<(), Fail> {
+        match done % STEP != 0 || self.watch.step(what, done, all) {
+            true => Ok(()),
+            false => Err(Fail::Stopped),
+        }
+    }
+
+    /// The header of an image all of whose blocks have the right checksum, and which is that of the record; and the
+    /// rows that it is of.
+    fn whole(&mut self, index: &Index<'_>) -> Result<(ImageHeader, Rows), Fail> {
+        let (block, bytes) = self.block(0)?;
+        let header = ImageHeader::parse(&bytes, block, self.ino, self.image.seed, crc)
+            .map_err(|e| words(e.into()))?;
+        let area = &index.owner.vector;
+        let record = index.record;
+        if header.kind != index.kind || header.generation != record.generation {
+            return Err("is not the image that the record means".into());
+        }
+        if (header.dim, header.element, header.metric) != (area.dim, area.element, area.metric)
+            || header.watermark > area.rows
+        {
+            return Err("is the image of an index over other rows".into());
+        }
+        // What is read below is no more than that.
+        if self.disk.size != header.blocks() * BLOCK_SIZE as u64
+            || header.blocks() > self.image.geometry.blocks_count
+        {
+            return Err("has not as many blocks as it says".into());
+        }
+        let all = header.data_blocks();
+        for data in 0..all {
+            self.step("blocks of an index", data, all)?;
+            self.data(data)?;
+        }
+        let rows = Rows::of(self.image, index.owner, header.watermark)?;
+        Ok((header, rows))
+    }
+
     /// Block `logical` of the image: its number on the volume, and its bytes.
-    fn block(&self, logical: u64) -> Result<(u64, Vec<u8>), String> {
-        let mapping = extent::map(self.image, &self.disk.tree_root, self.ino, logical, 1)
-            .map_err(|e| format!("{e:?}"))?;
+    fn block(&self, logical: u64) -> Result<(u64, Vec<u8>), Fail> {
+        let mapping =
+            extent::map(self.image, &self.disk.tree_root, self.ino, logical, 1).map_err(words)?;
         if mapping.state != State::Written {
-            return Err(format!("block {logical} is a hole"));
+            return Err(format!("block {logical} is a hole").into());
         }
         let mut bytes = vec![0; BLOCK_SIZE];
         self.image
@@ -151,27 +301,32 @@ impl<D: Device> Reader<'_, D> {
     }
 
     /// Data block `data`, whose checksum is right.
-    fn data(&mut self, data: u64) -> Result<Vec<u8>, String> {
+    fn data(&mut self, data: u64) -> Result<Vec<u8>, Fail> {
         let group = data / SUMS;
         if self.sums.as_ref().is_none_or(|(of, _)| *of != group) {
             let (block, bytes) = self.block(sums_position(data))?;
             header::verify(block, MAGIC_SUMS, self.ino, &bytes, self.image.seed, crc)
-                .map_err(|e| format!("{e:?}"))?;
+                .map_err(|e| words(e.into()))?;
             self.sums = Some((group, bytes));
         }
         let (block, bytes) = self.block(data_position(data))?;
         let want = self.sums.as_ref().map(|(_, sums)| sum_of(sums, data));
         if want != Some(data_sum(block, &bytes, self.image.seed, crc)) {
-            return Err(format!("block {block}: bad checksum"));
+            return Err(format!("block {block}: bad checksum").into());
         }
         Ok(bytes)
     }
 
     /// The words of all items of a section.
-    fn words(&mut self, header: &ImageHeader, tag: u32) -> Result<Vec<AtomicU32>, String> {
+    fn words(&mut self, header: &ImageHeader, tag: u32) -> Result<Vec<AtomicU32>, Fail> {
         let (section, first) = header.section(tag).ok_or("lacks a section")?;
         let each = section.item_bytes as usize;
         let mut words = Vec::new();
+        // The section is no larger than the volume.
+        let count = section.items as usize * (each / 4);
+        words
+            .try_reserve_exact(count)
+            .map_err(|_| "does not fit into memory, and was not looked at")?;
         let mut left = section.items;
         for data in first..first + section.blocks() {
             let items = left.min(section.items_per_block());
@@ -183,109 +338,24 @@ impl<D: Device> Reader<'_, D> {
         }
         Ok(words)
     }
-}
 
-/// The memory of a graph that nobody changes.
-struct Still {
-    layout: Layout,
-    nodes: Vec<AtomicU32>,
-    uppers: Vec<AtomicU32>,
-    places: Vec<AtomicU32>,
-}
-
-impl Store for Still {
-    type Guard<'a> = ();
-
-    fn node(&self, slot: u32) -> Option<&[AtomicU32]> {
-        let each = self.layout.node_words();
-        self.nodes.chunks_exact(each).nth(slot as usize)
-    }
-
-    fn nodes(&self) -> u32 {
-        (self.nodes.len() / self.layout.node_words()) as u32
-    }
-
-    fn upper(&self, at: u32) -> Option<&[AtomicU32]> {
-        let each = self.layout.upper_words();
-        self.uppers.chunks_exact(each).nth(at as usize)
-    }
-
-    fn uppers(&self) -> u32 {
-        (self.uppers.len() / self.layout.upper_words()) as u32
-    }
-
-    fn place(&self, row: u64) -> Option<&AtomicU32> {
-        self.places.get(usize::try_from(row).ok()?)
-    }
-
-    fn lock(&self, _slot: u32) -> Self::Guard<'_> {}
-}
-
-/// Checks the graph of an image.
-fn graph<D: Device>(
-    reader: &mut Reader<'_, D>,
-    header: &ImageHeader,
-    rows: &Rows,
-) -> Result<(), String> {
-    let GraphState {
-        entry,
-        used,
-        used_uppers,
-        level_seed,
-        code_words,
-        spread,
-        ..
-    } = GraphState::of(&header.state);
-    let params = Params {
-        m: header.parameters.m,
-        ef_construction: header.parameters.ef_construction,
-        code_words: number(code_words)?,
-        seed: level_seed,
-    };
-    let layout = params.layout().map_err(|_| "has bad parameters")?;
-    let sizes = [
-        (1, layout.node_bytes(), used),
-        (2, layout.upper_bytes(), used_uppers),
-    ];
-    for (tag, bytes, items) in sizes {
-        let section = header.section(tag).map(|(section, _)| section);
-        if section.map(|s| s.item_bytes as usize) != Some(bytes) {
-            return Err("has nodes of another size".into());
+    /// An array of `len` bytes that is a section of its own; whole blocks.
+    fn bytes(&mut self, header: &ImageHeader, tag: u32, len: usize) -> Result<Vec<u8>, Fail> {
+        let (section, first) = match header.section(tag) {
+            Some(found) => found,
+            None if len == 0 => return Ok(Vec::new()),
+            None => return Err("lacks a section".into()),
+        };
+        if section.item_bytes as usize != BLOCK_SIZE
+            || section.blocks() != len.div_ceil(BLOCK_SIZE) as u64
+        {
+            return Err("has an array that is cut short".into());
         }
-        if section.is_none_or(|s| s.items < items) {
-            return Err("has fewer nodes than it says".into());
+        let mut bytes = Vec::new();
+        for data in first..first + section.blocks() {
+            bytes.extend(self.data(data)?);
         }
+        bytes.truncate(len);
+        Ok(bytes)
     }
-    rows.fit(used)?;
-    let places = 0..rows.watermark;
-    let store = Still {
-        layout,
-        nodes: reader.words(header, 1)?,
-        uppers: reader.words(header, 2)?,
-        places: places.map(|_| AtomicU32::new(NOWHERE)).collect(),
-    };
-    let start = hnsw::Image {
-        entry,
-        used: number(used)?,
-        used_uppers: number(used_uppers)?,
-        spread,
-    };
-    let mut counts = vec![0; start.used as usize];
-    let mut upper_counts = vec![0; start.used_uppers as usize];
-    let mut queue = vec![0; start.used as usize];
-    let mut visited = vec![0; visited_words(start.used)];
-    let mut memory = CheckMemory {
-        counts: &mut counts,
-        upper_counts: &mut upper_counts,
-        queue: &mut queue,
-        visited: &mut visited,
-    };
-    let index = hnsw::Index::open(params, store, start, &mut memory)
-        .map_err(|report| format!("the graph is not sound: {report:?}"))?;
-    let report = index.check(&mut memory);
-    if report.faults > 0 || report.unreachable > 0 {
-        return Err(format!("the graph is not sound: {report:?}"));
-    }
-    let place = |row| index.store().place(row);
-    rows.missing(|row| place(row).is_some_and(|p| p.load(Ordering::Relaxed) != NOWHERE))
 }

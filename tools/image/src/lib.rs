@@ -5,8 +5,10 @@
 //! - [`device`]: blocks in a file or in memory
 //! - [`mod@make`]: formats a device
 //! - [`image`]: opens one; reads and changes it in transactions through `libvexfs`
+//! - [`in_use`]: whether somebody uses a device or file
 //! - [`indexes`]: whether the indexes of a container are sound
 //! - [`mod@check`]: whether everything on a volume fits together
+//! - [`mod@mend`]: mending what does not
 //!
 //! There is no journal here: a transaction is written when it is committed, all of it or,
 //! if it is dropped, nothing. That is what the kernel's journal makes of a crash, so tests
@@ -18,8 +20,10 @@
 pub mod check;
 pub mod device;
 pub mod image;
+pub mod in_use;
 pub mod indexes;
 pub mod make;
+pub mod mend;
 
 pub use device::{Device, FileDevice, MemDevice};
 pub use image::{Image, Transaction};

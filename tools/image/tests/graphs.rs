@@ -3,81 +3,39 @@
 //! Images of HNSW graphs: a sound one passes, and what a check of the graph alone can't know is found, too.
 
 mod common;
-#[path = "../../../ann/tests/common/mod.rs"]
-mod graph;
 
-use common::saved::{bytes, checked, Saved};
-use graph::{delete, index, insert, points, Scratch};
-use vexfs_ann::hnsw::Params;
-use vexfs_format::index::{Parameters, KIND_HNSW};
-
-/// Rows of the container; the graph has those below the watermark, but not row 40 any more.
-const ROWS: u64 = 300;
-const WATERMARK: u64 = 290;
-const DELETED: [u64; 2] = [40, 41];
-
-const PARAMS: Params = Params {
-    m: 8,
-    ef_construction: 60,
-    code_words: graph::DIM as u32,
-    seed: 9,
-};
-
-fn saved() -> Saved {
-    let rows = points(ROWS as usize, 5);
-    let graph = index(PARAMS, ROWS as u32, rows.len());
-    let mut scratch = Scratch::new(ROWS as u32, 512);
-    for row in 0..WATERMARK as usize {
-        insert(&graph, &mut scratch, &rows, row);
-    }
-    delete(&graph, &mut scratch, &rows, DELETED[0] as usize);
-    let layout = PARAMS.layout().unwrap();
-    let image = graph.image();
-    let (nodes, uppers) = graph.store().words();
-    let nodes = &nodes[..image.used as usize * layout.node_words()];
-    let uppers = &uppers[..image.used_uppers as usize * layout.upper_words()];
-    Saved {
-        kind: KIND_HNSW,
-        dim: 64,
-        parameters: Parameters {
-            m: PARAMS.m,
-            ef_construction: PARAMS.ef_construction,
-            ..Parameters::default()
-        },
-        state: vec![
-            image.entry,
-            image.used.into(),
-            image.used_uppers.into(),
-            0,
-            PARAMS.seed,
-            0,
-            PARAMS.code_words.into(),
-        ],
-        sections: vec![
-            (1, layout.node_bytes(), bytes(nodes)),
-            (2, layout.upper_bytes(), bytes(uppers)),
-        ],
-        rows: ROWS,
-        watermark: WATERMARK,
-        deleted: DELETED.to_vec(),
-        batch: 5,
-    }
-}
+use common::graph::{change_node, code_words, cut_off, saved};
+use common::saved::{checked, findings, Saved};
+use vexfs_format::index::RECORD_STALE;
+use vexfs_image::indexes::Findings;
 
 #[test]
 fn a_sound_graph_passes_and_damage_is_found() {
     type Damage = fn(&mut Saved);
-    let damage: [(&str, Damage); 6] = [
+    let damage: [(&str, Damage); 12] = [
         ("1 live rows below the watermark", |s| {
             s.deleted.remove(0);
         }),
         ("1 live rows below the watermark", |s| s.batch = 6),
         ("1 live rows below the watermark", |s| s.watermark += 1),
-        ("the graph is not sound", |s| s.watermark -= 1),
-        ("has fewer nodes than it says", |s| s.state[1] += 1),
+        ("a row above the watermark", |s| s.watermark -= 1),
+        ("has more or fewer nodes than it says", |s| s.state[1] += 1),
         ("no room for them", |s| {
             s.rows = 1 << 40;
             s.watermark = s.rows;
+        }),
+        ("codes of another kind", |s| s.state[4] += 1),
+        ("codes of another kind", |s| s.state[5] += 1),
+        ("centre of another size", |s| s.state[3] -= 4),
+        ("no walk can come by 1 rows", cut_off),
+        (
+            "1 rows have not the code of their vector, the first is",
+            |s| {
+                change_node(s, 7, |words| words[0] ^= 1);
+            },
+        ),
+        ("leads to no node of its level", |s| {
+            change_node(s, 7, |words| words[code_words() + 5] = 5000);
         }),
     ];
     assert_eq!(checked(saved().volume().0), Ok(()));
@@ -87,4 +45,54 @@ fn a_sound_graph_passes_and_damage_is_found() {
         let problems = checked(damaged.volume().0).expect_err(words);
         assert!(problems.iter().any(|p| p.contains(words)), "{problems:?}");
     }
+}
+
+#[test]
+fn what_is_wrong_is_counted() {
+    let sound = Findings {
+        rows: 290,
+        ..Findings::default()
+    };
+    assert_eq!(findings(saved().volume().0), sound);
+    let mut damaged = saved();
+    cut_off(&mut damaged);
+    let unreachable = 1;
+    assert_eq!(
+        findings(damaged.volume().0),
+        Findings {
+            unreachable,
+            ..sound
+        }
+    );
+    let mut damaged = saved();
+    for slot in [1, 3, 9] {
+        change_node(&mut damaged, slot, |words| words[2] ^= 0x100);
+    }
+    damaged.deleted.remove(0);
+    let (wrong_codes, wrong_rows) = (3, 1);
+    assert_eq!(
+        findings(damaged.volume().0),
+        Findings {
+            wrong_codes,
+            wrong_rows,
+            ..sound
+        }
+    );
+    // Another vector has another code.
+    let mut damaged = saved();
+    damaged.vectors[256 * 8 + 3] ^= 1;
+    assert_eq!(findings(damaged.volume().0).wrong_codes, 1);
+    // Where rows were overwritten, the kernel knows that codes are wrong.
+    damaged.flags = RECORD_STALE;
+    assert_eq!(findings(damaged.volume().0), sound);
+    let (mut device, blocks) = saved().volume();
+    device.blocks.get_mut(&(blocks.start + 2)).unwrap()[9] ^= 1;
+    let bad_image = true;
+    assert_eq!(
+        findings(device),
+        Findings {
+            bad_image,
+            ..Findings::default()
+        }
+    );
 }

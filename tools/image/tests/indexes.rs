@@ -5,305 +5,13 @@
 
 mod common;
 
-use common::saved::{bytes, checked, Saved};
+use common::lists::{all, found, hashes, lists, Parts, DELETED, HOLE, NOWHERE, ROWS, WATERMARK};
+use common::saved::{checked, findings};
 use common::Random;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU32, Ordering};
 use vexfs_ann::ivf::params::{BLOCK_ROWS, LIST_WORDS};
-use vexfs_ann::ivf::{self, Code, Store};
-use vexfs_ann::lsh;
-use vexfs_format::index::{Parameters, KIND_IVF, KIND_LSH, KIND_PQ};
-use vexfs_format::BLOCK_SIZE;
-
-/// Rows of the container, and of which the index knows.
-const ROWS: u64 = 420;
-const WATERMARK: u64 = 400;
-/// Rows that are deleted: the first two are in no list any more, of the others lists know nothing yet.
-const DELETED: [u64; 4] = [2, 40, 81, 200];
-const HOLE: u32 = 1 << 31;
-const NOWHERE: u32 = u32::MAX;
-
-/// The words of an index, or of one table.
-#[derive(Clone)]
-struct Table {
-    heads: Vec<u32>,
-    blocks: Vec<u32>,
-    used: u32,
-    free: u32,
-}
-
-/// What an image is made of, and what its container says.
-#[derive(Clone)]
-struct Parts {
-    kind: u32,
-    parameters: Parameters,
-    params: ivf::Params,
-    seed: u64,
-    rows: u64,
-    watermark: u64,
-    deleted: Vec<u64>,
-    /// The batch that deleted them; the container says that 5 are done.
-    batch: u64,
-    tables: Vec<Table>,
-}
-
-/// Memory of an index, as large as it will be.
-struct Plain {
-    heads: Vec<AtomicU32>,
-    blocks: Vec<AtomicU32>,
-    words: usize,
-}
-
-impl Store for Plain {
-    type Guard<'a> = ();
-
-    fn lists(&self) -> &[AtomicU32] {
-        &self.heads
-    }
-
-    fn blocks(&self) -> u32 {
-        (self.blocks.len() / self.words) as u32
-    }
-
-    fn run(&self, first: u32, count: u32) -> Option<&[AtomicU32]> {
-        let words = self.blocks.chunks_exact(self.words).nth(first as usize)?;
-        (count > 0).then_some(words)
-    }
-
-    fn lock(&self) {}
-}
-
-fn zeros(n: usize) -> Vec<AtomicU32> {
-    (0..n).map(|_| AtomicU32::new(0)).collect()
-}
-
-fn words(of: &[AtomicU32]) -> Vec<u32> {
-    of.iter().map(|word| word.load(Ordering::Relaxed)).collect()
-}
-
-/// An index of the rows below the watermark. Every other row is in list 0, so that it has some blocks.
-fn table(params: ivf::Params, seed: u64) -> Table {
-    let layout = params.layout().unwrap();
-    let store = Plain {
-        heads: zeros(params.list_words()),
-        blocks: zeros(params.most_blocks(2 * ROWS) as usize * layout.block_words as usize),
-        words: layout.block_words as usize,
-    };
-    let mut index = ivf::Index::new(params, store).unwrap();
-    let mut random = Random(seed);
-    let codes = random.bytes(layout.nsub as usize);
-    let list_of: Vec<u32> = (0..WATERMARK)
-        .map(|row| match row % 2 {
-            0 => 0,
-            _ => random.below(u64::from(params.nlist)) as u32,
-        })
-        .collect();
-    let append = |list, row| {
-        let appended = index.writer().append::<()>(list, row, &codes, &[1, 2, 3]);
-        appended.unwrap();
-    };
-    if params.code != Code::Flat && !params.hashed && params.nlist >= 256 {
-        for list in 0..params.nlist {
-            append(params.nlist, u64::from(list));
-        }
-    }
-    for (row, list) in (0..).zip(&list_of) {
-        append(*list, row);
-    }
-    // Some rows came and went: their blocks are free.
-    let last = params.nlist - 1;
-    let gone = WATERMARK..WATERMARK + 70;
-    for row in gone.clone() {
-        append(last, row);
-    }
-    for row in gone {
-        let deleted = index.writer().delete_from::<()>(last, row);
-        assert_eq!(deleted, Ok(true));
-    }
-    assert!(index.compact::<()>(last).unwrap() > 0);
-    for row in &DELETED[..2] {
-        let deleted = index.writer().delete_from::<()>(0, *row);
-        assert_eq!(deleted, Ok(true));
-    }
-    let ivf::Image { used, free } = index.image();
-    let store = index.store();
-    Table {
-        heads: words(&store.heads),
-        blocks: words(&store.blocks[..used as usize * store.words]),
-        used,
-        free,
-    }
-}
-
-fn lists(kind: u32, dim: u32, nlist: u32, code: Code) -> Parts {
-    let (nbits, nsub) = match code {
-        Code::Flat => (32, 0),
-        Code::Signs => (1, 0),
-        Code::Pq4 { nsub } => (4, nsub),
-        Code::Pq8 { nsub } => (8, nsub),
-    };
-    let params = ivf::Params {
-        dim,
-        nlist,
-        code,
-        hashed: false,
-        seed: 1,
-    };
-    Parts {
-        kind,
-        parameters: Parameters {
-            nlist: if kind == KIND_IVF { nlist } else { 0 },
-            nsub,
-            nbits,
-            ..Parameters::default()
-        },
-        params,
-        seed: 1,
-        rows: ROWS,
-        watermark: WATERMARK,
-        deleted: DELETED.to_vec(),
-        batch: 5,
-        tables: vec![table(params, 7)],
-    }
-}
-
-fn hashes(dim: u32, code: Code) -> Parts {
-    let params = lsh::Params {
-        dim,
-        family: lsh::Family::Cells,
-        ntables: 3,
-        nbits: 4,
-        code,
-        seed: 2,
-    };
-    let params = params.table().unwrap();
-    Parts {
-        kind: KIND_LSH,
-        parameters: Parameters {
-            nbits: 4,
-            ntables: 3,
-            ..Parameters::default()
-        },
-        params,
-        seed: 2,
-        rows: ROWS,
-        watermark: WATERMARK,
-        deleted: DELETED.to_vec(),
-        batch: 5,
-        tables: (0..3).map(|seed| table(params, seed)).collect(),
-    }
-}
-
-/// Every kind of code; blocks larger than one of the volume; lists that are found by codes of their own.
-fn all() -> Vec<Parts> {
-    vec![
-        lists(KIND_IVF, 8, 16, Code::Flat),
-        lists(KIND_IVF, 1536, 4, Code::Signs),
-        lists(KIND_IVF, 64, 256, Code::Signs),
-        lists(KIND_IVF, 64, 4, Code::Pq8 { nsub: 8 }),
-        lists(KIND_PQ, 64, 1, Code::Pq4 { nsub: 16 }),
-        hashes(8, Code::Flat),
-        hashes(384, Code::Signs),
-    ]
-}
-
-impl Parts {
-    fn block_words(&self) -> usize {
-        self.params.layout().unwrap().block_words as usize
-    }
-
-    /// The last table: nothing is wrong with those before it.
-    fn table(&mut self) -> &mut Table {
-        self.tables.last_mut().unwrap()
-    }
-
-    /// The head of a list: first block, slots, last block, first hole.
-    fn head(&mut self, list: usize) -> &mut [u32] {
-        &mut self.table().heads[LIST_WORDS * list..][..LIST_WORDS]
-    }
-
-    fn block(&mut self, block: u32) -> &mut [u32] {
-        let words = self.block_words();
-        &mut self.table().blocks[block as usize * words..][..words]
-    }
-
-    fn first(&mut self) -> u32 {
-        self.head(0)[0]
-    }
-
-    /// The row number of a slot of the first block of list 0.
-    fn row(&mut self, place: usize) -> &mut u32 {
-        let first = self.first();
-        let rows_at = self.block_words() - BLOCK_ROWS as usize;
-        &mut self.block(first)[rows_at + place]
-    }
-
-    /// Makes a slot of the first block of list 0 a hole.
-    fn remove(&mut self, place: usize) {
-        let name = self.first() * BLOCK_ROWS + place as u32;
-        *self.row(place) = HOLE | self.head(0)[3];
-        self.head(0)[3] = name;
-    }
-
-    /// Sections: tag, bytes of an item, items.
-    fn sections(&self) -> Vec<(u32, usize, Vec<u8>)> {
-        let words = self.block_words();
-        let piece = (4 * words).min(BLOCK_SIZE);
-        let (mut heads, mut blocks) = (Vec::new(), Vec::new());
-        for table in &self.tables {
-            heads.extend(bytes(&table.heads));
-            for block in table.blocks.chunks(words) {
-                blocks.extend(bytes(block));
-                blocks.resize(blocks.len().next_multiple_of(piece), 0);
-            }
-        }
-        let floats = |tag, bytes: usize| {
-            let bytes = bytes.next_multiple_of(BLOCK_SIZE);
-            (tag, BLOCK_SIZE, vec![0; bytes])
-        };
-        let centroids = self.params.centroid_bytes();
-        let (heads, blocks) = ((1, 16, heads), (2, piece, blocks));
-        if self.kind == KIND_LSH {
-            let starts = self.tables.iter().flat_map(|t| [t.used, t.free]);
-            let starts = bytes(&starts.collect::<Vec<_>>());
-            return vec![(3, 8, starts), heads, blocks, floats(4, centroids)];
-        }
-        let codebooks = floats(4, self.params.codebook_bytes());
-        vec![heads, blocks, floats(3, centroids), codebooks]
-    }
-
-    fn state(&self) -> Vec<u64> {
-        match (self.kind, &self.tables[0]) {
-            (KIND_LSH, _) => vec![0x4780_0000, self.seed],
-            (_, table) => vec![table.used.into(), table.free.into(), self.seed],
-        }
-    }
-
-    fn saved(&self) -> Saved {
-        Saved {
-            kind: self.kind,
-            dim: self.params.dim,
-            parameters: self.parameters,
-            state: self.state(),
-            sections: self.sections(),
-            rows: self.rows,
-            watermark: self.watermark,
-            deleted: self.deleted.clone(),
-            batch: self.batch,
-        }
-    }
-
-    /// What a check of the volume says.
-    fn check(&self) -> Result<(), Vec<String>> {
-        checked(self.saved().volume().0)
-    }
-}
-
-/// Whether one of the problems is that.
-fn found(parts: &Parts, words: &str) -> bool {
-    let problems = parts.check().expect_err(words);
-    problems.iter().any(|problem| problem.contains(words))
-}
+use vexfs_ann::ivf::Code;
+use vexfs_format::index::{KIND_IVF, KIND_PQ};
 
 #[test]
 fn sound_images_pass() {
@@ -460,6 +168,51 @@ fn damage_of_some_kinds_of_index_is_found() {
     // More tables than are there.
     parts.parameters.ntables = 4;
     assert!(found(&parts, "has not the 4 items"));
+}
+
+#[test]
+fn codes_that_are_not_those_of_the_rows_are_counted() {
+    let coded = [
+        lists(KIND_IVF, 1536, 4, Code::Signs),
+        lists(KIND_IVF, 64, 4, Code::Pq8 { nsub: 8 }),
+        lists(KIND_PQ, 64, 1, Code::Pq4 { nsub: 16 }),
+        hashes(384, Code::Signs),
+    ];
+    for mut parts in coded {
+        let first = parts.first();
+        let words = parts.block_words();
+        // A code of the first row of list 0; a factor of the second: row 0, and 4, as row 2 is deleted.
+        parts.block(first)[16] ^= 1;
+        let factors_at = words - 2 * BLOCK_ROWS as usize;
+        parts.block(first)[factors_at + 1] ^= 1 << 20;
+        let found = findings(parts.saved().volume().0);
+        // A hole's codes are nobody's.
+        let hole = *parts.row(1) & HOLE != 0;
+        assert_eq!(
+            found.wrong_codes,
+            if hole { 1 } else { 2 },
+            "{:?}",
+            parts.params
+        );
+        assert!((found.faults, found.wrong_rows, found.bad_image) == (0, 0, false));
+    }
+    // The codes of lists.
+    let mut parts = lists(KIND_IVF, 64, 256, Code::Signs);
+    let of_lists = parts.head(256)[0];
+    parts.block(of_lists)[16] ^= 1;
+    assert!(found(&parts, "1 lists have not the code of their centroid"));
+    // Rows in a bucket that is not theirs.
+    let mut parts = hashes(8, Code::Flat);
+    let (first, other) = (parts.head(0).to_vec(), parts.head(1).to_vec());
+    parts.head(1).copy_from_slice(&first);
+    parts.head(0).copy_from_slice(&other);
+    let mut block = first[0];
+    while block != NOWHERE {
+        parts.block(block)[1] = 1;
+        block = parts.block(block)[0];
+    }
+    let found = findings(parts.saved().volume().0);
+    assert_eq!(found.wrong_codes, WATERMARK - DELETED.len() as u64);
 }
 
 /// Sound is only what is: the rows of each table, walked as plainly as can be, are the live ones and each once.

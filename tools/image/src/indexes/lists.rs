@@ -2,7 +2,8 @@
 
 //! Inverted lists and hash tables: opened as the kernel opens them, over plain memory.
 
-use super::{number, Reader, Rows};
+use super::codes::{Coder, Vectors};
+use super::{number, Fail, Reader, Rows, Seen};
 use crate::Device;
 use std::sync::atomic::{AtomicU32, Ordering};
 use vexfs_ann::ivf::params::{BLOCK_ROWS, LIST_WORDS};
@@ -10,7 +11,7 @@ use vexfs_ann::ivf::{self, CheckMemory, Code, Fault, Image, Params, Report, Stor
 use vexfs_ann::lsh;
 use vexfs_format::index::{ImageHeader, Parameters, KIND_IVF};
 use vexfs_format::vector_area::{element_bits, METRIC_L2SQ};
-use vexfs_format::{VectorArea, BLOCK_SIZE};
+use vexfs_format::{Inode, VectorArea, BLOCK_SIZE};
 
 /// Sections of both kinds.
 const HEADS: u32 = 1;
@@ -26,6 +27,9 @@ const CENTRE: u32 = 4;
 const LISTS_SEED: u64 = 1;
 const HASHES_SEED: u64 = 2;
 
+/// A row that is nowhere.
+const NOWHERE: u32 = u32::MAX;
+
 /// `nbits` of lists whose codes are signs, and of those without codes.
 const SIGNS: u32 = 1;
 const NO_CODES: u32 = 32;
@@ -35,7 +39,9 @@ pub(super) fn lists<D: Device>(
     reader: &mut Reader<'_, D>,
     header: &ImageHeader,
     rows: &Rows,
-) -> Result<(), String> {
+    vectors: Option<&mut Vectors<'_, D>>,
+    seen: &mut Seen,
+) -> Result<(), Fail> {
     let params = lists_params(header).ok_or("has bad parameters")?;
     let [used, free, seed, ..] = header.state;
     if seed != LISTS_SEED {
@@ -48,30 +54,69 @@ pub(super) fn lists<D: Device>(
     floats(header, CENTROIDS, params.centroid_bytes())?;
     floats(header, CODEBOOKS, params.codebook_bytes())?;
     let memory = Memory::read(reader, header, &params, &[start], rows)?;
-    match memory.check(0, rows) {
-        Ok(_) => Ok(()),
-        Err(what) => Err(format!("the lists are not sound: {what}")),
+    let open = memory
+        .open(0, rows)
+        .map_err(|what| format!("the lists are not sound: {what}"))?;
+    rows.missing(|row| open.has(row), seen);
+    let Some(vectors) = vectors else {
+        return Ok(());
+    };
+    let centroids = reader.bytes(header, CENTROIDS, params.centroid_bytes())?;
+    let codebooks = reader.bytes(header, CODEBOOKS, params.codebook_bytes())?;
+    let mut coder = Coder::new(&params, vectors, centroids, codebooks)?;
+    if params.code == Code::Flat {
+        return Ok(());
     }
+    let places = open.places(rows)?;
+    let (mut wrong, mut first) = (0, None);
+    for row in rows.live() {
+        reader.step("rows of an index", row, rows.watermark)?;
+        let (list, place) = places[row as usize];
+        if place == NOWHERE {
+            continue;
+        }
+        coder.set(vectors.row(row)?)?;
+        coder.encode(list)?;
+        if !open.index.holds(place, row, &coder.codes, &coder.factors) {
+            wrong += 1;
+            first.get_or_insert(row);
+        }
+    }
+    seen.codes(wrong, first);
+    // Lists that have codes themselves, around the mean of all.
+    let mut wrong = 0u64;
+    for (list, place) in open.rows_in(params.nlist)? {
+        coder.set_centroid(number(list)?)?;
+        coder.encode(params.nlist)?;
+        wrong += u64::from(!open.index.holds(place, list, &coder.codes, &coder.factors));
+    }
+    if wrong > 0 {
+        seen.findings.wrong_codes += wrong;
+        seen.wrong
+            .push(format!("{wrong} lists have not the code of their centroid"));
+    }
+    Ok(())
 }
 
-/// Checks the hash tables of an image of rows like those of `area`.
+/// Checks the hash tables of an image of rows like those of `owner`.
 pub(super) fn tables<D: Device>(
     reader: &mut Reader<'_, D>,
     header: &ImageHeader,
-    area: &VectorArea,
+    owner: &Inode,
     rows: &Rows,
-) -> Result<(), String> {
-    let params = hashes_params(&header.parameters, area);
-    let params = params
-        .and_then(|params| params.table().ok().map(|table| (params.ntables, table)))
-        .ok_or("has bad parameters")?;
-    let (ntables, params) = params;
+    vectors: Option<&mut Vectors<'_, D>>,
+    seen: &mut Seen,
+) -> Result<(), Fail> {
+    let hashes = hashes_params(&header.parameters, &owner.vector);
+    let both = hashes.and_then(|hashes| hashes.table().ok().map(|table| (hashes, table)));
+    let (hashes, params) = both.ok_or("has bad parameters")?;
     let [scale, seed, ..] = header.state;
-    if seed != HASHES_SEED || u32::try_from(scale).is_err() {
-        return Err("has hashes of another kind".into());
-    }
+    let scale = match u32::try_from(scale) {
+        Ok(scale) if seed == HASHES_SEED => scale,
+        _ => return Err("has hashes of another kind".into()),
+    };
     floats(header, CENTRE, params.centroid_bytes())?;
-    sized(header, TABLES, 8, u64::from(ntables))?;
+    sized(header, TABLES, 8, hashes.ntables.into())?;
     let starts = reader.words(header, TABLES)?;
     let starts: Vec<Image> = starts
         .chunks_exact(2)
@@ -81,14 +126,55 @@ pub(super) fn tables<D: Device>(
         })
         .collect();
     let memory = Memory::read(reader, header, &params, &starts, rows)?;
-    let mut first = None;
-    for table in 0..starts.len() {
-        let not_sound = |what| format!("the tables are not sound: table {table}: {what}");
-        let there = memory.check(table, rows).map_err(not_sound)?;
-        if *first.get_or_insert_with(|| there.clone()) != there {
-            return Err(not_sound("it has other rows than table 0".into()));
+    let mut tables: Vec<Open<'_>> = Vec::new();
+    for at in 0..starts.len() {
+        let not_sound = |what| format!("the tables are not sound: table {at}: {what}");
+        let table = memory.open(at, rows).map_err(not_sound)?;
+        rows.missing(|row| table.has(row), seen);
+        if seen.findings.wrong_rows > 0 {
+            return Ok(());
+        }
+        if tables
+            .first()
+            .is_some_and(|first| first.there != table.there)
+        {
+            return Err(not_sound("it has other rows than table 0".into()).into());
+        }
+        tables.push(table);
+    }
+    let Some(first_table) = tables.first() else {
+        return Ok(());
+    };
+    let Some(vectors) = vectors else {
+        return Ok(());
+    };
+    let centre = reader.bytes(header, CENTRE, params.centroid_bytes())?;
+    let mut coder = Coder::new(&params, vectors, centre, Vec::new())?;
+    let mut of_rows = Vec::new();
+    for table in &tables {
+        of_rows.push(table.places(rows)?);
+    }
+    let (mut wrong, mut first) = (0, None);
+    for row in rows.live() {
+        reader.step("rows of an index", row, rows.watermark)?;
+        if !first_table.has(row) {
+            continue;
+        }
+        let bytes = vectors.row(row)?;
+        coder.set(bytes)?;
+        coder.encode(0)?;
+        let mut right = true;
+        for ((number, table), places) in (0..).zip(&tables).zip(&of_rows) {
+            let (bucket, place) = places[row as usize];
+            right &= bucket == coder.bucket(&hashes, scale, bytes, number)?
+                && table.index.holds(place, row, &coder.codes, &coder.factors);
+        }
+        if !right {
+            wrong += 1;
+            first.get_or_insert(row);
         }
     }
+    seen.codes(wrong, first);
     Ok(())
 }
 
@@ -150,7 +236,7 @@ fn hashes_params(parameters: &Parameters, area: &VectorArea) -> Option<lsh::Para
 }
 
 /// That there is a section with so many items of so many bytes.
-fn sized(header: &ImageHeader, tag: u32, item_bytes: usize, items: u64) -> Result<(), String> {
+fn sized(header: &ImageHeader, tag: u32, item_bytes: usize, items: u64) -> Result<(), Fail> {
     match header.section(tag) {
         Some((section, _))
             if section.item_bytes as usize == item_bytes && section.items == items =>
@@ -159,12 +245,13 @@ fn sized(header: &ImageHeader, tag: u32, item_bytes: usize, items: u64) -> Resul
         }
         _ => Err(format!(
             "has not the {items} items of {item_bytes} bytes in section {tag} that it says"
-        )),
+        )
+        .into()),
     }
 }
 
 /// That there is a section for an array of so many bytes.
-fn floats(header: &ImageHeader, tag: u32, bytes: usize) -> Result<(), String> {
+fn floats(header: &ImageHeader, tag: u32, bytes: usize) -> Result<(), Fail> {
     sized(header, tag, BLOCK_SIZE, bytes.div_ceil(BLOCK_SIZE) as u64)
 }
 
@@ -187,7 +274,7 @@ impl Memory {
         params: &Params,
         starts: &[Image],
         rows: &Rows,
-    ) -> Result<Memory, String> {
+    ) -> Result<Memory, Fail> {
         let layout = params.layout().map_err(|_| "has bad parameters")?;
         let words = layout.block_words as usize;
         // Larger blocks are cut into pieces.
@@ -210,8 +297,8 @@ impl Memory {
         })
     }
 
-    /// Checks table `at`, or the lists. Says which rows are there: a bit for each below the watermark.
-    fn check(&self, at: usize, rows: &Rows) -> Result<Vec<u64>, String> {
+    /// Checks table `at`, or the lists, and opens it.
+    fn open(&self, at: usize, rows: &Rows) -> Result<Open<'_>, String> {
         let start = self.starts[at];
         let before = self.starts[..at].iter().map(|start| start.used as usize);
         let first = before.sum::<usize>() * self.stride;
@@ -238,8 +325,40 @@ impl Memory {
         if lost > 0 {
             return Err(format!("{lost} blocks are in no list and not free"));
         }
-        rows.missing(|row| there[(row / 64) as usize] >> (row % 64) & 1 != 0)?;
-        Ok(there)
+        Ok(Open { index, there })
+    }
+}
+
+/// Lists that are sound.
+struct Open<'a> {
+    index: ivf::Index<Table<'a>>,
+    /// A bit for each row below the watermark, if it is there.
+    there: Vec<u64>,
+}
+
+impl Open<'_> {
+    fn has(&self, row: u64) -> bool {
+        self.there[(row / 64) as usize] >> (row % 64) & 1 != 0
+    }
+
+    /// The rows of a list, and their places.
+    fn rows_in(&self, list: u32) -> Result<Vec<(u64, u32)>, Fail> {
+        let mut rows = vec![(0, 0); self.index.slots(list).unwrap_or(0) as usize];
+        let found = self.index.rows_in(list, 0, &mut rows);
+        let (found, _) = found.ok_or("has fewer lists than it says")?;
+        rows.truncate(found);
+        Ok(rows)
+    }
+
+    /// List and place of each row below the watermark.
+    fn places(&self, rows: &Rows) -> Result<Vec<(u32, u32)>, Fail> {
+        let mut places = vec![(0, NOWHERE); rows.watermark as usize];
+        for list in 0..self.index.params().nlist {
+            for (row, place) in self.rows_in(list)? {
+                places[row as usize] = (list, place);
+            }
+        }
+        Ok(places)
     }
 }
 

@@ -4,6 +4,9 @@
 
 #![allow(dead_code)]
 
+pub mod damage;
+pub mod graph;
+pub mod lists;
 pub mod saved;
 
 use vexfs_format::inode::TREE_ROOT_BYTES;

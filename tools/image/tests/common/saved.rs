@@ -14,6 +14,7 @@ use vexfs_format::inode::{FLAG_HIDDEN, FLAG_IMAGE, FLAG_VECTOR};
 use vexfs_format::row::RowMeta;
 use vexfs_format::vector_area::{stride, ELEMENT_FLOAT32, METRIC_L2SQ};
 use vexfs_format::{Inode, VectorArea, BLOCK_SIZE, ROOT_INO};
+use vexfs_image::indexes::Findings;
 use vexfs_image::{check, crc, Image, MemDevice};
 
 /// What the image of an index says, and what its container does.
@@ -30,6 +31,10 @@ pub struct Saved {
     pub deleted: Vec<u64>,
     /// The batch that deleted them; the container says that 5 are done.
     pub batch: u64,
+    /// The rows, without gaps between them; none are holes, which read as zeros.
+    pub vectors: Vec<u8>,
+    /// Of the record.
+    pub flags: u32,
 }
 
 impl Saved {
@@ -80,7 +85,8 @@ impl Saved {
             ..Inode::empty()
         };
         let stride = stride(self.dim, ELEMENT_FLOAT32, 4).unwrap();
-        let container = Inode {
+        let mut container = Inode {
+            nlink: 1,
             flags: FLAG_VECTOR,
             parent_ino: ROOT_INO,
             vector: VectorArea {
@@ -99,6 +105,16 @@ impl Saved {
             },
             ..hidden.clone()
         };
+        let blocks = self.vectors.len().div_ceil(BLOCK_SIZE) as u64;
+        let mut data_at = 0;
+        if blocks > 0 {
+            let (start, got) = t.allocate_blocks(0, blocks as u32).unwrap();
+            assert_eq!(got, blocks, "the rows are in one piece");
+            let root = &mut container.tree_root;
+            extent::insert(&mut t, root, owner, 0, start, blocks, false).unwrap();
+            (container.blocks, container.size) = (blocks, self.vectors.len() as u64);
+            data_at = start;
+        }
         t.write_inode(owner, &container).unwrap();
         let mut inode = hidden.clone();
         let root = &mut inode.tree_root;
@@ -112,7 +128,7 @@ impl Saved {
         t.write_inode(meta, &inode).unwrap();
         let mut inode = hidden.clone();
         let record = IndexRecord {
-            flags: 0,
+            flags: self.flags,
             parameters: self.parameters,
             image_ino: ino,
             generation: 1,
@@ -134,6 +150,11 @@ impl Saved {
         t.commit().unwrap();
 
         let mut device = image.into_device();
+        for (block, bytes) in (data_at..).zip(self.vectors.chunks(BLOCK_SIZE)) {
+            let mut bytes = bytes.to_vec();
+            bytes.resize(BLOCK_SIZE, 0);
+            device.blocks.insert(block, bytes);
+        }
         let mut bytes = vec![0; BLOCK_SIZE];
         header.encode(&mut bytes, first, ino, seed, crc);
         device.blocks.insert(first, bytes);
@@ -152,6 +173,12 @@ impl Saved {
         }
         (device, first..first + len)
     }
+}
+
+/// What a check of a volume finds of its one index.
+pub fn findings(device: MemDevice) -> Findings {
+    let mut image = Image::open(device).unwrap();
+    check::examine(&mut image, &mut ()).unwrap().indexes[0].findings
 }
 
 /// What a check of a volume says.
