@@ -98,14 +98,16 @@ modules-debug: kernel-x86_64-debug
 modules-arm64: kernel-arm64
 	@scripts/kbuild arm64
 
-## tools       mkfs.vexfs, vexfs and the others, in target/release; tools-arm64 for arm64 guests
+## tools       mkfs.vexfs, fsck.vexfs, vexfs and the others, in target/release; tools-arm64 for arm64 guests
 .PHONY: tools tools-arm64
 tools: setup-tools
 	@$(WITH_ENV) $(CARGO) build --release --workspace --bins
 	@ln -sf mkfs_vexfs "$${CARGO_TARGET_DIR:-target}/release/mkfs.vexfs" # cargo's names have no dot
+	@ln -sf fsck_vexfs "$${CARGO_TARGET_DIR:-target}/release/fsck.vexfs"
 tools-arm64: kernel-arm64
 	@$(WITH_ENV) arm64_cargo build --release --workspace --bins
 	@ln -sf mkfs_vexfs "$${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/release/mkfs.vexfs"
+	@ln -sf fsck_vexfs "$${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/release/fsck.vexfs"
 
 ## install     tools and header to PREFIX=/usr/local, a module built with KDIR= to its kernel
 .PHONY: install

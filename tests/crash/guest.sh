@@ -17,9 +17,9 @@ if ! mount -t "$VEXFS_TEST_FS" "$volume" /tmp/volume; then
 	exit 1
 fi
 # Recovered and unmounted, the volume must be sound as a whole.
-if [ "$VEXFS_TEST_FS" = vexfs ] && command -v vexfs_check >/dev/null; then
+if [ "$VEXFS_TEST_FS" = vexfs ] && command -v fsck.vexfs >/dev/null; then
 	umount /tmp/volume || { echo "not ok 1 unmount_after_recovery"; exit 1; }
-	vexfs_check "$volume" >/tmp/check 2>&1 ||
+	fsck.vexfs -n "$volume" >/tmp/check 2>&1 ||
 		{ sed 's/^/# /' /tmp/check; echo "not ok 1 sound_after_recovery"; exit 1; }
 	mount -t "$VEXFS_TEST_FS" "$volume" /tmp/volume || { echo "not ok 1 mount_again"; exit 1; }
 fi

@@ -80,7 +80,7 @@ else
 fi
 
 check=("fsck.$fs" -f -n)
-[ "$fs" = vexfs ] && check=("$release/vexfs_check")
+[ "$fs" = vexfs ] && check=("$release/fsck.vexfs" -n)
 if ! command -v "${check[0]}" >/dev/null; then
 	echo "ok $((rounds + 3)) sound_outside # SKIP there is no ${check[0]##*/}"
 elif "${check[@]}" "$dir/volume" >"$dir/check" 2>&1; then

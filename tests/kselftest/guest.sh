@@ -49,8 +49,8 @@ fresh_volume() {
 number=0
 check_volume() {
 	number=$((number + 1))
-	if [ "$VEXFS_TEST_FS" = vexfs ] && command -v vexfs_check >/dev/null; then
-		set -- "$1" vexfs_check
+	if [ "$VEXFS_TEST_FS" = vexfs ] && command -v fsck.vexfs >/dev/null; then
+		set -- "$1" fsck.vexfs -n
 	elif [ "$VEXFS_TEST_FS" = ext4 ]; then
 		set -- "$1" e2fsck -f -n
 	else

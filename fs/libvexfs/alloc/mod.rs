@@ -162,19 +162,31 @@ pub fn load_summaries<S: Blocks>(
             drop(buf.take());
             buf = Some(read_descriptors(s, block)?);
         }
-        *place = buf
-            .as_deref()
-            .and_then(|bytes| Descriptor::of(bytes, index))
-            .map(GroupSummary::from_descriptor)
-            .ok_or(Error::Corrupt {
-                block,
-                what: "group descriptor: outside its block",
-            })?;
-        place
-            .check(geo, group)
-            .map_err(|what| Error::Corrupt { block, what })?;
+        let bytes = buf.as_deref().unwrap_or(&[]);
+        *place = summary_in(bytes, geo, group)?;
     }
     Ok(totals(geo, groups))
+}
+
+/// Reads the descriptor of one group.
+///
+/// # Errors
+///
+/// Those of [`Blocks::read`]; `Corrupt` for a descriptor that breaks a rule.
+pub fn load_summary<S: Blocks>(s: &S, geo: &Geometry, group: u64) -> Result<GroupSummary> {
+    let (block, _) = geo.descriptor_location(group);
+    summary_in(&read_descriptors(s, block)?, geo, group)
+}
+
+/// The summary of `group` in its block of descriptors.
+fn summary_in(bytes: &[u8], geo: &Geometry, group: u64) -> Result<GroupSummary> {
+    let (block, index) = geo.descriptor_location(group);
+    let corrupt = |what| Error::Corrupt { block, what };
+    let summary = Descriptor::of(bytes, index)
+        .map(GroupSummary::from_descriptor)
+        .ok_or(corrupt("group descriptor: outside its block"))?;
+    summary.check(geo, group).map_err(corrupt)?;
+    Ok(summary)
 }
 
 /// Adds the summaries up.

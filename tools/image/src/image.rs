@@ -10,8 +10,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Deref;
 use std::rc::Rc;
 use vexfs_format::geometry::GDT_START;
-use vexfs_format::group::PAYLOAD_BYTES;
-use vexfs_format::header::MAGIC_GROUPS;
+use vexfs_format::group::{BLOCK_UNINIT, INODE_UNINIT, PAYLOAD_BYTES};
+use vexfs_format::header::{MAGIC_BLOCK_BITMAP, MAGIC_GROUPS, MAGIC_INODE_BITMAP};
 use vexfs_format::inode::is_free;
 use vexfs_format::{
     header, superblock, Geometry, Inode, Superblock, BLOCK_SIZE, INODES_PER_BLOCK, INODE_SIZE,
@@ -80,6 +80,8 @@ pub struct Image<D> {
     pub hash_seed: [u8; 16],
     /// What each group has free.
     pub groups: Vec<GroupSummary>,
+    /// Blocks of descriptors that can't be read: the summaries of their groups are what could be found out.
+    pub lost_descriptors: BTreeSet<u64>,
     cache: Rc<RefCell<Cache>>,
 }
 
@@ -90,20 +92,85 @@ impl<D: Device> Image<D> {
     ///
     /// `Io`; `Invalid` or `Corrupt` if there is no sound volume.
     pub fn open(device: D) -> Result<Image<D>> {
+        let mut image = Image::open_without_groups(device)?;
+        image.load_groups()?;
+        Ok(image)
+    }
+
+    /// As [`open`](Self::open), also if descriptors are damaged: for a check, which counts all that they count.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open) that are not about descriptors.
+    pub fn open_damaged(device: D) -> Result<Image<D>> {
+        let mut image = Image::open_without_groups(device)?;
+        for group in 0..image.geometry.group_count {
+            let (block, _) = image.geometry.descriptor_location(group);
+            match alloc::load_summary(&image, &image.geometry, group) {
+                Ok(summary) => image.groups[group as usize] = summary,
+                Err(Error::Io) => return Err(Error::Io),
+                Err(_) => {
+                    image.lost_descriptors.insert(block);
+                }
+            }
+        }
+        for group in 0..image.geometry.group_count {
+            let (block, _) = image.geometry.descriptor_location(group);
+            if image.lost_descriptors.contains(&block) {
+                image.groups[group as usize] = image.guess(group);
+            }
+        }
+        Ok(image)
+    }
+
+    /// What a group's own blocks say about it, in place of its descriptor. Who asks counts all else.
+    fn guess(&self, group: u64) -> GroupSummary {
+        let geometry = &self.geometry;
+        let mut summary = GroupSummary::untouched(geometry, group);
+        // Damaged, they are recognised all the same.
+        let there = |block, magic| {
+            let cached = self.raw(block);
+            cached.is_ok_and(|c| header::check_identity(block, magic, group, &c.bytes).is_ok())
+        };
+        if there(geometry.block_bitmap_block(group), MAGIC_BLOCK_BITMAP) {
+            summary.flags &= !BLOCK_UNINIT;
+        }
+        if there(geometry.inode_bitmap_block(group), MAGIC_INODE_BITMAP) {
+            summary.flags &= !INODE_UNINIT;
+        }
+        // Places behind the last inode that is one were never written, or are free.
+        for index in 0..geometry.inode_table_blocks() {
+            let block = geometry.inode_table_block(group, index);
+            let Ok(cached) = self.raw(block) else {
+                continue;
+            };
+            let first = index * INODES_PER_BLOCK;
+            let mut inodes = (first..).zip(cached.bytes.chunks_exact(INODE_SIZE));
+            let is_one = |(at, raw): (u64, &[u8])| {
+                Inode::parse(raw, geometry.ino(group, at), self.seed, crc).is_ok()
+            };
+            if inodes.any(is_one) {
+                summary.flags &= !INODE_UNINIT;
+                summary.itable_init_blocks = index as u32 + 1;
+            }
+        }
+        summary
+    }
+
+    fn open_without_groups(device: D) -> Result<Image<D>> {
         let mut block = vec![0; BLOCK_SIZE];
         device.read_block(0, &mut block).map_err(|_| Error::Io)?;
         let sb = Superblock::parse(&block[superblock::OFFSET..], crc)?;
         let geometry = sb.geometry()?;
-        let mut image = Image {
+        Ok(Image {
             geometry,
             seed: vexfs_format::seed(&sb.uuid, crc),
             hash_seed: sb.hash_seed,
             groups: vec![GroupSummary::default(); geometry.group_count as usize],
+            lost_descriptors: BTreeSet::new(),
             cache: Rc::default(),
             device,
-        };
-        image.load_groups()?;
-        Ok(image)
+        })
     }
 
     fn load_groups(&mut self) -> Result<()> {
@@ -384,6 +451,26 @@ impl<D: Device> Transaction<'_, D> {
         self.change_inode(ino, |bytes| bytes.fill(0))
     }
 
+    /// Makes a new block of descriptors, with what is known of the groups in it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the transaction.
+    pub fn write_descriptors(&mut self, block: u64) -> Result<()> {
+        let geometry = self.image.geometry;
+        let mut buf = self.create(block, MAGIC_GROUPS, block - GDT_START)?;
+        let bytes = self.modify(&mut buf)?;
+        for (group, summary) in (0..).zip(&self.image.groups) {
+            let (of, index) = geometry.descriptor_location(group);
+            if of == block {
+                summary.to_descriptor().store(bytes, index);
+            }
+        }
+        drop(buf);
+        self.image.lost_descriptors.remove(&block);
+        Ok(())
+    }
+
     /// Makes `summary` what the descriptor of `group` says.
     ///
     /// # Errors
@@ -432,9 +519,11 @@ impl<D: Device> Drop for Transaction<'_, D> {
             cache.dirty.clear();
             cache.joined.clear();
             drop(cache);
-            // The descriptors are cached and were sound when they were read.
-            let loaded = self.image.load_groups();
-            debug_assert_eq!(loaded, Ok(()));
+            // Lost descriptors can't have been changed, and the others were sound when they were read.
+            if self.image.lost_descriptors.is_empty() {
+                let loaded = self.image.load_groups();
+                debug_assert_eq!(loaded, Ok(()));
+            }
         }
     }
 }

@@ -248,7 +248,7 @@ const STEP: u64 = 1024;
 impl<D: Device> Reader<'_, D> {
     /// Says that `done` of `all` are done.
     fn step(&mut self, what: &'static str, done: u64, all: u64) -> Result<(), Fail> {
-        match done % STEP != 0 || self.watch.step(what, done, all) {
+        match !done.is_multiple_of(STEP) || self.watch.step(what, done, all) {
             true => Ok(()),
             false => Err(Fail::Stopped),
         }

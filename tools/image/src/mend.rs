@@ -49,6 +49,16 @@ pub fn mend<D: Device>(image: &mut Image<D>, found: &Found, mend: &Mend) -> Resu
             change_tree(image, ORPHAN_INO, |t, root| orphan::remove(t, root, *ino))?;
         }
         Mend::Group(group) => write_group(image, found, *group)?,
+        Mend::Descriptors(block) => {
+            for (group, should) in (0u64..).zip(&found.groups) {
+                if image.geometry.descriptor_location(group).0 == *block {
+                    image.groups[group as usize] = should.summary;
+                }
+            }
+            let mut t = image.begin();
+            t.write_descriptors(*block)?;
+            commit(t)?;
+        }
     }
     image.sync()
 }
@@ -149,6 +159,12 @@ fn write_group<D: Device>(image: &mut Image<D>, found: &Found, group: u64) -> Re
             drop(buf);
             commit(t)?;
         }
+    }
+    let (block, _) = geometry.descriptor_location(group);
+    if image.lost_descriptors.contains(&block) {
+        // They are all written together.
+        image.groups[group as usize] = should.summary;
+        return Ok(());
     }
     let mut t = image.begin();
     t.set_summary(group, should.summary)?;

@@ -73,7 +73,7 @@ fn the_volume_itself_is_sound() {
 fn each_kind_of_damage_is_said_and_mended_or_left() {
     for Damage { words, can, make } in all() {
         let damaged = make(volume());
-        let mut image = Image::open(damaged.clone()).unwrap();
+        let mut image = Image::open_damaged(damaged).unwrap();
         let found = examine(&mut image);
         let said = |text: &str| text.contains(words);
         assert!(
@@ -84,7 +84,7 @@ fn each_kind_of_damage_is_said_and_mended_or_left() {
         let left = repair(&mut image).unwrap();
         assert_eq!(left.is_empty(), can, "{words}: {left:?}");
         assert_eq!(left.iter().any(|text| said(text)), !can, "{left:?}");
-        let mut again = Image::open(image.into_device()).unwrap();
+        let mut again = Image::open_damaged(image.into_device()).unwrap();
         assert_eq!(check::check(&mut again).is_ok(), can, "{words}");
     }
 }
@@ -95,13 +95,13 @@ fn a_repair_can_be_cut_off_at_any_write() {
     for Damage { words, make, .. } in all().into_iter().filter(|damage| damage.can) {
         for writes_left in 0.. {
             let device = make(volume());
-            let mut image = Image::open(CutOff {
+            let mut image = Image::open_damaged(CutOff {
                 device,
                 writes_left,
             })
             .unwrap();
             let done = repair(&mut image).is_ok();
-            let mut image = Image::open(image.into_device().device).unwrap();
+            let mut image = Image::open_damaged(image.into_device().device).unwrap();
             let left = repair(&mut image).unwrap();
             assert!(left.is_empty(), "{words}, {writes_left} writes: {left:?}");
             if done {
@@ -179,7 +179,7 @@ fn random_damage_harms_nobody() {
                 reseal_inodes(bytes, geometry.ino(0, (block - table) * 8), seed);
             }
         }
-        let Ok(mut image) = Image::open(device) else {
+        let Ok(mut image) = Image::open_damaged(device) else {
             refused += 1;
             continue;
         };
@@ -188,7 +188,7 @@ fn random_damage_harms_nobody() {
             continue;
         }
         let still = repair(&mut image).unwrap();
-        let mut again = Image::open(image.into_device()).unwrap();
+        let mut again = Image::open_damaged(image.into_device()).unwrap();
         let said: Vec<String> = check::check(&mut again).err().unwrap_or_default();
         assert_eq!(said, still, "round {round}");
         match still.is_empty() {

@@ -7,8 +7,9 @@ use super::{words, Mend, Walk};
 use crate::{Device, Image};
 use libvexfs::alloc::initial_block_bitmap;
 use libvexfs::Blocks;
+use vexfs_format::geometry::GDT_START;
 use vexfs_format::group::{bits, BLOCK_UNINIT, INODE_UNINIT, PAYLOAD_BYTES};
-use vexfs_format::header::MAGIC_BLOCK_BITMAP;
+use vexfs_format::header::{MAGIC_BLOCK_BITMAP, MAGIC_GROUPS};
 
 impl Walk<'_> {
     pub(super) fn groups<D: Device>(&mut self, image: &Image<D>) {
@@ -19,14 +20,27 @@ impl Walk<'_> {
             }
         }
         let complete = self.found.complete;
+        for block in image.lost_descriptors.clone() {
+            let error = match image.read(block, MAGIC_GROUPS, block - GDT_START) {
+                Err(error) => words(error),
+                Ok(_) => format!("block {block}: a descriptor breaks a rule"),
+            };
+            let text = format!("group descriptors: {error}");
+            self.problem(text, Some(Mend::Descriptors(block)));
+        }
         for (group, directories) in (0u64..).zip(directories) {
             self.group(image, group, directories, complete);
         }
         let groups = &self.found.groups;
+        let certain_in = |block| {
+            let mut of = (0u64..).zip(groups);
+            of.all(|(group, g)| image.geometry.descriptor_location(group).0 != block || g.certain)
+        };
         for problem in &mut self.found.problems {
             let mend = problem.mend.take();
             problem.mend = mend.filter(|mend| match mend {
                 Mend::Group(group) => groups[*group as usize].certain,
+                Mend::Descriptors(block) => certain_in(*block),
                 _ => true,
             });
         }
@@ -35,6 +49,8 @@ impl Walk<'_> {
     fn group<D: Device>(&mut self, image: &Image<D>, group: u64, directories: u32, complete: bool) {
         let have = image.groups[group as usize];
         let at = group as usize;
+        let (descriptors, _) = image.geometry.descriptor_location(group);
+        let lost = image.lost_descriptors.contains(&descriptors);
         let mut problems = Vec::new();
         let on_disk = self.block_bitmap(image, group, &mut problems);
         let should = &mut self.found.groups[at];
@@ -47,7 +63,7 @@ impl Walk<'_> {
         let zeros = |bits: &[u8]| bits.iter().map(|byte| byte.count_zeros()).sum::<u32>();
         let (free_blocks, free_inodes) = (zeros(&should.blocks), zeros(&should.inodes));
         let blocks_differ = on_disk.as_ref().is_some_and(|is| *is != should.blocks);
-        should.certain = complete || on_disk.is_some();
+        should.certain = complete || (on_disk.is_some() && !lost);
         should.summary = have;
         should.summary.free_blocks = free_blocks;
         should.summary.free_inodes = free_inodes;
@@ -67,6 +83,13 @@ impl Walk<'_> {
         }
         if blocks_differ {
             problems.push("its block bitmap does not fit what is in use".into());
+        }
+        if lost {
+            // All its counts are guesses.
+            for what in problems {
+                self.problem(format!("group {group}: {what}"), Some(Mend::Group(group)));
+            }
+            return;
         }
         let counts = [
             (have.free_blocks, free_blocks, "free blocks"),

@@ -2,7 +2,7 @@
 
 //! Inodes in use, what their trees own, and the names that lead to them.
 
-use super::{words, Mend, Seen, Stopped, Walk};
+use super::{words, Mend, Path, Seen, Stopped, Walk};
 use crate::{Device, Image};
 use libvexfs::alloc::initial_inode_bitmap;
 use libvexfs::{check, dir, orphan, Blocks, Error};
@@ -138,6 +138,7 @@ impl Walk<'_> {
             orphan: false,
             owned: ino == ORPHAN_INO,
             doubtful: false,
+            path: Path::Unknown,
         });
         if let Err(error) = self.tree(image, ino, &inode) {
             self.unreadable(&format!("inode {ino}"), error);
@@ -331,7 +332,11 @@ impl Walk<'_> {
             }
             Odd::Parent(target) => {
                 let mend = match self.seen(target) {
-                    Some(seen) if seen.names == 1 => Some(Mend::Parent(target, ino)),
+                    Some(seen) if seen.names == 1 => {
+                        // The way to it is sound.
+                        seen.parent = ino;
+                        Some(Mend::Parent(target, ino))
+                    }
                     _ => None,
                 };
                 let text =
@@ -372,6 +377,40 @@ impl Walk<'_> {
         }
     }
 
+    /// Looks for directories to which no path leads from the root: each of a ring of them has a name.
+    pub(super) fn paths(&mut self) {
+        let mut on_path = Vec::new();
+        for at in 0..self.inodes.len() {
+            let Seen { mode, names, .. } = self.inodes[at];
+            if !is_dir(mode) || names == 0 {
+                continue;
+            }
+            // Up to a directory of which it is known, or has been asked on this way.
+            let (mut up, mut reached) = (Some(at), false);
+            while let Some(at) = up {
+                let seen = &mut self.inodes[at];
+                reached = seen.ino == ROOT_INO || seen.path == Path::FromRoot;
+                if reached || seen.path != Path::Unknown || !is_dir(seen.mode) {
+                    break;
+                }
+                seen.path = Path::Asked;
+                on_path.push(at);
+                let parent = seen.parent;
+                let found = self.inodes.binary_search_by_key(&parent, |seen| seen.ino);
+                up = found.ok();
+            }
+            for at in on_path.drain(..) {
+                self.inodes[at].path = if reached { Path::FromRoot } else { Path::Asked };
+                let Seen { ino, names, .. } = self.inodes[at];
+                // Without a name, or with a wrong parent, something else was said.
+                if !reached && names > 0 && self.found.complete {
+                    let text = format!("inode {ino}: no path leads here from the root directory");
+                    self.problem(text, None);
+                }
+            }
+        }
+    }
+
     /// Compares link counts with the names that were found.
     pub(super) fn names(&mut self) {
         for at in 0..self.inodes.len() {
@@ -385,6 +424,10 @@ impl Walk<'_> {
             };
             let hidden = seen.flags & FLAG_HIDDEN != 0;
             let complete = self.found.complete;
+            if is_dir(seen.mode) && names > 1 {
+                let text = format!("inode {ino}: a directory with {names} names");
+                self.problem(text, None);
+            }
             if names == 0 && seen.orphan {
                 self.found.report.orphans += 1;
             } else if ino != ROOT_INO && !hidden && names == 0 {

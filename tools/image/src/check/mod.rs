@@ -58,6 +58,8 @@ pub enum Mend {
     Orphan(u64),
     /// What a group says about itself becomes what was found.
     Group(u64),
+    /// A block of group descriptors is written anew.
+    Descriptors(u64),
 }
 
 /// Something that is wrong.
@@ -159,6 +161,7 @@ pub fn examine<D: Device>(image: &mut Image<D>, watch: &mut dyn Watch) -> Result
     walk.directories(image)?;
     walk.orphans(image);
     walk.containers(image)?;
+    walk.paths();
     walk.names();
     walk.groups(image);
     Ok(walk.found)
@@ -197,6 +200,17 @@ struct Seen {
     owned: bool,
     /// Its container can't be known, so it may be its.
     doubtful: bool,
+    /// Of a directory.
+    path: Path,
+}
+
+/// Whether a path leads to a directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Path {
+    Unknown,
+    /// It was looked for, and not found.
+    Asked,
+    FromRoot,
 }
 
 struct Walk<'w> {

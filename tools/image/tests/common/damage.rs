@@ -219,6 +219,23 @@ pub fn all() -> Vec<Damage> {
                 t.set_summary(0, summary).unwrap();
             })
         }),
+        good("group descriptors: block 1: bad checksum", |d| {
+            flip(d, 1, 900)
+        }),
+        good(
+            "group descriptors: block 1: block is of another kind",
+            |d| {
+                let mut d = flip(d, 1, 0);
+                let seed = vexfs_format::seed(&super::options().uuid, vexfs_image::crc);
+                let bytes = d.blocks.get_mut(&1).unwrap();
+                vexfs_format::header::seal(1, bytes, seed, vexfs_image::crc);
+                d
+            },
+        ),
+        good("group descriptors: block 1: bad checksum", |mut d| {
+            d.blocks.insert(1, vec![0xa5; 4096]);
+            flip(d, 3, 100)
+        }),
         good("group 0: block 2: bad checksum", |d| flip(d, 2, 900)),
         good("group 0: block 3: bad checksum", |d| flip(d, 3, 900)),
         good("inode 11: 299 live rows, should be 298", |d| {
@@ -276,6 +293,26 @@ pub fn all() -> Vec<Damage> {
         }),
         bad("the name \"g\" has the wrong type for inode 17", |d| {
             with(d, |t| change(t, OTHER, |i| i.mode = 0o060644))
+        }),
+        bad("inode 18: no path leads here from the root", |d| {
+            with(d, |t| {
+                // A directory in itself.
+                let ino = t.allocate_inode(0, true).unwrap();
+                let inode = Inode {
+                    mode: S_DIR,
+                    nlink: 3,
+                    parent_ino: ino,
+                    ..Inode::empty()
+                };
+                t.write_inode(ino, &inode).unwrap();
+                name(t, ino, b"me", ino, S_DIR);
+            })
+        }),
+        bad("inode 15: a directory with 2 names", |d| {
+            with(d, |t| {
+                name(t, ROOT_INO, b"again", DIR, S_DIR);
+                change(t, ROOT_INO, |root| root.nlink += 1);
+            })
         }),
         bad("inode 16: bad checksum", |d| {
             let (block, at) = place(&d, FILE);
