@@ -72,6 +72,9 @@ struct Arguments {
     device: PathBuf,
 }
 
+/// Exit status of fsck(8): cancelled by the user.
+const CANCELLED: u8 = 32;
+
 /// How a check ended; the numbers are those of fsck(8), and the last is what went wrong, in words.
 enum End {
     Sound,
@@ -161,7 +164,7 @@ fn main() -> ExitCode {
         }
         End::Cancelled => {
             eprintln!("fsck.vexfs: cancelled; what was mended so far is on the device");
-            32
+            CANCELLED
         }
     })
 }

@@ -4,34 +4,42 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use vexfs_image::check::Watch;
+
+use crate::CANCELLED;
 
 /// A bar on standard error, and a flag that SIGINT and SIGTERM set: repairs end whole.
 pub struct Progress {
     bar: ProgressBar,
     what: &'static str,
     stop: Arc<AtomicBool>,
+    /// A question was asked: nothing is being written.
+    asking: Arc<AtomicBool>,
 }
 
 impl Progress {
     pub fn new() -> Progress {
         let stop = Arc::new(AtomicBool::new(false));
+        let asking = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            // Without it the signal ends the program where it is, which repairs allow for.
-            let _ = signal_hook::flag::register(signal, stop.clone());
-        }
-        // Hidden unless standard error is a terminal.
-        let bar = ProgressBar::no_length();
-        if let Ok(style) = ProgressStyle::with_template("{msg} [{wide_bar}] {percent}% {eta}") {
-            bar.set_style(style.progress_chars("=> "));
+            // Without these the signal ends the program where it is, which repairs allow for.
+            let _ = flag::register_conditional_shutdown(signal, CANCELLED.into(), asking.clone());
+            let _ = flag::register(signal, stop.clone());
         }
         Progress {
-            bar,
+            bar: bar(),
             what: "",
             stop,
+            asking,
         }
+    }
+
+    /// Whether an answer is waited for: a signal ends the program then.
+    pub fn asks(&self, asking: bool) {
+        self.asking.store(asking, Ordering::Relaxed);
     }
 
     /// Whether somebody wants it to stop.
@@ -41,10 +49,21 @@ impl Progress {
 
     /// Takes the bar away, for text.
     pub fn clear(&mut self) {
-        self.bar.finish_and_clear();
-        self.bar.reset();
-        self.what = "";
+        if !self.what.is_empty() {
+            self.bar.finish_and_clear();
+            self.bar = bar();
+            self.what = "";
+        }
     }
+}
+
+/// Hidden unless standard error is a terminal.
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::no_length();
+    if let Ok(style) = ProgressStyle::with_template("{msg} [{wide_bar}] {percent}% {eta}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
 }
 
 impl Watch for Progress {

@@ -68,9 +68,11 @@ impl Session {
                 print!("{name}: {text}. Mend? [y/n, a: all, q: quit] ");
                 let _ = io::stdout().flush();
                 let mut answer = String::new();
-                match io::stdin().lock().read_line(&mut answer) {
-                    Ok(1..) if !self.progress.is_stopped() => {}
-                    _ => return Err(End::Cancelled),
+                self.progress.asks(true);
+                let read = io::stdin().lock().read_line(&mut answer);
+                self.progress.asks(false);
+                if !matches!(read, Ok(1..)) || self.progress.is_stopped() {
+                    return Err(End::Cancelled);
                 }
                 match answer.trim() {
                     "y" | "Y" | "yes" => return Ok(true),
@@ -231,9 +233,17 @@ impl Session {
 
     fn summary(&self, problems: &[Problem]) {
         let (name, all) = (&self.name, problems.len());
+        if all == 1 {
+            let what = match (&problems[0].mend, self.consent) {
+                (None, _) => "it can't be mended",
+                (_, Consent::No) => "fsck.vexfs -y can mend it",
+                _ => "it could have been mended",
+            };
+            return println!("{name}: 1 problem is left; {what}");
+        }
         let can = problems.iter().filter(|p| p.mend.is_some()).count();
         let what = match (can, self.consent) {
-            (0, _) => "none of them can be mended".into(),
+            (0, _) => "they can't be mended".into(),
             (_, Consent::No) => format!("fsck.vexfs -y can mend {can} of them"),
             _ => format!("{can} of them could have been mended"),
         };
