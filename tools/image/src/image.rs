@@ -250,19 +250,30 @@ impl<D: Device> Image<D> {
         Ok(Inode::parse(bytes, ino, self.seed, crc)?)
     }
 
-    /// True if inode `ino` is free by its own bytes, which freeing makes zeros: or there never was one.
+    /// True if inode `ino` is free by its own bytes, which freeing makes zeros; or there never was one.
     pub fn is_zeroed(&self, ino: u64) -> bool {
-        let place = self.geometry.inode_position(ino);
-        let (Some((group, index)), Some((block, at))) = (place, self.geometry.inode_location(ino))
-        else {
+        let Some((block, at)) = self.geometry.inode_location(ino) else {
             return true;
         };
-        let made = self.groups[group as usize].itable_init_blocks;
-        if index / INODES_PER_BLOCK >= made.into() {
-            return true;
-        }
         let cached = self.raw(block);
-        cached.is_ok_and(|cached| is_free(&cached.bytes[at..at + INODE_SIZE]))
+        cached.is_ok_and(|cached| {
+            let bytes = &cached.bytes[at..at + INODE_SIZE];
+            match self.is_made(ino) {
+                true => is_free(bytes),
+                // Anything may be there, but no inode of this volume.
+                false => Inode::parse(bytes, ino, self.seed, crc).is_err(),
+            }
+        })
+    }
+
+    /// True if the place of inode `ino` in its table was written.
+    pub fn is_made(&self, ino: u64) -> bool {
+        self.geometry
+            .inode_position(ino)
+            .is_some_and(|(group, index)| {
+                let made = self.groups[group as usize].itable_init_blocks;
+                index / INODES_PER_BLOCK < made.into()
+            })
     }
 
     /// Waits until what was written is on the medium.

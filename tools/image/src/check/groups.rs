@@ -5,7 +5,7 @@
 use super::inodes::is_dir;
 use super::{words, Mend, Walk};
 use crate::{Device, Image};
-use libvexfs::alloc::initial_block_bitmap;
+use libvexfs::alloc::{initial_block_bitmap, initial_inode_bitmap};
 use libvexfs::Blocks;
 use vexfs_format::geometry::GDT_START;
 use vexfs_format::group::{bits, BLOCK_UNINIT, INODE_UNINIT, PAYLOAD_BYTES};
@@ -51,6 +51,18 @@ impl Walk<'_> {
         let at = group as usize;
         let (descriptors, _) = image.geometry.descriptor_location(group);
         let lost = image.lost_descriptors.contains(&descriptors);
+        let should = &mut self.found.groups[at];
+        let untouched = have.flags & (BLOCK_UNINIT | INODE_UNINIT) == BLOCK_UNINIT | INODE_UNINIT;
+        if untouched && should.blocks.is_empty() && !lost {
+            // Its counts were compared with that when they were read.
+            should.certain = true;
+            return;
+        }
+        should.blocks_mut(&image.geometry, group);
+        if should.inodes.is_empty() {
+            should.inodes = vec![0; PAYLOAD_BYTES];
+            initial_inode_bitmap(&image.geometry, &mut should.inodes);
+        }
         let mut problems = Vec::new();
         let on_disk = self.block_bitmap(image, group, &mut problems);
         let should = &mut self.found.groups[at];
@@ -103,6 +115,10 @@ impl Walk<'_> {
         }
         for what in problems {
             self.problem(format!("group {group}: {what}"), Some(Mend::Group(group)));
+        }
+        if self.found.problems.is_empty() {
+            let group = &mut self.found.groups[at];
+            (group.blocks, group.inodes) = (Vec::new(), Vec::new());
         }
     }
 

@@ -36,6 +36,9 @@ impl Walk<'_> {
         let geometry = image.geometry;
         for group in 0..geometry.group_count {
             self.step("groups", group, geometry.group_count)?;
+            if image.groups[group as usize].flags & INODE_UNINIT != 0 {
+                continue;
+            }
             let mut used = self.inodes_in_use(image, group);
             for index in 0..geometry.inodes_per_group {
                 if used[index as usize / 8] >> (index % 8) & 1 == 0 {
@@ -46,10 +49,9 @@ impl Walk<'_> {
                 if ino < FIRST_INO && !fixed {
                     continue;
                 }
-                let made = image.groups[group as usize].itable_init_blocks;
-                if index / INODES_PER_BLOCK >= made.into() {
+                if !image.is_made(ino) {
                     let what = "in use, but its place in the inode table was never written";
-                    self.unreadable("inodes", Error::CorruptInode { ino, what });
+                    self.unreadable("inode", Error::CorruptInode { ino, what });
                     continue;
                 }
                 if index % 1024 == 0 {
@@ -78,9 +80,6 @@ impl Walk<'_> {
             }
         }
         let summary = image.groups[group as usize];
-        if summary.flags & INODE_UNINIT != 0 {
-            return used;
-        }
         match image.read(
             geometry.inode_bitmap_block(group),
             MAGIC_INODE_BITMAP,
@@ -123,7 +122,7 @@ impl Walk<'_> {
                 return false;
             }
             Err(error) => {
-                self.unreadable("inodes", error);
+                self.unreadable("inode", error);
                 return true;
             }
         };
@@ -209,7 +208,8 @@ impl Walk<'_> {
         for block in start..start + len {
             let group = image.geometry.group_of_block(block);
             let bit = (block - image.geometry.group_first_block(group)) as usize;
-            let byte = &mut self.found.groups[group as usize].blocks[bit / 8];
+            let bitmap = self.found.groups[group as usize].blocks_mut(&image.geometry, group);
+            let byte = &mut bitmap[bit / 8];
             if *byte & 1 << (bit % 8) != 0 {
                 first_shared.get_or_insert(block);
                 shared += 1;
@@ -310,7 +310,8 @@ impl Walk<'_> {
             }
             Odd::Free(name, target) => {
                 let mend = match image.read_inode(target) {
-                    Ok(_) => Some(Mend::InUse(target)),
+                    Ok(_) if image.is_made(target) => Some(Mend::InUse(target)),
+                    Ok(_) => None,
                     Err(_) if image.is_zeroed(target) => Some(Mend::Name(ino, name.clone())),
                     Err(_) => None,
                 };
@@ -318,7 +319,7 @@ impl Walk<'_> {
                 let what = match &mend {
                     Some(Mend::InUse(_)) => "which its bitmap has as free",
                     Some(_) => "which is free",
-                    None => "which can't be read",
+                    None => "which can't be read, or was never made",
                 };
                 let text =
                     format!("inode {ino}: the name {name:?} leads to inode {target}, {what}");

@@ -8,8 +8,8 @@
 //! - `containers.rs`: what containers own, and their indexes
 //! - `groups.rs`: bitmaps and counters
 //!
-//! Memory: a bit for each block of the volume, and some forty bytes for each inode in use. Blocks are read
-//! as they are needed and not kept. Images of indexes are in memory as a whole, one at a time.
+//! Memory: a bit for each block and inode of groups that are in use, and some forty bytes for each inode in use. Blocks
+//! are read as they are needed and not kept. Images of indexes are in memory as a whole, one at a time.
 
 mod containers;
 mod groups;
@@ -20,6 +20,7 @@ use crate::{Device, Image};
 use libvexfs::alloc::{initial_block_bitmap, GroupSummary};
 use libvexfs::Error;
 use vexfs_format::group::PAYLOAD_BYTES;
+use vexfs_format::Geometry;
 
 /// What a sound volume holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,14 +75,25 @@ pub struct Problem {
 /// What a group should say about itself.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// Its block bitmap.
+    /// Its block bitmap; empty if nothing is in it, or nothing is wrong.
     pub blocks: Vec<u8>,
-    /// Its inode bitmap.
+    /// Its inode bitmap, or as there.
     pub inodes: Vec<u8>,
     /// Its counts.
     pub summary: GroupSummary,
     /// Nothing that may be in use is free here.
     pub certain: bool,
+}
+
+impl Group {
+    /// Its block bitmap, to be filled in.
+    fn blocks_mut(&mut self, geometry: &Geometry, group: u64) -> &mut [u8] {
+        if self.blocks.is_empty() {
+            self.blocks = vec![0; PAYLOAD_BYTES];
+            initial_block_bitmap(geometry, group, &mut self.blocks);
+        }
+        &mut self.blocks
+    }
 }
 
 /// An index that was looked at.
@@ -144,15 +156,11 @@ pub fn examine<D: Device>(image: &mut Image<D>, watch: &mut dyn Watch) -> Result
             indexes: Vec::new(),
             complete: true,
             groups: (0..image.geometry.group_count)
-                .map(|group| {
-                    let mut blocks = vec![0; PAYLOAD_BYTES];
-                    initial_block_bitmap(&image.geometry, group, &mut blocks);
-                    Group {
-                        blocks,
-                        inodes: Vec::new(),
-                        summary: image.groups[group as usize],
-                        certain: false,
-                    }
+                .map(|group| Group {
+                    blocks: Vec::new(),
+                    inodes: Vec::new(),
+                    summary: image.groups[group as usize],
+                    certain: false,
                 })
                 .collect(),
         },
@@ -228,7 +236,14 @@ impl Walk<'_> {
     /// A part of the volume that can't be read: what is behind it is not known.
     fn unreadable(&mut self, what: &str, error: Error) {
         self.found.complete = false;
-        self.problem(format!("{what}: {}", words(error)), None);
+        let error = words(error);
+        self.problem(
+            match error.starts_with(what) {
+                true => error,
+                false => format!("{what}: {error}"),
+            },
+            None,
+        );
     }
 
     fn step(&mut self, what: &'static str, done: u64, all: u64) -> Result<(), Stopped> {

@@ -308,6 +308,17 @@ pub fn all() -> Vec<Damage> {
                 name(t, ino, b"me", ino, S_DIR);
             })
         }),
+        bad(
+            "leads to inode 17, which can't be read, or was never made",
+            |d| {
+                // A descriptor that is wrong is no reason to remove names.
+                with(d, |t| {
+                    let mut summary = t.image().groups[0];
+                    summary.itable_init_blocks = 1;
+                    t.set_summary(0, summary).unwrap();
+                })
+            },
+        ),
         bad("inode 15: a directory with 2 names", |d| {
             with(d, |t| {
                 name(t, ROOT_INO, b"again", DIR, S_DIR);
