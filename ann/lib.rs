@@ -35,3 +35,7 @@ pub mod visible;
 
 pub use topk::{Hit, TopK};
 pub use visible::Visible;
+
+/// Defaults of indexes take no more of the rows' memory than this where they can: less than half, with room for what is
+/// allocated in larger pieces.
+const MOST_PERCENT: u64 = 46;

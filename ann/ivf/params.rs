@@ -2,6 +2,8 @@
 
 //! Parameters of an inverted file, their bounds and defaults, and the sizes that follow from them.
 
+use crate::MOST_PERCENT;
+
 /// Rows of a block: a scan of 4-bit codes scores as many at once.
 pub const BLOCK_ROWS: u32 = 32;
 
@@ -27,6 +29,9 @@ pub const MAX_ROWS: u64 = (1 << 31) - 1;
 /// From this many lists on, they have codes themselves and are found by a scan of these. With fewer, exact
 /// distances to all cost no more than the table and the second look.
 pub const CODED_NLIST: u32 = 256;
+
+/// Where codes alone take that, lists may take one of so many bytes of rows beside them.
+const LEAST_SHARE: u64 = 16;
 
 /// How a row is kept in its list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,29 +94,46 @@ impl Params {
     /// Defaults for `rows` rows of `dim` elements of `row_bytes` bytes altogether.
     ///
     /// Signs need no training beyond the centroids, an eighth of a byte an element, and find 99 % of the ten
-    /// nearest among the first 40 (384-d embeddings). Rows of up to 128 bytes are not worth codes: they
+    /// nearest among the first 40 (384-d embeddings). Rows of up to 128 bytes, and bits, are not worth codes: they
     /// are read about as fast.
     pub fn default_for(rows: u64, dim: u32, row_bytes: u32) -> Params {
-        Params {
+        let mut params = Params {
             dim,
-            nlist: Params::default_nlist(rows),
-            code: if row_bytes <= 128 {
+            nlist: 1,
+            code: if row_bytes <= 128.max(dim / 4) {
                 Code::Flat
             } else {
                 Code::Signs
             },
             hashed: false,
             seed: 0,
-        }
+        };
+        params.nlist = params.default_nlist(rows, row_bytes);
+        params
     }
 
-    /// Lists for `rows` rows: about 4 sqrt(n), a power of two, which makes ranking the lists and scanning a few of
-    /// them about the same work.
-    pub fn default_nlist(rows: u64) -> u32 {
+    /// Lists for `rows` rows of `row_bytes` bytes: about 4 sqrt(n), a power of two, which makes ranking the lists and
+    /// scanning a few of them about the same work. Centroids are of 4 bytes an element, so where elements of rows are
+    /// shorter there are half as many lists, and so on, until an index takes less than half of the rows' memory, unless it
+    /// is the codes that take it.
+    pub fn default_nlist(&self, rows: u64, row_bytes: u32) -> u32 {
         // A number of 2 l or 2 l + 1 bits is 2^(2 l - 1) at least and less than 2^(2 l + 1).
         let log = u64::BITS.saturating_sub(rows.saturating_mul(16).leading_zeros());
-        let nlist = 1u32 << (log / 2).min(16);
-        nlist.clamp(1, MAX_NLIST)
+        let mut nlist = (1u32 << (log / 2).min(16)).clamp(1, MAX_NLIST);
+        let vector = self.dim.saturating_mul(4);
+        if row_bytes >= vector {
+            return nlist;
+        }
+        let raw = rows.saturating_mul(u64::from(row_bytes));
+        let bytes = |nlist| {
+            let params = Params { nlist, ..*self };
+            params.resident_bytes(rows)
+        };
+        let most = (raw / 100 * MOST_PERCENT).max(bytes(1).saturating_add(raw / LEAST_SHARE));
+        while nlist > 1 && bytes(nlist) > most {
+            nlist /= 2;
+        }
+        nlist
     }
 
     /// Checks all bounds.
@@ -285,10 +307,29 @@ mod tests {
 
     #[test]
     fn lists_grow_with_the_root_of_the_rows() {
-        assert_eq!(Params::default_nlist(0), 1);
-        assert_eq!(Params::default_nlist(1), 4);
-        assert_eq!(Params::default_nlist(55_783), 1024);
-        assert_eq!(Params::default_nlist(1_000_000), 4096);
-        assert_eq!(Params::default_nlist(u64::MAX), MAX_NLIST);
+        let nlist = |rows| Params::default_for(rows, 384, 1536).nlist;
+        assert_eq!(nlist(0), 1);
+        assert_eq!(nlist(1), 4);
+        assert_eq!(nlist(55_783), 1024);
+        assert_eq!(nlist(1_000_000), 4096);
+        assert_eq!(nlist(u64::MAX), MAX_NLIST);
+    }
+
+    #[test]
+    fn short_rows_have_fewer_lists() {
+        let nlist = |rows, row_bytes| Params::default_for(rows, 384, row_bytes).nlist;
+        assert_eq!(
+            [1536, 768, 384, 48].map(|bytes| nlist(10_000, bytes)),
+            [512, 512, 256, 64]
+        );
+        assert_eq!(
+            [1536, 768, 384, 48].map(|bytes| nlist(1_000_000, bytes)),
+            [4096; 4]
+        );
+        // Codes longer than the row: it is not the lists that take too much.
+        let long = params(384, 1, Code::Pq8 { nsub: 384 });
+        assert_eq!(long.default_nlist(1_000_000, 384), 2048);
+        assert_eq!(long.default_nlist(10_000, 384), 16);
+        assert_eq!(long.default_nlist(0, 384), 1);
     }
 }

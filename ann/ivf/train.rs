@@ -37,17 +37,17 @@ const LEAST_GROWN: u64 = 4096;
 
 /// Whether lists that learnt from a container of `learnt_from` rows are to be made again, now that it has `live`: they
 /// hold several times the rows they were made for, and would be more by default now, or have learnt from a sample
-/// that was shorter than it is to be. 0 means that nobody knows from how many.
-pub fn is_outgrown(params: &Params, learnt_from: u64, live: u64) -> bool {
+/// that was shorter than it is to be. 0 means that nobody knows from how many. Rows are of `row_bytes` bytes.
+pub fn is_outgrown(params: &Params, learnt_from: u64, live: u64, row_bytes: u32) -> bool {
     let grown = live >= learnt_from.saturating_mul(GROWTH).max(LEAST_GROWN);
-    let more_lists =
-        has_default_lists(params, learnt_from) && params.nlist < Params::default_nlist(live);
+    let more_lists = has_default_lists(params, learnt_from, row_bytes)
+        && params.nlist < params.default_nlist(live, row_bytes);
     learnt_from > 0 && grown && (more_lists || learnt_from < sample_rows(params))
 }
 
-/// Whether the lists are as many as there are by default over `rows` rows.
-pub fn has_default_lists(params: &Params, rows: u64) -> bool {
-    params.nlist > 1 && params.nlist == Params::default_nlist(rows)
+/// Whether the lists are as many as there are by default over `rows` rows of `row_bytes` bytes.
+pub fn has_default_lists(params: &Params, rows: u64, row_bytes: u32) -> bool {
+    params.nlist > 1 && params.nlist == params.default_nlist(rows, row_bytes)
 }
 
 /// Rows that the sample has if there are enough.
@@ -217,17 +217,11 @@ pub fn train<V: Vectors>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ivf::Code;
 
     #[test]
     fn lists_are_made_again_when_they_were_made_for_much_fewer_rows() {
-        let by_default = |rows| Params {
-            dim: 64,
-            nlist: Params::default_nlist(rows),
-            code: Code::Signs,
-            hashed: false,
-            seed: 1,
-        };
+        let by_default = |rows| Params::default_for(rows, 64, 256);
+        let is_outgrown = |params: &_, learnt, live| is_outgrown(params, learnt, live, 256);
         let outgrown = |learnt, live| is_outgrown(&by_default(learnt), learnt, live);
         assert!(!outgrown(0, 1_000_000));
         assert!(!outgrown(100, 4095));

@@ -30,6 +30,7 @@ mod search;
 
 use crate::ivf::params::BLOCK_ROWS;
 use crate::ivf::{Code, Params as TableParams};
+use crate::MOST_PERCENT;
 use probe::Perturbation;
 
 pub use search::{search, Numeric, Query, Workspace};
@@ -94,6 +95,12 @@ impl Params {
         let block = layout.map_or(u32::MAX, |layout| layout.block_words.saturating_mul(4));
         let budget = row_bytes.saturating_mul(BLOCK_ROWS) / 5 * 2;
         params.ntables = budget.checked_div(block).unwrap_or(1).clamp(1, 4);
+        // Of few rows of short elements the last blocks of buckets are a part that counts.
+        let most = rows.saturating_mul(u64::from(row_bytes)) / 100 * MOST_PERCENT;
+        let is_short = row_bytes < dim.saturating_mul(4);
+        while is_short && params.ntables > 1 && params.resident_bytes(rows) > most {
+            params.ntables = params.ntables.saturating_sub(1);
+        }
         params
     }
 

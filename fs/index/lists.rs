@@ -356,7 +356,8 @@ impl Structure for Lists {
 
     fn outgrown(&self) -> Option<Parameters> {
         let live = self.index.read(|index| u64::from(index.counts().live));
-        lists_params::outgrown(self.kind, &self.coder.params, self.learnt_from, live)
+        let Coder { params, rows, .. } = &self.coder;
+        lists_params::outgrown(self.kind, params, self.learnt_from, live, rows.bytes)
     }
 
     fn extend(

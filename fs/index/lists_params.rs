@@ -51,17 +51,17 @@ pub(super) fn params(
         (8, _) => parts(true),
         _ => return Err(EINVAL),
     };
-    let nlist = match (kind, nlist) {
-        (Kind::Ivf, 0) => Params::default_nlist(area.live),
-        (Kind::Ivf, nlist) => nlist,
-        _ => 1,
-    };
-    let params = Params {
+    let mut params = Params {
         dim,
-        nlist,
+        nlist: 1,
         code,
         hashed: false,
         seed: SEED,
+    };
+    params.nlist = match (kind, nlist) {
+        (Kind::Ivf, 0) => params.default_nlist(area.live, row_bytes),
+        (Kind::Ivf, nlist) => nlist,
+        _ => 1,
     };
     match params.layout() {
         Ok(_) => Ok(params),
@@ -72,18 +72,20 @@ pub(super) fn params(
 }
 
 /// What to build lists anew with that were made for `learnt_from` rows, now that there are `live`; `None` if they are
-/// still good. What is a default stays one.
+/// still good. What is a default stays one. Rows are of `bytes` bytes.
 pub(super) fn outgrown(
     kind: Kind,
     params: &Params,
     learnt_from: u64,
     live: u64,
+    bytes: usize,
 ) -> Option<Parameters> {
+    let row_bytes = u32::try_from(bytes).ok()?;
     let mut parameters = of(kind, params);
-    if train::has_default_lists(params, learnt_from) {
+    if train::has_default_lists(params, learnt_from, row_bytes) {
         parameters.nlist = 0;
     }
-    train::is_outgrown(params, learnt_from, live).then_some(parameters)
+    train::is_outgrown(params, learnt_from, live, row_bytes).then_some(parameters)
 }
 
 /// Parameters as the interface has them.
