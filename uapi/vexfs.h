@@ -284,15 +284,19 @@ struct vexfs_search {
  * @size: sizeof(struct vexfs_build_index)
  * @flags: VEXFS_BUILD_*; DROP alone
  * @index_kind: VEXFS_INDEX_*. EXACT needs no building and returns 0 at once
- * @m: HNSW: links per node, even, 4 to VEXFS_MAX_M; 0 for the default of 16. For this
+ * @m: HNSW: links per node, even, 4 to VEXFS_MAX_M; 0 for the default of 16, or
+ *	down to 8 where the index would take half of the rows' own memory. For this
  *	and all that follow 0 is the default, and all that another kind has
  * @ef_construction: HNSW: candidates while building, @m to VEXFS_MAX_EF; default 200
  * @nlist: IVF: lists, 1 to VEXFS_MAX_NLIST; by default a power of two between 2.8 and
- *	5.7 times the root of the number of rows
+ *	5.7 times the root of the number of rows, or less where few rows of elements
+ *	shorter than 4 bytes would make it half of their memory
  * @nsub: IVF and PQ with codes of 4 or 8 bits: sub-quantisers, a divisor of the
  *	dimension; by default of 4 elements each, or 8 with 8 bits, where these divide it
- * @nbits: bits of a code. IVF: 1 for a sign of each element (RaBitQ), the default for
- *	rows of more than 128 bytes; 4 or 8 for each of @nsub sub-quantisers, 4 the
+ * @nbits: bits of a code. HNSW: 1, 4 or 8 for each element; 4 by default, or 1 where
+ *	that would take half of the rows' own memory, as with elements of a byte, or
+ *	where rows are too long for 4; 1 alone for BINARY. IVF: 1 for a sign of each element (RaBitQ), the default for rows of more than 128 bytes
+ *	that are not BINARY; 4 or 8 for each of @nsub sub-quantisers, 4 the
  *	default with @nsub; 32 for no codes: the rows of lists are compared exactly.
  *	PQ: 4, the default, or 8. LSH: hash bits of a table, 1 to VEXFS_MAX_NBITS and at
  *	most the dimension; by default such that a bucket has 128 to 256 rows
@@ -329,11 +333,15 @@ struct vexfs_search {
  * the number of lists was the default, or there were fewer than 32 rows for each list or 64
  * for each centroid of a sub-quantiser. PQ is one list of codes, all of which a search scans. LSH hashes places
  * of L2, bits of HAMMING, directions else. For HNSW, BINARY rows are their own codes.
+ * By default an index takes less than half of the rows' own memory, if these are some thousand
+ * or more. Those that may take more are HNSW and PQ over BINARY rows, and HNSW over others of less
+ * than 470 bytes, or 372 of elements of a byte.
  *
  * Wants the file open for writing. Errors: EINVAL a bad field, or one that the kind
  * does not have; EEXIST there is an index of the kind; ENOENT there is none to drop;
  * EBUSY somebody else has one built; ECANCELED it was dropped while being built; EOPNOTSUPP
- * rows are too long for it (HNSW: above 7,808 elements, or 31,584 of BINARY, at m 16;
+ * rows are too long for it (HNSW: above 7,808 elements with 4 bits, 31,488 with 1, or 31,584
+ * of BINARY, at m 16;
  * PQ: above 32,512 that no sub-quantiser divides); ENODATA there are no rows to train on
  * (all kinds but HNSW); ENOTTY not a container; EBADF; ENOMEM; EINTR a fatal signal. After an error
  * all is as before.

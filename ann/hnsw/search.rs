@@ -49,6 +49,23 @@ pub struct Query {
     pub allowed: Option<u64>,
 }
 
+/// The least `ef` by default; more for a greater `k`.
+const DEFAULT_EF: u32 = 64;
+
+impl Query {
+    /// `ef` by default.
+    pub fn default_ef(k: u32) -> u32 {
+        k.saturating_mul(2).clamp(DEFAULT_EF, MAX_EF)
+    }
+
+    /// `rerank` by default, for codes of `bits` bits an element. It grows with `ef`: where codes cannot tell near rows apart,
+    /// more candidates alone find no more. Those of one bit hardly can, and all candidates are worth a look.
+    pub fn default_rerank(k: u32, ef: u32, bits: u32) -> u32 {
+        let few = if bits == 1 { ef } else { ef / 2 };
+        few.max(k.saturating_mul(2).min(MAX_EF))
+    }
+}
+
 /// How a search proceeds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Plan {

@@ -59,7 +59,7 @@ fn check(inode: &Inode<VexFs>, request: &Request) -> Result {
     let (kind, parameters) = (request.kind, &request.parameters);
     let area = container::with(inode, |c| Ok(c.area))?;
     match kind {
-        Kind::Hnsw => Graph::check(parameters),
+        Kind::Hnsw => Graph::check(parameters, &area),
         Kind::Ivf | Kind::Pq => Lists::check(kind, parameters, &area),
         Kind::Lsh => Hashes::check(parameters, &area),
     }

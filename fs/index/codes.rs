@@ -11,7 +11,7 @@ use crate::VexFs;
 use core::sync::atomic::AtomicU32;
 use kernel::prelude::*;
 use libvexfs::format::VectorArea;
-use vexfs_ann::hnsw::{Numeric, BATCH};
+use vexfs_ann::hnsw::{Numeric, Query, BATCH};
 use vexfs_simd_ffi::{accumulate_f32, centroids_f32, prefetch, Elem, GraphCode, GraphKind, Metric};
 use vexfs_vfs::page_cache::Pinned;
 use vexfs_vfs::{fpu, task, Inode};
@@ -20,6 +20,41 @@ use vexfs_vfs::{fpu, task, Inode};
 pub(super) const SEED: u64 = 1;
 /// Rows whose mean becomes the centre of codes.
 const SAMPLE: u64 = 10_000;
+
+/// Codes of `bits` bits an element for the rows of a container; bits are their own, of 1.
+///
+/// # Errors
+///
+/// `EINVAL` if there are no such codes, `EOPNOTSUPP` if rows are too long for them.
+fn code(area: &VectorArea, bits: u32) -> Result<GraphCode> {
+    let (elem, metric) = (element::elem(area)?, element::metric(area)?);
+    let kind = match (elem, bits) {
+        (Elem::Binary, 1) => GraphKind::Raw(elem),
+        (Elem::Binary, _) => return Err(EINVAL),
+        (_, 1) => GraphKind::Rabitq1,
+        (_, 4) => GraphKind::Rabitq4,
+        (_, 8) => GraphKind::Sq8,
+        _ => return Err(EINVAL),
+    };
+    GraphCode::new(kind, elem, metric, area.dim as usize).map_err(|_| EOPNOTSUPP)
+}
+
+/// The bits of codes in images that do not say it.
+pub(super) fn bits_once(area: &VectorArea) -> Result<u32> {
+    Ok(match element::elem(area)? {
+        Elem::Binary => 1,
+        _ => 4,
+    })
+}
+
+/// Words of such codes.
+///
+/// # Errors
+///
+/// As [`code`].
+pub(super) fn code_words(area: &VectorArea, bits: u32) -> Result<u32> {
+    Ok(u32::try_from(code(area, bits)?.code_words())?)
+}
 
 /// How the rows of one container become codes.
 pub(crate) struct Codec {
@@ -32,7 +67,7 @@ pub(crate) struct Codec {
 }
 
 impl Codec {
-    /// Codes for the rows of `inode`: bits are their own code, other elements get 4 bits each, around the
+    /// Codes for the rows of `inode`: bits are their own code, other elements get `bits` each, around the
     /// mean of a sample of those rows among the first `rows` that `takes` says yes to. Reads them.
     ///
     /// # Errors
@@ -41,12 +76,13 @@ impl Codec {
     pub(crate) fn new(
         inode: &Inode<VexFs>,
         area: &VectorArea,
+        bits: u32,
         rows: u64,
         takes: impl Fn(u64) -> bool,
         go_on: GoOn<'_>,
     ) -> Result<Self> {
-        let mut codec = Codec::around(inode, area, KVVec::new())?;
-        if rows > 0 && codec.code.kind() == GraphKind::Rabitq4 {
+        let mut codec = Codec::around(inode, area, bits, KVVec::new())?;
+        if rows > 0 && codec.rows.elem != Elem::Binary {
             codec.centre = codec.mean(inode, rows, takes, go_on)?;
         }
         Ok(codec)
@@ -60,18 +96,18 @@ impl Codec {
     pub(crate) fn around(
         inode: &Inode<VexFs>,
         area: &VectorArea,
+        bits: u32,
         centre: KVVec<u8>,
     ) -> Result<Self> {
         let rows = Rows::new(inode, area)?;
-        // Codes of 4 bits are an eighth of a row of 32 bits each, and compared at about the speed of such a row.
-        let (kind, like) = match rows.elem {
-            Elem::Binary => (GraphKind::Raw(rows.elem), rows.elem),
-            _ => (GraphKind::Rabitq4, Elem::F32),
+        // Codes are compared at about the speed of rows of 32 bits an element, or faster.
+        let like = match rows.elem {
+            Elem::Binary => rows.elem,
+            _ => Elem::F32,
         };
-        let code = GraphCode::new(kind, rows.elem, rows.metric, rows.dim);
         let at_once = rows.simd.section_rows(like, like.row_bytes(rows.dim));
         Ok(Codec {
-            code: code.map_err(|_| EOPNOTSUPP)?,
+            code: code(area, bits)?,
             rows,
             centre,
             at_once: at_once.min(BATCH),
@@ -89,6 +125,24 @@ impl Codec {
     /// What codes are around, or nothing.
     pub(super) fn centre(&self) -> &[u8] {
         &self.centre
+    }
+
+    /// Bits of an element in a code.
+    pub(super) fn bits(&self) -> u32 {
+        match self.code.kind() {
+            GraphKind::Raw(_) | GraphKind::Rabitq1 => 1,
+            GraphKind::Rabitq4 => 4,
+            GraphKind::Sq8 => 8,
+        }
+    }
+
+    /// Candidates that get an exact distance by default. Of bits the codes are the rows.
+    pub(super) fn default_rerank(&self, k: u32, ef: u32) -> u32 {
+        let bits = match self.code.kind() {
+            GraphKind::Raw(_) => 32,
+            _ => self.bits(),
+        };
+        Query::default_rerank(k, ef, bits)
     }
 
     /// Words of a code.

@@ -5,7 +5,7 @@
 use super::budget::{Account, Charge};
 use super::catch_up::GoOn;
 use super::check::Findings;
-use super::codes::{Arithmetic, Codec, Vectors};
+use super::codes::{self, Arithmetic, Codec, Vectors};
 use super::graph_memory::{Memory, Work};
 use super::image::Reader as Image;
 use super::loaded::Difference;
@@ -14,6 +14,7 @@ use super::search::Outcome;
 use super::{
     graph_check, graph_image, graph_search, is_live, Counts, Parameters, Query, Shared, Structure,
 };
+use crate::element;
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
 use core::ops::Range;
@@ -21,9 +22,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
 use libvexfs::format::VectorArea;
-use vexfs_ann::hnsw::params::visited_words;
+use vexfs_ann::hnsw::params::{visited_words, Defaults};
 use vexfs_ann::hnsw::{self, Params, RepairMemory, Store, NOWHERE};
 use vexfs_ann::topk::TopK;
+use vexfs_simd_ffi::Elem;
 use vexfs_uapi as uapi;
 use vexfs_vfs::{task, Inode};
 
@@ -91,15 +93,45 @@ struct Writer {
     deleted: u32,
 }
 
-/// The graph's parameters, with defaults filled in.
-fn params(parameters: &Parameters, code_words: u32) -> Params {
-    let or = |value, default| if value == 0 { default } else { value };
-    Params {
-        m: or(parameters.m, M),
-        ef_construction: or(parameters.ef_construction, EF_CONSTRUCTION),
-        code_words,
-        seed: SEED,
+/// The graph's parameters and the bits of its codes, with defaults filled in.
+///
+/// # Errors
+///
+/// `EINVAL` for a bad parameter, `EOPNOTSUPP` if rows are too long.
+fn params(parameters: &Parameters, area: &VectorArea) -> Result<(Params, u32)> {
+    let Parameters {
+        m,
+        ef_construction,
+        nbits,
+        nlist,
+        nsub,
+        ntables,
+    } = *parameters;
+    if nlist | nsub | ntables != 0 {
+        return Err(EINVAL);
     }
+    let default = match element::elem(area)? {
+        Elem::Binary => Defaults { bits: 1, m: M },
+        _ => {
+            let row_bytes = u32::try_from(element::row_bytes(area)?)?;
+            let words = |bits| codes::code_words(area, bits).unwrap_or(u32::MAX);
+            Defaults::of(area.dim, row_bytes, words)
+        }
+    };
+    let or = |value, default| if value == 0 { default } else { value };
+    let bits = or(nbits, default.bits);
+    let fewest = if bits == default.bits { default.m } else { M };
+    let mut params = Params {
+        m: or(m, fewest),
+        ef_construction: or(ef_construction, EF_CONSTRUCTION),
+        code_words: 1,
+        seed: SEED,
+    };
+    params.layout().map_err(|_| EINVAL)?;
+    params.code_words = codes::code_words(area, bits)?;
+    // What the caller chose is good, so it is the code that is too long.
+    params.layout().map_err(|_| EOPNOTSUPP)?;
+    Ok((params, bits))
 }
 
 fn errno(error: hnsw::Error<Error>) -> Error {
@@ -113,20 +145,9 @@ fn errno(error: hnsw::Error<Error>) -> Error {
 }
 
 impl Graph {
-    /// Checks what a build is asked for. `EINVAL`.
-    pub(super) fn check(parameters: &Parameters) -> Result {
-        let Parameters {
-            nlist,
-            nsub,
-            nbits,
-            ntables,
-            ..
-        } = *parameters;
-        if nlist | nsub | nbits | ntables != 0 {
-            return Err(EINVAL);
-        }
-        params(parameters, 1).layout().map_err(|_| EINVAL)?;
-        Ok(())
+    /// Checks what a build is asked for, as [`Graph::new`] does.
+    pub(super) fn check(parameters: &Parameters, area: &VectorArea) -> Result {
+        params(parameters, area).map(|_| ())
     }
 
     /// An empty graph for the rows of `inode` that `takes` says yes to; reads a sample of them.
@@ -141,10 +162,9 @@ impl Graph {
         takes: impl Fn(u64) -> bool,
         go_on: GoOn<'_>,
     ) -> Result<Arc<Self>> {
-        let codec = Codec::new(inode, area, area.rows, takes, go_on)?;
-        let params = params(parameters, u32::try_from(codec.code_words())?);
-        // What the caller chose is good, so it is the code that is too long.
-        let layout = params.layout().map_err(|_| EOPNOTSUPP)?;
+        let (params, bits) = params(parameters, area)?;
+        let codec = Codec::new(inode, area, bits, area.rows, takes, go_on)?;
+        let layout = params.layout().map_err(|_| EINVAL)?;
         let expected = u32::try_from(area.rows).map_err(|_| EFBIG)?;
         let account = Account::new(&inode.volume().index_memory)?;
         let memory = Memory::new(account.clone(), layout, expected)?;
@@ -162,12 +182,15 @@ impl Graph {
         area: &VectorArea,
         image: &mut Image<'_>,
     ) -> Result<Arc<Self>> {
-        let parameters = image.header.parameters;
-        Graph::check(&parameters).map_err(|_| image.corrupt("has bad parameters"))?;
+        let mut parameters = image.header.parameters;
+        if parameters.nbits == 0 {
+            parameters.nbits = codes::bits_once(area)?;
+        }
+        let (params, bits) =
+            params(&parameters, area).map_err(|_| image.corrupt("has bad parameters"))?;
         let centre = graph_image::read_centre(image, area)?;
-        let codec = Codec::around(inode, area, centre)?;
-        let params = params(&parameters, u32::try_from(codec.code_words())?);
-        let layout = params.layout().map_err(|_| EOPNOTSUPP)?;
+        let codec = Codec::around(inode, area, bits, centre)?;
+        let layout = params.layout().map_err(|_| EINVAL)?;
         let expected = u32::try_from(area.rows).map_err(|_| EFBIG)?;
         let account = Account::opened(&inode.volume().index_memory)?;
         let memory = Memory::new(account.clone(), layout, expected)?;
@@ -303,6 +326,7 @@ impl Structure for Graph {
         Parameters {
             m: params.m,
             ef_construction: params.ef_construction,
+            nbits: self.codec.bits(),
             ..Parameters::default()
         }
     }

@@ -15,9 +15,6 @@ use vexfs_ann::planner::{self, Container};
 use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
 
-/// The least `ef` by default; more for a greater k.
-const EF: u32 = 64;
-
 fn graph_query(query: &Query) -> hnsw::Query {
     hnsw::Query {
         ef: query.effort,
@@ -40,12 +37,10 @@ pub(super) fn plan(
         return Ok(None);
     }
     let or = |value, default| if value == 0 { default } else { value };
-    let double = s.k.saturating_mul(2).min(MAX_EF);
-    let ef = or(s.ef, double.max(EF)).max(s.k);
+    let ef = or(s.ef, hnsw::Query::default_ef(s.k)).max(s.k);
     let query = Query {
         effort: ef,
-        // It grows with `ef`: where codes cannot tell near rows apart, more candidates alone find no more.
-        rerank: or(s.rerank, double.max(ef / 2)).max(s.k),
+        rerank: or(s.rerank, graph.codec.default_rerank(s.k, ef)).max(s.k),
         allowed: candidates.filtered.then(|| candidates.count(watermark)),
     };
     let exact = graph.graph.plan(&graph_query(&query), s.k as usize) == Plan::Exact

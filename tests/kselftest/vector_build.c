@@ -190,7 +190,7 @@ CASE(bad_fields_of_a_build_are_told_at_once)
 	b.m = 3;
 	EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b)));
 	b.m = 0;
-	b.nbits = 1;
+	b.nbits = 3;
 	EXPECT_EQ(EINVAL, ERR(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b)));
 	b.nbits = 0;
 	EXPECT_EQ(EBADF, ERR(ioctl(open("f", O_RDONLY), VEXFS_IOCTL_BUILD_INDEX, &b)));

@@ -270,7 +270,7 @@ CASE(bad_parameters_are_refused)
 		{ .m = 3 }, { .m = 2 }, { .m = 17 }, { .m = 34 }, { .m = ~0u },
 		{ .m = 16, .ef_construction = 15 }, { .ef_construction = 8 },
 		{ .ef_construction = VEXFS_MAX_EF + 1 }, { .ef_construction = ~0u },
-		{ .nlist = 1 }, { .nsub = 1 }, { .nbits = 1 }, { .ntables = 1 },
+		{ .nlist = 1 }, { .nsub = 1 }, { .nbits = 2 }, { .nbits = ~0u }, { .ntables = 1 },
 		{ .flags = 8 }, { .flags = VEXFS_BUILD_REPLACE | VEXFS_BUILD_DROP },
 		{ .flags = VEXFS_BUILD_DROP, .m = 16 }, { .flags = 1u << 31 },
 	};
@@ -319,7 +319,7 @@ CASE(bad_parameters_are_refused)
 	EXPECT_EQ(EFAULT, ERR(ioctl(fd, VEXFS_IOCTL_GET_INDEX_STATS, NOWHERE)));
 	EXPECT_EQ(ENOTTY, ERR(index_stats(open(".", O_RDONLY), &st)));
 	/* Rows that are too long for a code beside its links. */
-	wide = container("wide", 8000, VEXFS_METRIC_L2);
+	wide = container("wide", 31500, VEXFS_METRIC_L2);
 	EXPECT_EQ(EOPNOTSUPP, ERR(build(wide, 0, 0, 0)));
 	wide = container("less", 7800, VEXFS_METRIC_L2);
 	EXPECT_EQ(0, ERR(build(wide, 0, 0, 0)));

@@ -2,6 +2,9 @@
 
 //! Builds a graph over the rows of a `.npy` file and measures searches of another one's rows.
 //!
+//! `--elem` narrows the rows and queries to another element type first, integers by the greatest absolute value of the rows,
+//! bits by the sign.
+//!
 //! Every line of standard input is `EF RERANK REPEAT [ALLOWED]` for searches, of all rows or of a share of so many in
 //! 10,000, or `churn COUNT` to delete and insert so many rows; the answer is one line of JSON. So a driver can interleave measurements with those of another
 //! library.
@@ -84,8 +87,13 @@ fn main() {
     };
     let metric = Metric::COMMON
         .into_iter()
+        .chain([Metric::Hamming])
         .find(|m| m.name() == text("metric", "inner_product"))
         .expect("a metric");
+    let elem = Elem::ALL
+        .into_iter()
+        .find(|elem| elem.name() == text("elem", "f32"))
+        .expect("a type of elements");
     let kind = [
         GraphKind::Raw(Elem::F32),
         GraphKind::Raw(Elem::F16),
@@ -93,22 +101,26 @@ fn main() {
         GraphKind::Sq8,
         GraphKind::Rabitq4,
         GraphKind::Rabitq1,
+        GraphKind::Raw(Elem::Binary),
     ]
     .into_iter()
     .find(|kind| kind.name() == text("code", "rabitq4"))
     .expect("a kind of code");
     let load = |name: &str| {
         let (bytes, dim) = npy::read_f32(Path::new(text(name, ""))).expect("a file of vectors");
-        Rows {
-            elem: Elem::F32,
-            metric,
-            dim,
-            bytes,
-        }
+        (dim, bytes)
     };
-    let (mut rows, queries) = (load("base"), load("queries"));
+    let ((dim, mut base), (_, queries)) = (load("base"), load("queries"));
     let limit = number("limit", u32::MAX) as usize;
-    rows.bytes.truncate(limit.saturating_mul(4 * rows.dim));
+    base.truncate(limit.saturating_mul(4 * dim));
+    let most = narrow::greatest(&base);
+    let of_type = |bytes: Vec<u8>| Rows {
+        elem,
+        metric,
+        dim,
+        bytes: narrow::rows(elem, dim, most, &bytes),
+    };
+    let (rows, queries) = (of_type(base), of_type(queries));
     let n = rows.len();
 
     let start = processor_ns();
@@ -140,10 +152,11 @@ fn main() {
     };
     let report = check(&index);
     println!(
-        "{{\"rows\": {n}, \"dim\": {}, \"metric\": \"{}\", \"code\": \"{}\", \"m\": {m}, \"ef_construction\": \
+        "{{\"rows\": {n}, \"dim\": {}, \"elem\": \"{}\", \"metric\": \"{}\", \"code\": \"{}\", \"m\": {m}, \"ef_construction\": \
          {ef_construction}, \"isa\": \"{}\", \"build_rows_per_s\": {:.0}, \"bytes_per_row\": {:.1}, \"links_per_row\": \
          {:.1}, \"faults\": {}, \"orphans\": {}, \"unreachable\": {}, \"digest\": \"{:016x}\"}}",
         rows.dim,
+        elem.name(),
         metric.name(),
         kind.name(),
         codec.isa.name(),

@@ -7,6 +7,7 @@
 
 pub mod hashes;
 pub mod lists;
+pub mod narrow;
 pub mod npy;
 pub mod synthetic;
 
@@ -112,6 +113,26 @@ impl Rows {
 pub fn processor_ns() -> u64 {
     let at = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     at.tv_sec as u64 * 1_000_000_000 + at.tv_nsec as u64
+}
+
+/// What a graph keeps of a row as a code of `bits` bits an element.
+pub fn graph_kind(elem: Elem, bits: u32) -> GraphKind {
+    match (elem, bits) {
+        (Elem::Binary, _) => GraphKind::Raw(elem),
+        (_, 1) => GraphKind::Rabitq1,
+        (_, 8) => GraphKind::Sq8,
+        _ => GraphKind::Rabitq4,
+    }
+}
+
+/// Words of such a code, or `u32::MAX` if rows are too long.
+pub fn graph_words(kind: GraphKind, elem: Elem, dim: usize) -> u32 {
+    let metric = match elem {
+        Elem::Binary => Metric::Hamming,
+        _ => Metric::L2Sq,
+    };
+    let code = GraphCode::new(kind, elem, metric, dim);
+    code.map_or(u32::MAX, |code| code.code_words() as u32)
 }
 
 /// How the rows of a container become codes.

@@ -4,15 +4,19 @@
 
 use std::path::Path;
 
+use vexfs_ann::hnsw;
+use vexfs_ann::hnsw::params::Defaults;
 use vexfs_ann::ivf::{self, Params};
 use vexfs_ann::kmeans::Random;
 use vexfs_ann::lsh::{self, Family};
 use vexfs_ann::{pq, Hit, TopK};
 use vexfs_recall::hashes::{self, Tables};
-use vexfs_recall::lists::{recall, All, Built, Memory, Space};
+use vexfs_recall::lists::{All, Built, Memory, Space};
 use vexfs_recall::npy::read_f32;
 use vexfs_recall::synthetic::Synthetic;
-use vexfs_recall::Rows;
+use vexfs_recall::{
+    graph_kind, graph_words, index, narrow, Arithmetic, Codec, Passing, Rows, Scratch,
+};
 use vexfs_simd_host::*;
 
 const K: usize = 10;
@@ -81,8 +85,33 @@ impl Set {
         Set::new("uniform", Metric::L2Sq, dim, rows, queries, 6.0)
     }
 
+    /// The same in another type, compared by `metric`.
+    fn narrow(&self, elem: Elem, metric: Metric) -> Set {
+        let Rows { dim, ref bytes, .. } = self.rows;
+        let most = narrow::greatest(bytes);
+        let scale = match elem {
+            Elem::I8 | Elem::U8 => 127.0 / most,
+            _ => 1.0,
+        };
+        Set {
+            name: self.name,
+            rows: Rows {
+                elem,
+                metric,
+                dim,
+                bytes: narrow::rows(elem, dim, most, bytes),
+            },
+            queries: narrow::rows(elem, dim, most, &self.queries),
+            near: self.near * scale * scale,
+        }
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.rows.elem.row_bytes(self.rows.dim)
+    }
+
     fn queries(&self) -> impl Iterator<Item = &[u8]> {
-        self.queries.chunks(4 * self.rows.dim)
+        self.queries.chunks(self.row_bytes())
     }
 
     fn exact(&self) -> Vec<Vec<Hit>> {
@@ -95,6 +124,42 @@ impl Set {
         self.queries()
             .map(|q| nearest(q).map(hit).collect())
             .collect()
+    }
+
+    fn by_graph(&self) -> Vec<Vec<Hit>> {
+        let Rows { elem, dim, .. } = self.rows;
+        let words = |bits| graph_words(graph_kind(elem, bits), elem, dim);
+        let Defaults { bits, m } = match elem {
+            Elem::Binary => Defaults { bits: 1, m: 16 },
+            _ => Defaults::of(dim as u32, self.row_bytes() as u32, words),
+        };
+        let n = self.rows.len();
+        let codec = Codec::new(&self.rows, graph_kind(elem, bits));
+        let index = index(&codec, &self.rows, n as u32, m, 200);
+        let mut scratch = Scratch::new(n as u32);
+        let mut arithmetic = Arithmetic::new(&self.rows, &codec);
+        for row in 0..n {
+            arithmetic.set_query(self.rows.row(row));
+            let inserted = index.insert(&mut scratch.lend(), &mut arithmetic, row as u64);
+            inserted.expect("there is room");
+        }
+        let ef = hnsw::Query::default_ef(K as u32);
+        let query = hnsw::Query {
+            ef,
+            rerank: hnsw::Query::default_rerank(K as u32, ef, bits),
+            allowed: None,
+        };
+        let mut found = |q: &[u8]| {
+            arithmetic.set_query(q);
+            let mut hits = vec![Hit::default(); K];
+            let mut top = TopK::new(&mut hits);
+            let (work, mut visible) = (&mut scratch.lend(), Passing(|_| true));
+            index
+                .search(work, &mut arithmetic, &mut visible, &query, &mut top)
+                .expect("a search");
+            top.into_sorted().to_vec()
+        };
+        self.queries().map(&mut found).collect()
     }
 
     fn by_lists(&self, params: Params) -> Vec<Vec<Hit>> {
@@ -119,11 +184,11 @@ impl Set {
 
     fn by_tables(&self, params: lsh::Params) -> Vec<Vec<Hit>> {
         let rows = self.rows.bytes.clone();
-        let tables = Tables::new(Elem::F32, self.rows.metric, params, self.near, rows);
+        let Rows { elem, metric, .. } = self.rows;
+        let tables = Tables::new(elem, metric, params, self.near, rows);
         tables.build();
-        if params.code != ivf::Code::Flat {
-            assert!(tables.bytes() * 2 < self.rows.bytes.len());
-        }
+        let short = params.code == ivf::Code::Flat && elem == Elem::F32;
+        assert!(short || tables.bytes() * 2 < self.rows.bytes.len());
         let query = lsh::Query {
             nprobe: params.default_nprobe(),
             rerank: params.default_rerank(K as u32),
@@ -140,6 +205,46 @@ impl Set {
     }
 }
 
+/// How many of the exact answer were found, or others as near.
+fn recall(found: &[Vec<Hit>], exact: &[Vec<Hit>]) -> f64 {
+    let near = |found: &[Hit], exact: &[Hit]| {
+        let last = exact.last().map_or(0, |last| last.distance);
+        found.iter().filter(|hit| hit.distance <= last).count()
+    };
+    let near: usize = found.iter().zip(exact).map(|(f, e)| near(f, e)).sum();
+    near as f64 / exact.iter().map(Vec::len).sum::<usize>().max(1) as f64
+}
+
+impl Set {
+    /// Searches by every kind of index with defaults.
+    fn check(&self) {
+        let (n, dim) = (self.rows.len() as u64, self.rows.dim as u32);
+        let row_bytes = self.row_bytes() as u32;
+        let exact = self.exact();
+        let family = match self.rows.metric {
+            Metric::L2Sq => Family::Cells,
+            _ => Family::Signs,
+        };
+        let lists = Params::default_for(n, dim, row_bytes);
+        let tables = lsh::Params::default_for(n, dim, row_bytes, family);
+        for (kind, found) in [
+            ("hnsw", self.by_graph()),
+            ("ivf", self.by_lists(lists)),
+            ("pq", self.by_lists(pq::flat(dim, false, 1))),
+            ("lsh", self.by_tables(tables)),
+        ] {
+            let recall = recall(&found, &exact);
+            let what = format!(
+                "{n} {} {} {kind}: {recall}",
+                self.name,
+                self.rows.elem.name()
+            );
+            println!("{what}");
+            assert!(recall >= 0.945, "{what}");
+        }
+    }
+}
+
 #[test]
 fn searches_with_defaults_find_most_of_the_nearest() {
     for set in [
@@ -148,22 +253,20 @@ fn searches_with_defaults_find_most_of_the_nearest() {
         Set::features(12_000),
         Set::uniform(4000, 24),
     ] {
-        let (n, dim) = (set.rows.len() as u64, set.rows.dim as u32);
-        let exact = set.exact();
-        let family = match set.rows.metric {
-            Metric::L2Sq => Family::Cells,
-            _ => Family::Signs,
-        };
-        for (kind, found) in [
-            ("ivf", set.by_lists(Params::default_for(n, dim, 4 * dim))),
-            ("pq", set.by_lists(pq::flat(dim, false, 1))),
-            (
-                "lsh",
-                set.by_tables(lsh::Params::default_for(n, dim, 4 * dim, family)),
-            ),
-        ] {
-            let recall = recall(&found, &exact);
-            assert!(recall >= 0.945, "{n} {} {kind}: {recall}", set.name);
-        }
+        set.check();
+    }
+}
+
+#[test]
+fn and_in_rows_of_other_types() {
+    let set = Set::embeddings(12_000, Metric::Cosine);
+    for (elem, metric) in [
+        (Elem::F16, Metric::Cosine),
+        (Elem::Bf16, Metric::L2Sq),
+        (Elem::I8, Metric::Cosine),
+        (Elem::U8, Metric::L2Sq),
+        (Elem::Binary, Metric::Hamming),
+    ] {
+        set.narrow(elem, metric).check();
     }
 }

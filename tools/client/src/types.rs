@@ -372,7 +372,7 @@ pub struct BuildOptions {
     pub nlist: u32,
     /// IVF, PQ: sub-quantisers.
     pub nsub: u32,
-    /// IVF, PQ: bits of a code, 32 for none; LSH: bits of a hash.
+    /// Bits of a code, 32 for none; LSH: bits of a hash.
     pub nbits: u32,
     /// LSH: hash tables.
     pub ntables: u32,
@@ -504,7 +504,7 @@ pub struct IndexStats {
     pub nlist: u32,
     /// IVF, PQ: sub-quantisers.
     pub nsub: u32,
-    /// IVF, PQ: bits of a code, 32 for none; LSH: bits of a hash.
+    /// Bits of a code, 32 for none; LSH: bits of a hash.
     pub nbits: u32,
     /// LSH: hash tables.
     pub ntables: u32,

@@ -282,7 +282,8 @@ pub struct Build {
     /// IVF, PQ: sub-quantisers, a divisor of the dimension (0: of 4 elements each, or 8 with --nbits 8)
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub nsub: u32,
-    /// Bits of a code: IVF 1, 4, 8, or 32 for none; PQ 4 or 8. LSH: bits of a hash, 1 to 16 (0: the kernel's default)
+    /// Bits of a code: HNSW 1, 4 or 8; IVF 1, 4, 8, or 32 for none; PQ 4 or 8. LSH: bits of a hash, 1 to 16 (0: the
+    /// kernel's default)
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub nbits: u32,
     /// LSH: hash tables, 1 to 32 (0: the kernel's default)
