@@ -301,7 +301,7 @@ fn every_cosine_there_is_of_128_bits_is_that_of_portable_code() {
         let rows: Vec<u8> = (0..=dim)
             .flat_map(|rr| {
                 let common = (qq + rr).saturating_sub(dim)..=qq.min(rr);
-                common.flat_map(move |qr| (ones(qr) | ones(rr - qr) << qq % 128).to_le_bytes())
+                common.flat_map(move |qr| (ones(qr) | ones(rr - qr) << (qq % 128)).to_le_bytes())
             })
             .collect();
         let keys = |isa| {
