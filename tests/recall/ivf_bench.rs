@@ -4,7 +4,9 @@
 //!
 //!     cargo run --release -p vexfs_recall --bin ivf_bench -- BASE.npy QUERIES.npy GROUND_TRUTH.npy
 //!         [--metric l2sq|inner_product|cosine] [--code signs|flat|pq4:NSUB|pq8:NSUB] [--nlist N]
-//!         [--nprobe A,B,..] [--rerank A,B,..] [--sigmas N] [--rounds N]
+//!         [--nprobe A,B,..] [--rerank A,B,..] [--sigmas N] [--rounds N] [--spill LAMBDA]
+//!
+//! With `--spill` rows are in two lists each, see `spill.rs`.
 //!
 //! With `--serve`, settings are read from standard input instead, `NPROBE RERANK` a line, and each is one round:
 //! so another program can take turns with it (`tests/bench/compare.py`). Rates are of the thread's processor time, which
@@ -16,6 +18,7 @@
 use vexfs_ann::ivf::{Code, Params, Query};
 use vexfs_ann::{Hit, TopK};
 use vexfs_recall::lists::*;
+use vexfs_recall::spill;
 use vexfs_simd_host::*;
 
 /// A matrix of an .npy file: its elements' type, columns and bytes.
@@ -112,9 +115,14 @@ fn main() {
         params,
     };
     let start = seconds_so_far();
-    let mut built = Built::train(space, params.most_blocks(n as u64) as u32);
+    let spill: Option<f32> = option("--spill").map(|lambda| lambda.parse().unwrap());
+    let entries = n as u64 * if spill.is_some() { 2 } else { 1 };
+    let mut built = Built::train(space, params.most_blocks(entries) as u32);
     let trained = seconds_so_far() - start;
-    built.build();
+    match spill {
+        Some(lambda) => spill::build(&built, lambda),
+        None => built.build(),
+    }
     let seconds = seconds_so_far() - start;
     let layout = params.layout().unwrap();
     let resident = built.index.counts().used as usize * layout.block_words as usize * 4
@@ -136,6 +144,7 @@ fn main() {
     let rerank = numbers("--rerank", "30");
     let mut memory = Memory::new(&params, 1000);
     let nq = queries.len() / row_bytes;
+    let mut once = spill.map(|_| spill::Once::new(n, params.code != Code::Flat));
     let mut run = |nprobe, rerank, rounds| {
         let query = Query {
             nprobe,
@@ -151,10 +160,15 @@ fn main() {
             for (q, hits) in queries.chunks(row_bytes).zip(found.iter_mut()) {
                 let mut top = TopK::new(hits);
                 scorer.set(q);
-                let done = built
-                    .index
-                    .search(&mut memory.lend(), &mut scorer, &mut All, &query, &mut top)
-                    .unwrap();
+                let (index, memory) = (&built.index, &mut memory.lend());
+                let done = match &mut once {
+                    Some(once) => {
+                        once.clear();
+                        index.search(memory, &mut scorer, once, &query, &mut top)
+                    }
+                    None => index.search(memory, &mut scorer, &mut All, &query, &mut top),
+                };
+                let done = done.unwrap();
                 codes += done.codes;
                 exact += done.distances;
                 top.into_sorted();
