@@ -4,10 +4,11 @@
 
 mod common;
 
-use common::graph::{change_node, code_words, cut_off, saved};
+use common::graph::{change_node, code_words, cut_off, saved, saved_with};
 use common::saved::{checked, findings, Saved};
 use vexfs_format::index::RECORD_STALE;
 use vexfs_image::indexes::Findings;
+use vexfs_simd_host::GraphKind;
 
 #[test]
 fn a_sound_graph_passes_and_damage_is_found() {
@@ -44,6 +45,25 @@ fn a_sound_graph_passes_and_damage_is_found() {
         damage(&mut damaged);
         let problems = checked(damaged.volume().0).expect_err(words);
         assert!(problems.iter().any(|p| p.contains(words)), "{problems:?}");
+    }
+}
+
+#[test]
+fn codes_have_the_bits_that_the_image_says() {
+    let kinds = [
+        (GraphKind::Rabitq1, 1),
+        (GraphKind::Rabitq4, 4),
+        (GraphKind::Sq8, 8),
+    ];
+    for (kind, bits) in kinds {
+        for nbits in [1, 4, 8, 2, u32::MAX] {
+            let checked = checked(saved_with(kind, nbits).volume().0);
+            assert_eq!(
+                checked.is_ok(),
+                nbits == bits,
+                "{kind:?} {nbits}: {checked:?}"
+            );
+        }
     }
 }
 

@@ -147,9 +147,14 @@ pub(super) fn check<D: Device>(
     let Some(vectors) = vectors else {
         return Ok(());
     };
-    let kind = match vectors.elem {
-        Elem::Binary => GraphKind::Raw(Elem::Binary),
-        _ => GraphKind::Rabitq4,
+    // Images of versions that had codes of one length do not say it.
+    let kind = match (vectors.elem, header.parameters.nbits) {
+        (Elem::Binary, 0 | 1) => GraphKind::Raw(Elem::Binary),
+        (Elem::Binary, _) => return Err("has codes of another kind".into()),
+        (_, 1) => GraphKind::Rabitq1,
+        (_, 0 | 4) => GraphKind::Rabitq4,
+        (_, 8) => GraphKind::Sq8,
+        _ => return Err("has codes of another kind".into()),
     };
     let code = GraphCode::new(kind, vectors.elem, vectors.metric, vectors.dim)
         .map_err(|_| "is of rows that have no codes")?;

@@ -91,15 +91,20 @@ impl Numeric for Codes<'_> {
 
 /// Words of a code.
 pub fn code_words() -> usize {
-    code().code_words()
+    code(GraphKind::Rabitq4).code_words()
 }
 
-fn code() -> GraphCode {
-    GraphCode::new(GraphKind::Rabitq4, Elem::F32, Metric::L2Sq, DIM).unwrap()
+fn code(kind: GraphKind) -> GraphCode {
+    GraphCode::new(kind, Elem::F32, Metric::L2Sq, DIM).unwrap()
 }
 
-/// A container of rows around some centres, and its graph.
+/// A container of rows around some centres, and its graph, as it was saved before images said the bits of codes.
 pub fn saved() -> Saved {
+    saved_with(GraphKind::Rabitq4, 0)
+}
+
+/// The same with codes of a kind, and what the image says of their bits.
+pub fn saved_with(kind: GraphKind, nbits: u32) -> Saved {
     let mut random = Random(3);
     let mut number = |most: u64| random.below(most) as f32 / 64.0;
     let centres: Vec<Vec<f32>> = (0..8)
@@ -111,7 +116,7 @@ pub fn saved() -> Saved {
             near.flat_map(f32::to_le_bytes).collect()
         })
         .collect();
-    let code = code();
+    let code = code(kind);
     let params = Params {
         m: 8,
         ef_construction: 60,
@@ -145,6 +150,7 @@ pub fn saved() -> Saved {
         parameters: Parameters {
             m: params.m,
             ef_construction: params.ef_construction,
+            nbits,
             ..Parameters::default()
         },
         state: GraphState {
