@@ -257,10 +257,12 @@ static void ask(struct asked *a, uint64_t *random)
 		a->s.index_kind = VEXFS_INDEX_EXACT;
 		break;
 	case 1:
-		a->s.index_kind = kinds[a->box].build.index_kind;
+		a->s.index_kind = VEXFS_INDEX_AUTO;
 		break;
 	default:
-		a->s.index_kind = VEXFS_INDEX_AUTO;
+		a->s.index_kind = kinds[a->box].build.index_kind;
+		/* Or else a scan of so few rows would be the better plan. */
+		a->s.rerank = 64;
 	}
 	make_rows(a->queries, 7, rnd(random), MOST_QUERIES, DIM);
 	memset(a->allowed, 1, sizeof(a->allowed));
