@@ -147,15 +147,12 @@ arm64_programs() {
 	programs vector | grep -vE '_disk$|^vector_(build|parallel|faults|memory|numa|reclaim)$'
 }
 
-# Two cores: all else beside the kselftests and damaged images; each about half of the time.
+# Two cores: all else beside the kselftests; each about half of the time.
 # shellcheck disable=SC2046 # lists of words
 posix_job() {
 	trap 'kill $vm 2>/dev/null; exit 130' INT TERM
 	want kselftest && kselftests kselftest "$out/kselftest.log" "$bin" -- $(programs posix)
 	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector | grep -v _numa) vector_types:simd=scalar
-	want vector && kselftests numa "$out/numa.log" "$bin" --nodes 2 -- vector_numa
-	want images && guest images "$out/images.log" --cpu 1 --mem 512M --disk 24M --disk 24M --disk 12M --timeout 3600 -- \
-		tests/images/guest.sh "$bin/image_check" "${VEXFS_IMAGE_ROUNDS:-4}" "$VEXFS_SEED"
 	want debug && kselftests debug "$out/debug.log" "$bin" --debug --mem 2G --timeout "${VEXFS_GUEST_SECONDS:-14400}" -- \
 		${VEXFS_PROGRAMS:-$(programs posix) $(programs vector)}
 	return 0
@@ -183,6 +180,9 @@ other_jobs() {
 	want isa && isa
 	want arm64 && kselftests arm64 "$out/arm64.log" "$arm64_bin" --arch arm64 --env VEXFS_TEST_ISA=neondot -- \
 		$(programs posix) $(arm64_programs) vector_search:simd=neon
+	want vector && kselftests numa "$out/numa.log" "$bin" --nodes 2 -- vector_numa
+	want images && guest images "$out/images.log" --cpu 1 --mem 512M --disk 24M --disk 24M --disk 12M --timeout 3600 -- \
+		tests/images/guest.sh "$bin/image_check" "${VEXFS_IMAGE_ROUNDS:-4}" "$VEXFS_SEED"
 	return 0
 }
 

@@ -227,6 +227,9 @@ TEST_F_TIMEOUT(box, indexes_of_every_type_take_less_than_half_of_their_rows, 150
 
 		if (t->bits == 1 && !of_bits)
 			continue;
+		/* Those before have rows of the same length. */
+		if (quick() && which && types[which - 1].bits == t->bits)
+			continue;
 		fd = typed_container("f", t, DIM, VEXFS_METRIC_L2, &arg);
 		ASSERT_LE(0, fd);
 		for (uint64_t row = 0; row < n; row += 500) {

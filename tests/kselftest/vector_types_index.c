@@ -214,13 +214,14 @@ SCRATCH_CASE(graphs_of_every_type_are_the_same_after_a_remount)
 	enum { N = 1000, DIM = 192, WAYS = TYPES + 4 };
 	static const struct { int type; unsigned int nbits; } other[] = { { 0, 1 }, { 0, 8 }, { 1, 4 }, { 3, 1 } };
 	uint64_t digests[WAYS];
+	unsigned int n = quick() ? 400 : N;
 	char name[16];
 
 	NEED_VEXFS();
 	for (int way = 0; way < WAYS; way++) {
 		const struct type *t = &types[way < TYPES ? way : other[way - TYPES].type];
 		unsigned int nbits = way < TYPES ? 0 : other[way - TYPES].nbits;
-		struct rows rows = clustered(t, 1, N, DIM);
+		struct rows rows = clustered(t, 1, n, DIM);
 		struct vexfs_create_vector arg = { 0 };
 		struct vexfs_index_stats st;
 		int fd;
@@ -228,7 +229,7 @@ SCRATCH_CASE(graphs_of_every_type_are_the_same_after_a_remount)
 		snprintf(name, sizeof(name), "%s%u", t->name, nbits);
 		fd = typed_container(name, t, DIM, VEXFS_METRIC_COSINE, &arg);
 		ASSERT_LE(0, fd);
-		OK(insert_rows(fd, &rows, 0, N, NULL));
+		OK(insert_rows(fd, &rows, 0, n, NULL));
 		OK(build(fd, (struct vexfs_build_index){ .nbits = nbits }));
 		if (t->bits == 1)
 			EXPECT_EQ(EINVAL, ERR(build(fd, (struct vexfs_build_index){
@@ -244,9 +245,9 @@ SCRATCH_CASE(graphs_of_every_type_are_the_same_after_a_remount)
 	for (int way = 0; way < WAYS; way++) {
 		const struct type *t = &types[way < TYPES ? way : other[way - TYPES].type];
 		unsigned int nbits = way < TYPES ? 0 : other[way - TYPES].nbits;
-		struct rows rows = clustered(t, 1, N, DIM), queries = clustered(t, 2, NQ, DIM);
+		struct rows rows = clustered(t, 1, n, DIM), queries = clustered(t, 2, NQ, DIM);
 		bool dead[N] = { false };
-		struct model m = { DIM, VEXFS_METRIC_COSINE, N, rows.numbers, NULL, dead };
+		struct model m = { DIM, VEXFS_METRIC_COSINE, n, rows.numbers, NULL, dead };
 		struct vexfs_search s = { .ef = 48 };
 		struct vexfs_index_stats st;
 		unsigned int found;
