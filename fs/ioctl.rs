@@ -86,7 +86,7 @@ pub(crate) fn write<T: ToUser + Immutable>(argument: usize, value: &T, size: usi
 /// Reads `count` 64-bit numbers.
 pub(crate) fn read_u64s(address: u64, count: u64) -> Result<KVVec<u64>> {
     let count = usize::try_from(count)?;
-    let mut values = KVVec::from_elem(0u64, count, GFP_KERNEL_ACCOUNT)?;
+    let mut values = KVVec::from_elem(0u64, count, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
     UserSlice::new(user_address(address)?, count.checked_mul(8).ok_or(E2BIG)?)
         .reader()
         .read_slice(values.as_mut_bytes())?;
@@ -255,7 +255,7 @@ fn insert(
             &KVVec::from_elem(
                 NO_ROW,
                 usize::try_from(b.count).map_err(|_| E2BIG)?,
-                GFP_KERNEL,
+                GFP_KERNEL | __GFP_NOWARN,
             )?,
         )?;
     }
@@ -286,8 +286,10 @@ fn insert(
     b.done = outcome.done;
     b.first_row = outcome.first_row;
     if b.rows != 0 {
-        let mut numbers =
-            KVVec::with_capacity(usize::try_from(b.count).map_err(|_| E2BIG)?, GFP_KERNEL)?;
+        let mut numbers = KVVec::with_capacity(
+            usize::try_from(b.count).map_err(|_| E2BIG)?,
+            GFP_KERNEL | __GFP_NOWARN,
+        )?;
         for row in outcome.first_row..outcome.first_row.saturating_add(outcome.done) {
             numbers.push_within_capacity(row).map_err(|_| ENOMEM)?;
         }
@@ -304,7 +306,7 @@ fn resolve(inode: &Inode<VexFs>, b: &uapi::vexfs_batch) -> Result<KVVec<Option<u
         return Err(EINVAL);
     }
     let named = read_u64s(address, b.count)?;
-    let mut found = KVVec::with_capacity(named.len(), GFP_KERNEL)?;
+    let mut found = KVVec::with_capacity(named.len(), GFP_KERNEL | __GFP_NOWARN)?;
     // All under one lock, so that the answer is one state of the container.
     container::with(inode, |c| {
         for name in &named {
@@ -332,7 +334,7 @@ fn delete(
         container::with(inode, |_| Ok(()))?;
         let lock = inode.lock();
         let found = resolve(inode, b)?;
-        let mut live = KVVec::with_capacity(found.len(), GFP_KERNEL)?;
+        let mut live = KVVec::with_capacity(found.len(), GFP_KERNEL | __GFP_NOWARN)?;
         for (index, row) in found.iter().enumerate() {
             match row {
                 Some(row) => live
@@ -357,7 +359,7 @@ fn delete(
             failed = Some(index as u64);
             return Err(EINVAL);
         }
-        let mut rows = KVVec::with_capacity(live.len(), GFP_KERNEL)?;
+        let mut rows = KVVec::with_capacity(live.len(), GFP_KERNEL | __GFP_NOWARN)?;
         for (row, _) in &live {
             rows.push_within_capacity(*row).map_err(|_| ENOMEM)?;
         }
@@ -374,7 +376,7 @@ fn get(inode: &Inode<VexFs>, b: &mut uapi::vexfs_batch, stride: usize) -> Result
     let by_row = b.flags & uapi::VEXFS_BATCH_BY_ROW != 0;
     let found = resolve(inode, b)?;
     let collect = |f: &dyn Fn(&crate::container::Container, Option<u64>) -> u64| {
-        let mut values = KVVec::with_capacity(found.len(), GFP_KERNEL)?;
+        let mut values = KVVec::with_capacity(found.len(), GFP_KERNEL | __GFP_NOWARN)?;
         container::with(inode, |c| {
             for row in &found {
                 values

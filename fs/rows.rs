@@ -68,7 +68,7 @@ type BatchResult<T> = core::result::Result<T, BatchError>;
 
 /// The index of the first element of `keys` that occurred before.
 fn first_repeated(keys: &[u64]) -> Result<Option<usize>> {
-    let mut order = KVVec::with_capacity(keys.len(), GFP_KERNEL)?;
+    let mut order = KVVec::with_capacity(keys.len(), GFP_KERNEL | __GFP_NOWARN)?;
     for (index, key) in keys.iter().enumerate() {
         order
             .push_within_capacity((*key, index))
@@ -305,7 +305,7 @@ fn publish(
 /// Lets those who look for the keys of rows that a batch is about to replace find these rows
 /// until the batch is published.
 fn announce(inode: &Inode<VexFs>, replaced: &[u64]) -> Result {
-    let mut replacing = KVVec::with_capacity(replaced.len(), GFP_KERNEL)?;
+    let mut replacing = KVVec::with_capacity(replaced.len(), GFP_KERNEL | __GFP_NOWARN)?;
     let mut c = inode.node().container.lock();
     for row in replaced {
         replacing
@@ -503,7 +503,7 @@ pub(crate) fn read_to_user(
 ) -> Result {
     let area = container::with(inode, |c| Ok(c.area))?;
     let bytes = element::row_bytes(&area)?;
-    let mut row_buffer = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
+    let mut row_buffer = KVVec::from_elem(0u8, bytes, GFP_KERNEL | __GFP_NOWARN)?;
     let mut pinned = Pinned::new()?;
     for (index, row) in wanted.iter().enumerate() {
         match row {
@@ -547,7 +547,7 @@ pub(crate) fn write(
     if len > u64::from(vexfs_uapi::VEXFS_MAX_BATCH_BYTES) {
         return Err(EINVAL);
     }
-    let mut bytes = KVVec::from_elem(0u8, usize::try_from(len)?, GFP_KERNEL)?;
+    let mut bytes = KVVec::from_elem(0u8, usize::try_from(len)?, GFP_KERNEL | __GFP_NOWARN)?;
     source.read(&mut bytes)?;
     let data = element::row_bytes(&area)?;
     for row in bytes.chunks_mut(area.stride as usize) {

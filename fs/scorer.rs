@@ -204,7 +204,7 @@ pub(crate) fn scan(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<Outcome> {
     let run_limit = if heaps.len() > 1 { tile } else { limit };
     let mut pinned = Pinned::new()?;
     let mut copies = Copies::new(bytes)?;
-    let mut distances = KVVec::from_elem(0u32, SECTION_DISTANCES, GFP_KERNEL)?;
+    let mut distances = KVVec::from_elem(0u32, SECTION_DISTANCES, GFP_KERNEL | __GFP_NOWARN)?;
     let mut outcome = Outcome {
         distances: 0,
         partial: false,

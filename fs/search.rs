@@ -91,8 +91,8 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     // Threads share the queries of walks, and the rows of scans.
     let shares = if walk.is_some() { threads as usize } else { 1 };
     let group = together(&s, bytes, shares);
-    let mut queries = KVVec::from_elem(0u8, group * bytes, GFP_KERNEL)?;
-    let mut hits = KVVec::from_elem(Hit::default(), group * k, GFP_KERNEL)?;
+    let mut queries = KVVec::from_elem(0u8, group * bytes, GFP_KERNEL | __GFP_NOWARN)?;
+    let mut hits = KVVec::from_elem(Hit::default(), group * k, GFP_KERNEL | __GFP_NOWARN)?;
     let mut totals = Outcome::default();
     let stop = Stop::with_task();
     let mut first = 0;
@@ -222,7 +222,7 @@ fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search) -> Result<Candidates
             return Ok(Candidates::new(rows));
         }
         let words = usize::try_from(rows.div_ceil(64))?;
-        let mut allowed = KVVec::from_elem(0u64, words, GFP_KERNEL_ACCOUNT)?;
+        let mut allowed = KVVec::from_elem(0u64, words, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
         match &keys {
             Some(keys) => {
                 for key in keys {
@@ -293,7 +293,7 @@ fn write_hits(s: &uapi::vexfs_search, first: usize, bound: u32, heaps: KVec<TopK
         reserved: 0,
     };
     let k = s.k as usize;
-    let mut out = KVVec::from_elem(NONE, k, GFP_KERNEL)?;
+    let mut out = KVVec::from_elem(NONE, k, GFP_KERNEL | __GFP_NOWARN)?;
     for (index, heap) in heaps.into_iter().enumerate() {
         let sorted = heap.into_sorted();
         // A walk knows no bound.

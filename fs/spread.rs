@@ -128,7 +128,11 @@ pub(crate) fn scan(
         if piece.is_none() {
             return Ok(());
         }
-        let mut memory = KVVec::from_elem(Hit::default(), k.saturating_mul(queries), GFP_KERNEL)?;
+        let mut memory = KVVec::from_elem(
+            Hit::default(),
+            k.saturating_mul(queries),
+            GFP_KERNEL | __GFP_NOWARN,
+        )?;
         let mut mine = KVec::with_capacity(queries, GFP_KERNEL)?;
         for memory in memory.chunks_mut(k) {
             mine.push_within_capacity(TopK::new(memory))
