@@ -6,7 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 use core::arch::x86_64::*;
 
-use crate::abi::{Elem, Isa, Metric};
+use crate::abi::{Distance, Elem, Isa, Metric};
 use crate::distance::{score_many, F32Kind, Strided};
 use crate::isa::per_isa;
 
@@ -28,6 +28,9 @@ per_isa! {
     pub unsafe fn centroids(
         isa, sums: *const u64, counts: *const u64, k: usize, dim: usize, out: *mut u8,
     ) -> usize = centroids_body;
+
+    /// What `n` second lists of a row cost.
+    pub unsafe fn spill(isa, first: u32, keys: *const u32, costs: *mut u32, n: usize) -> () = spill_body;
 
     /// As [`rotate`], with what every processor has.
     pub unsafe fn rotate_portably(isa, seed: u64, p: *mut u8, dim: usize) -> () = rotate_portable_body;
@@ -165,6 +168,35 @@ unsafe fn centroids_body(
         }
     }
     empty
+}
+
+/// How much more a residual costs the part of it that is along the first one: 1.5, as SOAR has it for recalls of
+/// 0.9 and more.
+const LAMBDA: f32 = 1.5;
+
+/// Replaces the squared distances `b` of centroids from that of a row's first list by the costs of second lists there,
+/// `|s|^2 + LAMBDA <r,s>^2 / |r|^2`: `r` is the residual in the first list and `|r|^2` is `first`, `s` one in the
+/// second and `|s|^2` is its key. By the law of cosines `2 <r,s> = |r|^2 + |s|^2 - b`.
+///
+/// # Safety
+///
+/// `n` keys are readable, and `n` costs readable and writable.
+#[inline(always)]
+unsafe fn spill_body(first: u32, keys: *const u32, costs: *mut u32, n: usize) {
+    let value = |key| f32::from_bits(Distance(key).to_f32_bits());
+    let r = value(first);
+    for i in 0..n {
+        // SAFETY: `i` is below `n`.
+        unsafe {
+            let (s, between) = (value(*keys.add(i)), value(*costs.add(i)));
+            let inner = 0.5 * (r + s - between);
+            // No more than `|s|^2`, whatever rounding made of it.
+            let along = inner * inner / r;
+            let along = if along < s { along } else { s };
+            let cost = s + LAMBDA * if r > 0.0 { along } else { 0.0 };
+            *costs.add(i) = Distance::from_f32_bits(cost.to_bits()).0;
+        }
+    }
 }
 
 /// Bits `64 * i..64 * i + 64` of the random signs of a round: SplitMix64.
@@ -494,6 +526,27 @@ pub unsafe extern "C" fn vexfs_simd_centroids(
         Some(isa) => unsafe { centroids(isa, sums, counts, k, dim, out) },
         None => usize::MAX,
     }
+}
+
+/// See [`spill`]. Returns 0, or 1 for an unknown `isa`.
+///
+/// # Safety
+///
+/// The processor has `isa` and vector registers may be used; otherwise as [`spill_body`].
+#[no_mangle]
+pub unsafe extern "C" fn vexfs_simd_spill(
+    isa: u32,
+    first: u32,
+    keys: *const u32,
+    costs: *mut u32,
+    n: usize,
+) -> u32 {
+    let Some(isa) = Isa::from_u32(isa) else {
+        return 1;
+    };
+    // SAFETY: as promised by the caller.
+    unsafe { spill(isa, first, keys, costs, n) };
+    0
 }
 
 /// See [`rotate`]. Returns 0, or 1 for an unknown `isa`.

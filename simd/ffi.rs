@@ -39,7 +39,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 pub use abi::{Distance, Elem, Isa, Metric, MAX_DIM};
 pub use choose::choose;
-pub use cluster::{accumulate_f32, assign_f32, centroids_f32, rotate_f32, sign_bits_f32};
+pub use cluster::{
+    accumulate_f32, assign_f32, centroids_f32, rotate_f32, sign_bits_f32, spill_costs,
+};
 pub use convert::{convert, dequantise_i8, normalise_f32, quantise_i8, Quantiser};
 pub use graph::{prefetch, GraphCode, GraphKind, MAX_CODE_WORDS};
 pub use lsh::fixed_f32;

@@ -44,7 +44,7 @@ mod self_test;
 
 pub use cluster::{
     vexfs_simd_accumulate, vexfs_simd_assign, vexfs_simd_centroids, vexfs_simd_rotate,
-    vexfs_simd_sign_bits,
+    vexfs_simd_sign_bits, vexfs_simd_spill,
 };
 pub use convert::{vexfs_simd_convert, vexfs_simd_normalise, vexfs_simd_quantise};
 pub use graph::{

@@ -34,6 +34,7 @@ extern "C" {
         dim: usize,
         out: *mut u8,
     ) -> usize;
+    fn vexfs_simd_spill(isa: u32, first: u32, keys: *const u32, costs: *mut u32, n: usize) -> u32;
     fn vexfs_simd_rotate(isa: u32, seed: u64, p: *mut u8, dim: usize) -> u32;
     fn vexfs_simd_sign_bits(isa: u32, src: *const u8, dim: usize, dst: *mut u8) -> u32;
 }
@@ -181,6 +182,41 @@ pub fn centroids_f32(
     };
     if empty <= counts.len() {
         Ok(empty)
+    } else {
+        Err(BadShape)
+    }
+}
+
+/// What second lists cost a row: a residual that is long, or along the first one (SOAR, arXiv 2404.00774).
+///
+/// All are [`Distance`](crate::Distance)s by squared Euclidean distance: `first` from the row to the centroid of its first
+/// list, `keys` to those of others, and `costs` from the centroid of the first list to them, which become the costs
+/// `|s|^2 + 1.5 <r,s>^2 / |r|^2` of residuals `s` beside `r`. The same bits on every instruction set.
+///
+/// Errors: [`BadShape`] if the lengths differ.
+pub fn spill_costs(
+    _token: &FpuToken<'_>,
+    isa: Isa,
+    first: u32,
+    keys: &[u32],
+    costs: &mut [u32],
+) -> Result<(), BadShape> {
+    if keys.len() != costs.len() {
+        return Err(BadShape);
+    }
+    // SAFETY: there are as many keys as costs, as just checked. The token proves that vector registers may be
+    // used, and `word` that the processor has the instructions.
+    let failed = unsafe {
+        vexfs_simd_spill(
+            isa.word(),
+            first,
+            keys.as_ptr(),
+            costs.as_mut_ptr(),
+            keys.len(),
+        )
+    };
+    if failed == 0 {
+        Ok(())
     } else {
         Err(BadShape)
     }

@@ -40,6 +40,7 @@ keep!(
     vexfs_simd_centroids,
     vexfs_simd_rotate,
     vexfs_simd_sign_bits,
+    vexfs_simd_spill,
     vexfs_simd_pq_encode,
     vexfs_simd_pq_table,
     vexfs_simd_pq_scan8,

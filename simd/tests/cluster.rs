@@ -257,3 +257,38 @@ fn sign_bits_are_signs_and_their_hamming_distance_tells_the_angle() {
         assert!((38.0..52.0).contains(&angle), "{isa:?}: {angle} degrees");
     }
 }
+
+#[test]
+fn second_lists_cost_their_residuals_and_what_is_along_the_first() {
+    let mut rng = Rng(53);
+    let t = token();
+    let dim = 9;
+    let vector = |rng: &mut Rng| -> Vec<f32> { (0..dim).map(|_| rng.unit() as f32).collect() };
+    let between =
+        |a: &[f32], b: &[f32]| -> f32 { a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum() };
+    let key = |x: f32| Distance::from_f32_bits(x.to_bits()).0;
+    let (x, first) = (vector(&mut rng), vector(&mut rng));
+    let others: Vec<_> = (0..50).map(|_| vector(&mut rng)).collect();
+    let keys: Vec<_> = others.iter().map(|c| key(between(&x, c))).collect();
+    let mut all = Vec::new();
+    for isa in available() {
+        let mut costs: Vec<_> = others.iter().map(|c| key(between(&first, c))).collect();
+        let r = between(&x, &first);
+        spill_costs(&t, isa, key(r), &keys, &mut costs).unwrap();
+        for (c, cost) in others.iter().zip(&costs) {
+            let inner: f32 = (0..dim).map(|d| (x[d] - first[d]) * (x[d] - c[d])).sum();
+            let want = between(&x, c) + 1.5 * inner * inner / r;
+            let cost = f32::from_bits(Distance(*cost).to_f32_bits());
+            assert!((cost - want).abs() < 1e-3 * want, "{isa:?}: {cost} {want}");
+        }
+        // A row that is its first centroid, or near it as rounding has it.
+        let mut near = [key(4.0), key(4.1), key(3.9)];
+        spill_costs(&t, isa, key(0.0), &[key(4.0); 3], &mut near).unwrap();
+        assert_eq!(near, [key(4.0); 3]);
+        spill_costs(&t, isa, key(1e-30), &[key(4.0); 3], &mut near).unwrap();
+        assert!(near.iter().all(|cost| *cost <= key(10.0)));
+        assert_eq!(spill_costs(&t, isa, 0, &keys, &mut [0]), Err(BadShape));
+        all.push(costs);
+    }
+    assert!(all.iter().all(|costs| *costs == all[0]));
+}
