@@ -4,6 +4,7 @@
 //!
 //! - `topk.rs`: the best k of a stream of hits
 //! - `reservoir.rs`: the least of very many candidates
+//! - `seen.rs`: rows that a search has met
 //! - `visible.rs`: filters, tombstones, budgets
 //! - `flat.rs`: the exact scan
 //! - `hnsw/`: a graph of codes, and exact distances of the nearest
@@ -30,6 +31,7 @@ pub mod lsh;
 pub mod planner;
 pub mod pq;
 pub mod reservoir;
+mod seen;
 pub mod topk;
 pub mod visible;
 

@@ -108,7 +108,7 @@ impl Container {
             .min(nlist);
         let probes = u64::from(query.probes(params.nlist, self.rows)).max(filled);
         let in_list = |empty: u64| {
-            (self.rows / nlist)
+            (params.entries(self.rows) / nlist)
                 .saturating_add(empty)
                 .saturating_mul(probes)
         };

@@ -27,6 +27,9 @@ pub struct CheckMemory<'a> {
     pub blocks: &'a mut [u64],
     /// A bit for each row of the container.
     pub rows: &'a mut [u64],
+    /// As many again twice if rows are in two lists, or none: a bit for each row that was met a second time, and for each
+    /// of one list.
+    pub again: &'a mut [u64],
 }
 
 /// The first thing wrong in a list.
@@ -38,8 +41,10 @@ pub enum Fault {
     Chain,
     /// A block belongs to two lists, or to a list and to those that are free, or says it is another's.
     Owner,
-    /// A row is in two slots.
+    /// A row is in two slots of a list, or in more lists than it should be.
     Twice,
+    /// A row is in fewer lists than it should be.
+    Once,
     /// A row number is not one of the container.
     Row,
     /// The holes are not those that are linked.
@@ -49,7 +54,7 @@ pub enum Fault {
 /// What a check found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Report {
-    /// Rows in lists.
+    /// Rows in lists, each once.
     pub live: u32,
     /// Slots without a row.
     pub holes: u32,
@@ -68,6 +73,79 @@ fn set(bits: &mut [u64], at: u32) -> Option<bool> {
     let clear = *word & bit == 0;
     *word |= bit;
     Some(clear)
+}
+
+/// Rows that a check has met.
+#[derive(Debug)]
+pub struct Met<'a> {
+    rows: &'a mut [u64],
+    again: &'a mut [u64],
+    in_list: &'a mut [u64],
+    copies: u32,
+}
+
+impl<'a> Met<'a> {
+    /// None of the rows yet of an index with these parameters; the memory is that of [`CheckMemory`].
+    pub fn new(params: &Params, rows: &'a mut [u64], again: &'a mut [u64]) -> Self {
+        let (again, in_list) = again.split_at_mut(again.len() / 2);
+        Met {
+            rows,
+            again,
+            in_list,
+            copies: params.copies,
+        }
+    }
+
+    /// Meets a row of a list.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Twice`] if it is one time too many, [`Fault::Size`] if there is no bit for it.
+    pub fn meet(&mut self, row: u32) -> Result<(), Fault> {
+        let first = set(self.rows, row).ok_or(Fault::Size)?;
+        if self.copies > 1 {
+            let of_list = set(self.in_list, row).ok_or(Fault::Size)?;
+            if first {
+                return Ok(());
+            }
+            let second = set(self.again, row).ok_or(Fault::Size)?;
+            return if of_list && second {
+                Ok(())
+            } else {
+                Err(Fault::Twice)
+            };
+        }
+        if first {
+            Ok(())
+        } else {
+            Err(Fault::Twice)
+        }
+    }
+
+    /// Takes a row out of those of one list, when all of it has been met.
+    fn forget(&mut self, row: u32) {
+        if let Some(word) = self.in_list.get_mut(row as usize / 64) {
+            *word &= !(1 << (row % 64));
+        }
+    }
+
+    /// Whether a row was met once, and should have been twice.
+    fn is_alone(&self, row: u32) -> bool {
+        let bit = |bits: &[u64]| {
+            let word = bits.get(row as usize / 64).copied();
+            word.unwrap_or(0) >> (row % 64) & 1 != 0
+        };
+        bit(self.rows) && !bit(self.again)
+    }
+
+    /// Rows that were met as often as they should be: a bit for each.
+    pub fn met(&self) -> &[u64] {
+        if self.copies > 1 {
+            self.again
+        } else {
+            self.rows
+        }
+    }
 }
 
 impl<S: Store> Index<S> {
@@ -102,13 +180,14 @@ impl<S: Store> Index<S> {
             store,
             used: AtomicU32::new(image.used),
             free: AtomicU32::new(image.free),
-            live: AtomicU32::new(0),
+            entries: AtomicU32::new(0),
         };
         let report = index.check(rows, memory);
         if report.fault.is_some() {
             return Err(Ok(report));
         }
-        index.live.store(report.live, Ordering::Relaxed);
+        let entries = report.live.saturating_mul(params.copies);
+        index.entries.store(entries, Ordering::Relaxed);
         Ok(index)
     }
 
@@ -119,16 +198,16 @@ impl<S: Store> Index<S> {
         if report.fault.is_some() {
             return report;
         }
+        let CheckMemory {
+            rows: bits, again, ..
+        } = memory;
+        let mut met = Met::new(&self.params, bits, again);
         for list in 0..self.params.all_lists() {
             let checked = self.check_rows(list, |row| {
                 if u64::from(row) >= rows {
                     return Err(Fault::Row);
                 }
-                match set(memory.rows, row) {
-                    Some(true) => Ok(()),
-                    Some(false) => Err(Fault::Twice),
-                    None => Err(Fault::Size),
-                }
+                met.meet(row)
             });
             match checked {
                 Ok((live, holes)) => {
@@ -137,11 +216,39 @@ impl<S: Store> Index<S> {
                 }
                 Err(fault) => {
                     report.fault = Some((list, fault));
-                    break;
+                    return report;
                 }
             }
+            self.end_list(list, &mut met);
         }
+        report.fault = self.first_alone(&met).map(|list| (list, Fault::Once));
+        report.live = report.live.checked_div(self.params.copies).unwrap_or(0);
         report
+    }
+
+    /// Ends what [`Met::meet`] was told of the rows of a list.
+    pub fn end_list(&self, list: u32, met: &mut Met<'_>) {
+        if self.params.copies > 1 {
+            // It was walked just now.
+            let _ = self.check_rows(list, |row| {
+                met.forget(row);
+                Ok(())
+            });
+        }
+    }
+
+    /// The first list with a row that was met but once, of those that are in two lists.
+    fn first_alone(&self, met: &Met<'_>) -> Option<u32> {
+        if self.params.copies < 2 {
+            return None;
+        }
+        (0..self.params.nlist).find(|list| {
+            let each = |row| match met.is_alone(row) {
+                true => Err(Fault::Once),
+                false => Ok(()),
+            };
+            self.check_rows(*list, each).is_err()
+        })
     }
 
     /// Checks the chains of all lists and of free blocks, when no writer is inside: reads some words of each

@@ -6,7 +6,7 @@
 //! appends in the order of rows.
 
 use super::store::{Store, Vectors, BATCH};
-use super::{Error, Index};
+use super::{spill, Error, Index};
 
 /// What training made: kept by the caller, beside the lists.
 #[derive(Clone, Copy, Debug)]
@@ -17,13 +17,16 @@ pub struct Model<'a> {
     pub codebooks: &'a [u8],
 }
 
-/// Scratch memory of one batch, of the same number of rows everywhere, at most [`BATCH`].
+/// Scratch memory of one batch, of the same number of rows everywhere, at most [`BATCH`] and, but for `vectors`, each as
+/// often as it is in lists.
 #[derive(Debug)]
 pub struct InsertMemory<'a> {
     /// `4 * dim` bytes a row.
     pub vectors: &'a mut [u8],
     /// `nsub` bytes a row.
     pub codes: &'a mut [u8],
+    /// [`NEAR_WORDS`](super::NEAR_WORDS) if rows are in two lists, or none.
+    pub near: &'a mut [u64],
 }
 
 /// Rows that share each load of a centroid.
@@ -83,7 +86,8 @@ impl<S: Store> Index<S> {
             .get(..row.checked_mul(self.params.nlist as usize)?)
     }
 
-    /// Finds the lists of `rows`, at most [`BATCH`], and leaves their vectors in `memory`.
+    /// Finds the lists of `rows`, at most [`BATCH`], and leaves their vectors in `memory`. `lists` has room for each row as
+    /// often as it is in lists; these are together, the nearest first.
     ///
     /// # Errors
     ///
@@ -100,12 +104,16 @@ impl<S: Store> Index<S> {
         let bytes = rows.len().saturating_mul(dim).saturating_mul(4);
         let loaded = memory.vectors.get_mut(..bytes).ok_or(Error::Workspace)?;
         let centres = self.centres(model).ok_or(Error::Workspace)?;
-        let mut keys = [0; BATCH];
-        let keys = keys.get_mut(..rows.len()).ok_or(Error::Workspace)?;
-        if lists.len() != rows.len() {
+        let copies = self.params.copies as usize;
+        if rows.len().checked_mul(copies) != Some(lists.len()) {
             return Err(Error::Workspace);
         }
         vectors.load(rows, loaded)?;
+        if copies > 1 {
+            return spill::lists_of(vectors, loaded, dim, centres, memory.near, lists);
+        }
+        let mut keys = [0; BATCH];
+        let keys = keys.get_mut(..rows.len()).ok_or(Error::Workspace)?;
         assign(
             vectors,
             loaded,
@@ -118,7 +126,7 @@ impl<S: Store> Index<S> {
         Ok(())
     }
 
-    /// Encodes the vectors that [`Index::lists_of`] left in `memory`, with factors.
+    /// Encodes the vectors that [`Index::lists_of`] left in `memory`, with factors, each for the next `each` of `lists`.
     ///
     /// # Errors
     ///
@@ -128,6 +136,7 @@ impl<S: Store> Index<S> {
         vectors: &mut V,
         model: &Model<'_>,
         lists: &[u32],
+        each: u32,
         memory: &mut InsertMemory<'_>,
         factors: &mut [[u32; 3]],
     ) -> Result<(), Error<V::Error>> {
@@ -141,8 +150,9 @@ impl<S: Store> Index<S> {
         }
         let codes = memory.codes.chunks_mut(nsub);
         let places = codes.zip(factors.iter_mut());
-        for ((vector, &list), (codes, factors)) in memory.vectors.chunks(row).zip(lists).zip(places)
-        {
+        let again = |vector| core::iter::repeat_n(vector, each as usize);
+        let rows = memory.vectors.chunks(row).flat_map(again);
+        for ((vector, &list), (codes, factors)) in rows.zip(lists).zip(places) {
             let of = if self.params.hashed { 0 } else { list as usize };
             let at = row.saturating_mul(of);
             let centroid = model.centroids.get(at..at.saturating_add(row));
@@ -165,17 +175,21 @@ impl<S: Store> Index<S> {
         rows: &[u64],
         memory: &mut InsertMemory<'_>,
     ) -> Result<(), Error<V::Error>> {
-        let (mut lists, mut factors) = ([0; BATCH], [[0; 3]; BATCH]);
-        let lists = lists.get_mut(..rows.len()).ok_or(Error::Workspace)?;
-        let factors = factors.get_mut(..rows.len()).ok_or(Error::Workspace)?;
+        let (mut lists, mut factors) = ([0; 2 * BATCH], [[0; 3]; 2 * BATCH]);
+        let copies = self.params.copies;
+        let each = copies.max(1) as usize;
+        let used = rows.len().saturating_mul(each);
+        let lists = lists.get_mut(..used).ok_or(Error::Workspace)?;
+        let factors = factors.get_mut(..used).ok_or(Error::Workspace)?;
         self.lists_of(vectors, model, rows, memory, lists)?;
-        self.encode(vectors, model, lists, memory, factors)?;
-        let nsub = self.layout.nsub as usize;
+        self.encode(vectors, model, lists, copies, memory, factors)?;
+        let step = (self.layout.nsub as usize).saturating_mul(each);
         let mut writer = self.writer();
-        for (i, ((&row, &list), factors)) in rows.iter().zip(&*lists).zip(&*factors).enumerate() {
-            let at = i.saturating_mul(nsub);
-            let codes = memory.codes.get(at..at.saturating_add(nsub));
-            writer.append(list, row, codes.ok_or(Error::Workspace)?, factors)?;
+        let places = lists.chunks(each).zip(factors.chunks(each));
+        for (i, (&row, (lists, factors))) in rows.iter().zip(places).enumerate() {
+            let at = i.saturating_mul(step);
+            let codes = memory.codes.get(at..at.saturating_add(step));
+            writer.append_to(lists, row, codes.ok_or(Error::Workspace)?, factors)?;
         }
         Ok(())
     }

@@ -320,7 +320,7 @@ impl<S: Store> Index<S> {
     pub fn holes(&self) -> u64 {
         let slots = (0..self.params.nlist).filter_map(|list| self.slots(list));
         let slots = slots.fold(0u64, |sum, slots| sum.saturating_add(u64::from(slots)));
-        slots.saturating_sub(u64::from(self.live.load(Ordering::Relaxed)))
+        slots.saturating_sub(u64::from(self.entries.load(Ordering::Relaxed)))
     }
 
     /// Slots of a list, those of holes among them.
@@ -475,10 +475,50 @@ impl<'a, S: Store> Writer<'a, S> {
             head.slots.store(slots.saturating_add(1), Ordering::Release);
         }
         if list != index.params.nlist {
-            let live = index.live.load(Ordering::Relaxed);
-            index.live.store(live.saturating_add(1), Ordering::Relaxed);
+            let entries = index.entries.load(Ordering::Relaxed);
+            index
+                .entries
+                .store(entries.saturating_add(1), Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Adds a row to each of `lists`: its codes for each of them, one after the other, and factors.
+    ///
+    /// # Errors
+    ///
+    /// As [`Writer::append`]. The row is in none of the lists then.
+    pub fn append_to<E>(
+        &mut self,
+        lists: &[u32],
+        row: u64,
+        codes: &[u8],
+        factors: &[[u32; 3]],
+    ) -> Result<(), Error<E>> {
+        let nsub = self.index.layout.nsub as usize;
+        for (at, (&list, factors)) in lists.iter().zip(factors).enumerate() {
+            let from = at.saturating_mul(nsub);
+            let codes = codes.get(from..from.saturating_add(nsub));
+            let codes = codes.ok_or(Error::Workspace)?;
+            if let Err(error) = self.append(list, row, codes, factors) {
+                self.delete_from_all(lists.get(..at).unwrap_or(&[]), row)?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a row from those of `lists` that it is in. Says how many these are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Writer::delete_from`].
+    pub fn delete_from_all<E>(&mut self, lists: &[u32], row: u64) -> Result<usize, Error<E>> {
+        let mut found = 0usize;
+        for &list in lists {
+            found = found.saturating_add(usize::from(self.delete_from(list, row)?));
+        }
+        Ok(found)
     }
 
     /// Removes a row from a list, if it is there. `list` is where its vector belongs; if a row is
@@ -510,31 +550,32 @@ impl<'a, S: Store> Writer<'a, S> {
         };
         word.store(HOLE | head.hole.load(Ordering::Relaxed), Ordering::Relaxed);
         head.hole.store(slot, Ordering::Relaxed);
-        let live = index.live.load(Ordering::Relaxed);
-        index.live.store(live.saturating_sub(1), Ordering::Relaxed);
+        let entries = index.entries.load(Ordering::Relaxed);
+        index
+            .entries
+            .store(entries.saturating_sub(1), Ordering::Relaxed);
         Ok(true)
     }
 
-    /// Removes a row, looked for in `list` first and then in all others: 4 bytes a row are read, 0.2 ms for
-    /// a million. Says whether it was in the index.
+    /// Removes a row, looked for in `lists` first and, unless it was in all of these, in all others: 4 bytes a row are
+    /// read, 0.2 ms for a million. Says whether it was in the index.
     ///
     /// # Errors
     ///
     /// As [`Writer::delete_from`].
-    pub fn delete<E>(&mut self, list: u32, row: u64) -> Result<bool, Error<E>> {
-        if self.delete_from(list, row)? {
-            return Ok(true);
-        }
-        for other in 0..self.index.params.nlist {
-            if other != list && self.delete_from(other, row)? {
-                return Ok(true);
+    pub fn delete<E>(&mut self, lists: &[u32], row: u64) -> Result<bool, Error<E>> {
+        let mut found = self.delete_from_all(lists, row)?;
+        for list in 0..self.index.params.nlist {
+            if found >= self.index.params.copies as usize {
+                break;
             }
+            found = found.saturating_add(usize::from(self.delete_from(list, row)?));
         }
-        Ok(false)
+        Ok(found > 0)
     }
 
     /// Removes the rows of a list that `gone` says yes to: many at once, or rows whose vectors are no longer known.
-    /// Says how many they were.
+    /// Says how many they were in this list.
     ///
     /// # Errors
     ///
@@ -563,9 +604,9 @@ impl<'a, S: Store> Writer<'a, S> {
             true
         });
         walked.ok_or(Error::Damaged)?;
-        let live = index.live.load(Ordering::Relaxed);
-        let live = live.saturating_sub(removed);
-        index.live.store(live, Ordering::Relaxed);
+        let entries = index.entries.load(Ordering::Relaxed);
+        let entries = entries.saturating_sub(removed);
+        index.entries.store(entries, Ordering::Relaxed);
         Ok(removed)
     }
 }

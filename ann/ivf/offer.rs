@@ -103,11 +103,13 @@ impl Rows {
     }
 }
 
-/// Offers the candidates of a scan by their exact distances, until none of the others can be among the best.
+/// Offers the candidates of a scan that `keep` says yes to by their exact distances, until none of the others can be
+/// among the best.
 pub(crate) fn rerank<N, F>(
     candidates: Reservoir<'_>,
     numeric: &mut N,
     visible: &mut F,
+    keep: &mut impl FnMut(u64) -> bool,
     top: &mut TopK<'_>,
     found: &mut Found,
 ) -> Result<(), N::Error>
@@ -121,11 +123,13 @@ where
         if top.is_full() && first > top.bound() {
             break;
         }
-        let mut rows = [0; RERANK];
-        for (row, candidate) in rows.iter_mut().zip(batch) {
-            *row = u64::from(number_of(*candidate));
+        let (mut rows, mut used) = ([0; RERANK], 0usize);
+        let numbers = batch.iter().map(|of| u64::from(number_of(*of)));
+        for (place, row) in rows.iter_mut().zip(numbers.filter(|row| keep(*row))) {
+            *place = row;
+            used = used.saturating_add(1);
         }
-        let rows = rows.get(..batch.len()).unwrap_or(&[]);
+        let rows = rows.get(..used).unwrap_or(&[]);
         offer(numeric, visible, rows, top, found)?;
         if found.partial {
             break;

@@ -118,6 +118,31 @@ pub trait Vectors {
         kmeans::assign_in_turn(self, sample, centroids, ids, keys, stop)
     }
 
+    /// Writes the squared L2 distances of vectors of `dim` floats, dense, to dense centroids to `keys`: those of a vector
+    /// together. Of as much work at most as a call to [`assign`](Vectors::assign).
+    fn distances(
+        &mut self,
+        vectors: &[u8],
+        centroids: &[u8],
+        dim: usize,
+        keys: &mut [u32],
+    ) -> Result<(), Self::Error>;
+
+    /// Writes to `costs` what it costs a vector that is in list `first`, at the squared L2 distance `key`, to be in each of
+    /// `lists` too, at `keys`: `|s|^2 + 1.5 <r,s>^2 / |r|^2` for residuals `r` in the first and `s` in the second
+    /// list. At most [`BATCH`] lists.
+    #[allow(clippy::too_many_arguments)]
+    fn spill(
+        &mut self,
+        centroids: &[u8],
+        dim: usize,
+        first: u32,
+        key: u32,
+        lists: &[u32],
+        keys: &[u32],
+        costs: &mut [u32],
+    ) -> Result<(), Self::Error>;
+
     /// Adds vectors to the 8-byte sums of their clusters, and 1 each to the counts.
     fn accumulate(
         &mut self,

@@ -137,6 +137,7 @@ impl Params {
             dim: self.dim,
             nlist: 1 << self.nbits,
             code: self.code,
+            copies: 1,
             hashed: true,
             seed: self.seed,
         };

@@ -8,6 +8,7 @@ use crate::ivf::offer::{offer_all, rerank, Rows};
 use crate::ivf::search::{Probe, Scan};
 use crate::ivf::{self, Code, Error, Found, Index, Store};
 use crate::reservoir::Reservoir;
+use crate::seen::Seen;
 use crate::{TopK, Visible};
 
 /// Arithmetic for one query. One call is one FPU section. The one centre of all codes is that of list 0; without codes
@@ -46,53 +47,6 @@ pub struct Workspace<'a> {
     pub hits: &'a mut [u32],
 }
 
-/// Rows that came by already.
-struct Seen<'a> {
-    visited: &'a mut [u64],
-    touched: &'a mut [u32],
-    used: usize,
-}
-
-impl Seen<'_> {
-    /// Marks a row; says whether it was not marked before.
-    fn insert(&mut self, row: u64) -> bool {
-        let at = row / 64;
-        let Some(word) = self.visited.get_mut(at as usize) else {
-            return false;
-        };
-        if *word == 0 {
-            if let Some(place) = self.touched.get_mut(self.used) {
-                *place = at as u32;
-            }
-            self.used = self.used.saturating_add(1);
-        }
-        let bit = 1 << (row % 64);
-        let new = *word & bit == 0;
-        *word |= bit;
-        new
-    }
-
-    fn clear(&mut self) {
-        match self.touched.get(..self.used) {
-            Some(touched) => {
-                for &at in touched {
-                    if let Some(word) = self.visited.get_mut(at as usize) {
-                        *word = 0;
-                    }
-                }
-            }
-            None => self.visited.fill(0),
-        }
-        self.used = 0;
-    }
-}
-
-impl Drop for Seen<'_> {
-    fn drop(&mut self) {
-        self.clear();
-    }
-}
-
 /// Finds near rows that are visible, and offers them to `top`, which holds none of `0..query.rows` yet. `tables`
 /// are those of the parameters, in order.
 ///
@@ -128,11 +82,7 @@ where
     if top.k() == 0 {
         return Ok(found);
     }
-    let mut seen = Seen {
-        visited: work.visited,
-        touched: work.touched,
-        used: 0,
-    };
+    let mut seen = Seen::new(work.visited, work.touched);
     let buckets = Buckets {
         params,
         tables,
@@ -152,7 +102,7 @@ where
         by_codes(
             buckets, scan, &mut seen, numeric, visible, query, &mut into, &mut found,
         )?;
-        rerank(into, numeric, visible, top, &mut found)?;
+        rerank(into, numeric, visible, &mut |_| true, top, &mut found)?;
     }
     if !found.partial && !top.is_full() {
         seen.clear();

@@ -31,6 +31,7 @@ pub fn flat(dim: u32, eight_bits: bool, seed: u64) -> Params {
         } else {
             Code::Pq4 { nsub: parts(4) }
         },
+        copies: 1,
         hashed: false,
         seed,
     }

@@ -485,7 +485,7 @@ impl Structure for Hashes {
                     .read(|tables| f(tables.get(at).ok_or(EIO)?, writer.taken.moved))
             };
             let before = findings.rows;
-            lists_check::rows(inode, watermark, &locked, findings)?;
+            lists_check::rows(inode, watermark, 1, &locked, findings)?;
             if at > 0 {
                 // All tables have the same rows.
                 findings.rows = before;

@@ -37,6 +37,9 @@ use vexfs_vfs::{task, Inode};
 pub(super) const SEED: u64 = 1;
 /// Slots whose rows are moved while searches wait: less than a millisecond. Other changes wait for the whole list.
 const MOVED_AT_ONCE: u32 = 2048;
+/// Rows that scratch memory has bits for at least.
+const LEAST_ROWS: u64 = 1 << 16;
+
 /// Lists over the rows of a container.
 #[pin_data]
 pub(super) struct Lists {
@@ -76,7 +79,7 @@ pub(super) struct Writer {
     pub(super) assigned: Option<Assigned>,
 }
 
-/// The list of each of the first rows, or `u32::MAX`.
+/// The list of each of the first rows, or both, or `u32::MAX`.
 pub(super) struct Assigned {
     pub(super) lists: Array<u32>,
     pub(super) _charge: Charge,
@@ -135,7 +138,7 @@ impl Lists {
         kind: Kind,
         image: &mut Image<'_>,
     ) -> Result<Arc<Self>> {
-        let parameters = image.header.parameters;
+        let parameters = lists_params::stored(kind, image.header.parameters);
         let params = params(kind, &parameters, area, crate::element::row_bytes(area)?)
             .map_err(|_| image.corrupt("has bad parameters"))?;
         let coder = Coder::new(inode, area, params)?;
@@ -204,7 +207,7 @@ impl Listed for Lists {
         self.index.read(|index| Extent {
             nlist,
             live: u64::from(index.counts().live),
-            holes: index.holes(),
+            holes: deleted(index),
         })
     }
 
@@ -276,6 +279,12 @@ impl Listed for Lists {
     }
 }
 
+/// How many rows the holes are of.
+fn deleted(index: &ivf::Index<Memory>) -> u64 {
+    let copies = u64::from(index.params().copies);
+    index.holes().checked_div(copies).unwrap_or(0)
+}
+
 /// Blocks that `live` rows are expected to need.
 pub(super) fn blocks_for(params: &Params, live: u64) -> u32 {
     u32::try_from(params.usual_blocks(live)).unwrap_or(u32::MAX)
@@ -289,7 +298,7 @@ impl Structure for Lists {
     fn counts(&self) -> Counts {
         self.index.read(|index| Counts {
             live: u64::from(index.counts().live),
-            deleted: index.holes(),
+            deleted: deleted(index),
         })
     }
 
@@ -332,7 +341,9 @@ impl Structure for Lists {
         self.index.read(|index| index.store().grow(blocks))?;
         self.pool.prepare(|| {
             let mut scratch = Scratch::new(&self.account, &self.coder)?;
-            scratch.reserve(CANDIDATES)?;
+            // Rows will be added.
+            let rows = rows.saturating_mul(2).max(LEAST_ROWS);
+            scratch.reserve(CANDIDATES, self.coder.marked(rows))?;
             Ok(scratch)
         })
     }
@@ -392,9 +403,10 @@ impl Structure for Lists {
         };
         watermark.store(last, Ordering::Release);
         let Writer { assigned, wide, .. } = &mut *writer;
+        let params = &self.coder.params;
         if assigned
             .as_ref()
-            .is_some_and(|known| known.lists.len() as u64 <= last)
+            .is_some_and(|known| known.lists.len() as u64 <= params.entries(last))
         {
             *assigned = None;
         }
@@ -443,7 +455,8 @@ impl Structure for Lists {
             let writer = self.writer.lock();
             self.index.read(|index| f(index, writer.taken.moved))
         };
-        lists_check::rows(inode, watermark, &locked, findings)?;
+        let copies = self.coder.params.copies;
+        lists_check::rows(inode, watermark, copies, &locked, findings)?;
         lists_check::codes(self, inode, findings)
     }
 

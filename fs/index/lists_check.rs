@@ -8,7 +8,7 @@ use super::lists_codes::{Loader, Source};
 use super::lists_memory::{Batch, Memory};
 use crate::VexFs;
 use kernel::prelude::*;
-use vexfs_ann::ivf::{self, Fault};
+use vexfs_ann::ivf::{self, Fault, Met};
 use vexfs_vfs::{task, Inode};
 
 /// Slots that are looked at while changes wait, but for the last list's: some hundred microseconds.
@@ -24,10 +24,11 @@ pub(super) type Locked<'a> =
 pub(super) fn rows(
     inode: &Inode<VexFs>,
     watermark: u64,
+    copies: u32,
     locked: Locked<'_>,
     findings: &mut Findings,
 ) -> Result {
-    let mut check = RowCheck::new(inode, watermark)?;
+    let mut check = RowCheck::new(inode, watermark, copies)?;
     let (mut first, mut last, mut lists) = (0, 0, 0);
     locked(&mut |index, moved| {
         (first, lists) = (moved, index.params().all_lists());
@@ -51,7 +52,7 @@ pub(super) fn rows(
     })?;
     if first != last {
         // Rows may have been passed by, or met twice: all at once.
-        check = RowCheck::new(inode, watermark)?;
+        check = RowCheck::new(inode, watermark, copies)?;
         locked(&mut |index, _| {
             check.chains(index)?;
             check.some_lists(index, 0, u32::MAX);
@@ -69,19 +70,23 @@ pub(super) fn rows(
 struct RowCheck<'a> {
     inode: &'a Inode<VexFs>,
     watermark: u64,
-    /// A bit for each row that a container had at the beginning, if it was met.
+    /// Bits for each row that a container had at the beginning, if it was met, and if it was again.
     met: KVVec<u64>,
+    again: KVVec<u64>,
+    copies: u32,
     found: Findings,
 }
 
 impl<'a> RowCheck<'a> {
-    fn new(inode: &'a Inode<VexFs>, watermark: u64) -> Result<Self> {
+    fn new(inode: &'a Inode<VexFs>, watermark: u64, copies: u32) -> Result<Self> {
         let rows = inode.node().container.lock().area.rows;
         let words = usize::try_from(rows.div_ceil(64))?;
         Ok(RowCheck {
             inode,
             watermark,
             met: KVVec::from_elem(0, words, GFP_KERNEL)?,
+            again: KVVec::from_elem(0, if copies > 1 { 2 * words } else { 0 }, GFP_KERNEL)?,
+            copies,
             found: Findings::default(),
         })
     }
@@ -101,6 +106,8 @@ impl<'a> RowCheck<'a> {
     fn some_lists(&mut self, index: &ivf::Index<Memory>, mut list: u32, slots: u32) -> u32 {
         let inode = self.inode;
         let container = inode.node().container.lock();
+        let bits = self.met.len();
+        let mut met = Met::new(index.params(), &mut self.met, &mut self.again);
         let mut looked = 0u32;
         while list < index.params().all_lists() && looked < slots {
             let checked = index.check_rows(list, |row| {
@@ -111,27 +118,29 @@ impl<'a> RowCheck<'a> {
                 let dead = u64::from(container.is_deleted(number));
                 self.found.wrong_rows = self.found.wrong_rows.saturating_add(dead);
                 // A later row than those at the beginning has no bit.
-                let Some(word) = self.met.get_mut(row as usize / 64) else {
+                if row as usize / 64 >= bits {
                     return Ok(());
-                };
-                let bit = 1 << (row % 64);
-                if *word & bit != 0 {
-                    return Err(Fault::Twice);
                 }
-                *word |= bit;
-                Ok(())
+                met.meet(row)
             });
-            self.fault(checked.is_err());
+            let faults = &mut self.found.faults;
+            *faults = faults.saturating_add(u64::from(checked.is_err()));
+            index.end_list(list, &mut met);
             looked = looked.saturating_add(index.slots(list).unwrap_or(0).max(1));
             list = list.saturating_add(1);
         }
         list
     }
 
-    /// Counts the live rows below the watermark that were not met.
+    /// Counts the live rows below the watermark that were not met, or not as often as they should be.
     fn missing(&mut self) {
         let container = self.inode.node().container.lock();
-        for (at, met) in (0u64..).zip(&self.met) {
+        let met = if self.copies > 1 {
+            &self.again
+        } else {
+            &self.met
+        };
+        for (at, met) in (0u64..).zip(met.iter().take(self.met.len())) {
             let first = at.saturating_mul(64);
             let below = match self.watermark.saturating_sub(first) {
                 64.. => u64::MAX,
@@ -196,16 +205,21 @@ fn some_codes(
             .map_or(0, |row| row.saturating_add(1));
         let source = Source::Named { end };
         let mut loader = Loader::new(inode, &lists.coder, lent.load, source)?;
-        lent.lists.fill(list);
+        // A row's code in this list alone.
+        let of_rows = (lent.lists.get_mut(..found), lent.factors.get_mut(..found));
+        let (Some(of_lists), Some(factors)) = of_rows else {
+            return Err(EIO);
+        };
+        of_lists.fill(list);
         let bytes = found.saturating_mul(lists.coder.rows.vector_bytes());
         let vectors = lent.memory.vectors.get_mut(..bytes).ok_or(EIO)?;
         ivf::Vectors::load(&mut loader, lent.rows, vectors)?;
         let memory = &mut lent.memory;
         index
-            .encode(&mut loader, &model, lent.lists, memory, lent.factors)
+            .encode(&mut loader, &model, of_lists, 1, memory, factors)
             .map_err(errno)?;
         let codes = memory.codes.chunks(lists.coder.layout.nsub as usize);
-        for (((row, place), codes), factors) in places.iter().zip(codes).zip(&*lent.factors) {
+        for (((row, place), codes), factors) in places.iter().zip(codes).zip(&*factors) {
             if !index.holds(*place, *row, codes, factors) {
                 findings.wrong_codes = findings.wrong_codes.saturating_add(1);
             }

@@ -16,8 +16,8 @@ use vexfs_ann::ivf::{self, Code, Layout, Numeric, Params, Run, Vectors, BATCH, T
 use vexfs_ann::kmeans::{self, Failure, Sample};
 use vexfs_simd_ffi::{
     accumulate_f32, assign_f32, centroids_f32, encode_parts, encode_signs, pq_reduce_table,
-    pq_table, rotate_f32, scan_postings, score_gather, sign_table, subtract_f32, Elem, Metric,
-    PostingTable, PqShape,
+    pq_table, rotate_f32, scan_postings, score_gather, score_many_rows, sign_table, spill_costs,
+    subtract_f32, Elem, Metric, PostingTable, PqShape,
 };
 use vexfs_vfs::array::Array;
 use vexfs_vfs::page_cache::Pinned;
@@ -87,6 +87,15 @@ impl Coder {
             nsub,
             ksub: self.layout.ksub as usize,
             dsub: self.rows.dim.checked_div(nsub).unwrap_or(0),
+        }
+    }
+
+    /// Of `rows` rows, those that a search marks because it may meet them twice.
+    pub(super) fn marked(&self, rows: u64) -> u64 {
+        if self.params.copies > 1 {
+            rows
+        } else {
+            0
         }
     }
 
@@ -322,6 +331,52 @@ impl Vectors for Loader<'_> {
             || Ok(LoadMemory::none()),
             assign,
         )?;
+        Ok(())
+    }
+
+    fn distances(
+        &mut self,
+        vectors: &[u8],
+        centroids: &[u8],
+        dim: usize,
+        keys: &mut [u32],
+    ) -> Result {
+        let (isa, row) = (self.coder.rows.simd.isa, Elem::F32.row_bytes(dim));
+        fpu::section(|t| {
+            let (elem, metric) = (Elem::F32, Metric::L2Sq);
+            score_many_rows(t, isa, elem, metric, vectors, centroids, row, dim, keys)
+        })?
+        .map_err(|_| EINVAL)
+    }
+
+    fn spill(
+        &mut self,
+        centroids: &[u8],
+        dim: usize,
+        first: u32,
+        key: u32,
+        lists: &[u32],
+        keys: &[u32],
+        costs: &mut [u32],
+    ) -> Result {
+        let (isa, row) = (self.coder.rows.simd.isa, Elem::F32.row_bytes(dim));
+        let at = (first as usize).saturating_mul(row);
+        let centre = centroids.get(at..at.saturating_add(row)).ok_or(EINVAL)?;
+        let at_once = self.coder.rows.section_vectors().min(BATCH);
+        let outs = keys.chunks(at_once).zip(costs.chunks_mut(at_once));
+        let mut offsets = [0; BATCH];
+        for (lists, (keys, costs)) in lists.chunks(at_once).zip(outs) {
+            let offsets = offsets.get_mut(..lists.len()).ok_or(EINVAL)?;
+            for (offset, list) in offsets.iter_mut().zip(lists) {
+                *offset = u64::from(*list).saturating_mul(row as u64);
+            }
+            fpu::section(|t| {
+                let (elem, metric) = (Elem::F32, Metric::L2Sq);
+                score_gather(t, isa, elem, metric, centre, centroids, offsets, dim, costs)?;
+                spill_costs(t, isa, key, keys, costs)
+            })?
+            .map_err(|_| EINVAL)?;
+        }
         Ok(())
     }
 

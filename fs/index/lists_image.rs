@@ -191,9 +191,12 @@ pub(super) fn open(
 ) -> Result<ivf::Index<Memory>> {
     let words = start.used.div_ceil(64) as usize;
     let mut blocks = KVVec::from_elem(0u64, words, GFP_KERNEL)?;
+    let twice = if params.copies > 1 { 2 * rows.len() } else { 0 };
+    let mut again = KVVec::from_elem(0u64, twice, GFP_KERNEL)?;
     let mut check = CheckMemory {
         blocks: &mut blocks,
         rows,
+        again: &mut again,
     };
     ivf::Index::open(*params, memory, start, image.header.watermark, &mut check)
         .map_err(|_| image.corrupt("has lists that break their rules"))

@@ -39,7 +39,8 @@ impl Lists {
         let mut loader = Loader::new(inode, &self.coder, load, Source::Named { end })?;
         let memory = &mut memory;
         self.index.read(|index| {
-            if copy_assigned(assigned, rows, lists) {
+            let copies = self.coder.params.copies;
+            if copy_assigned(assigned, rows, lists, copies as usize) {
                 let bytes = rows.len().saturating_mul(self.coder.rows.vector_bytes());
                 let vectors = memory.vectors.get_mut(..bytes).ok_or(EINVAL)?;
                 ivf::Vectors::load(&mut loader, rows, vectors)?;
@@ -49,7 +50,7 @@ impl Lists {
                     .map_err(errno)?;
             }
             index
-                .encode(&mut loader, &model, lists, memory, factors)
+                .encode(&mut loader, &model, lists, copies, memory, factors)
                 .map_err(errno)
         })
     }
@@ -70,13 +71,15 @@ impl Lists {
             ..
         } = batch.lend();
         self.index.read(|index| {
-            let nsub = self.coder.layout.nsub as usize;
+            let each = self.coder.params.copies as usize;
+            let step = (self.coder.layout.nsub as usize).saturating_mul(each);
             let mut writer = index.writer();
-            for (i, ((row, list), factors)) in rows.iter().zip(&*lists).zip(&*factors).enumerate() {
-                let at = i.saturating_mul(nsub);
-                let codes = memory.codes.get(at..at.saturating_add(nsub));
+            let places = lists.chunks(each).zip(factors.chunks(each));
+            for (i, (row, (lists, factors))) in rows.iter().zip(places).enumerate() {
+                let at = i.saturating_mul(step);
+                let codes = memory.codes.get(at..at.saturating_add(step));
                 let codes = codes.ok_or(EINVAL)?;
-                while let Err(e) = writer.append(*list, *row, codes, factors) {
+                while let Err(e) = writer.append_to(lists, *row, codes, factors) {
                     match e {
                         ivf::Error::Full => index.store().grow_by_one()?,
                         e => return Err(errno(e)),
@@ -84,7 +87,7 @@ impl Lists {
                 }
                 // Who deleted it meanwhile has not found it.
                 if !is_live(inode, *row) {
-                    writer.delete_from(*list, *row).map_err(errno)?;
+                    writer.delete_from_all(lists, *row).map_err(errno)?;
                 }
                 in_lists(*row);
             }
@@ -138,7 +141,8 @@ impl Lists {
         Ok(last)
     }
 
-    /// Removes the rows of `batch` from the lists that their vectors belong to. Those that are not there are left.
+    /// Removes the rows of `batch` from the lists that their vectors belong to. Those that
+    /// are not in all of them are left.
     pub(super) fn remove_batch(&self, inode: &Inode<VexFs>, batch: &mut Batch) -> Result {
         let model = self.model.as_ref().ok_or(EINVAL)?.lend();
         let Lent {
@@ -156,8 +160,10 @@ impl Lists {
                 .lists_of(&mut loader, &model, rows, &mut memory, lists)
                 .map_err(errno)?;
             let mut writer = index.writer();
-            for ((row, list), found) in rows.iter().zip(&*lists).zip(&mut found) {
-                *found = writer.delete_from(*list, *row).map_err(errno)?;
+            let each = self.coder.params.copies as usize;
+            for ((row, lists), found) in rows.iter().zip(lists.chunks(each)).zip(&mut found) {
+                let removed = writer.delete_from_all(lists, *row).map_err(errno)?;
+                *found = removed == lists.len();
             }
             Ok::<(), Error>(())
         })?;
@@ -167,14 +173,23 @@ impl Lists {
     }
 }
 
-/// Copies the lists of `rows` from what is known, if all are.
-fn copy_assigned(assigned: Option<&Assigned>, rows: &[u64], lists: &mut [u32]) -> bool {
+/// Copies the lists of `rows`, so many `each`, from what is known, if all are.
+fn copy_assigned(
+    assigned: Option<&Assigned>,
+    rows: &[u64],
+    lists: &mut [u32],
+    each: usize,
+) -> bool {
     let Some(assigned) = assigned else {
         return false;
     };
-    rows.iter().zip(lists).all(|(row, list)| {
-        let known = assigned.lists.get(*row as usize).copied();
-        *list = known.unwrap_or(u32::MAX);
-        *list != u32::MAX
+    rows.iter().zip(lists.chunks_mut(each)).all(|(row, lists)| {
+        let at = (*row as usize).saturating_mul(each);
+        let known = assigned.lists.get(at..at.saturating_add(each));
+        let known = known.filter(|known| !known.contains(&u32::MAX));
+        for (list, known) in lists.iter_mut().zip(known.unwrap_or(&[])) {
+            *list = *known;
+        }
+        known.is_some()
     })
 }

@@ -10,10 +10,13 @@ use kernel::prelude::*;
 use kernel::sync::lock::{mutex::MutexBackend, Guard};
 use kernel::sync::{new_mutex, Arc, Mutex};
 use vexfs_ann::ivf::params::BLOCK_ROWS;
-use vexfs_ann::ivf::{InsertMemory, Params, Store, Workspace, BATCH};
+use vexfs_ann::ivf::{InsertMemory, Params, Store, Workspace, BATCH, NEAR_WORDS};
 use vexfs_ann::reservoir;
 use vexfs_vfs::arena::Arena;
 use vexfs_vfs::array::Array;
+
+/// Words of [`Workspace::touched`].
+const TOUCHED: usize = 4096;
 
 /// Heads of lists, and their blocks.
 ///
@@ -119,6 +122,8 @@ pub(super) struct Scratch {
     candidates: KVVec<u64>,
     lower: KVVec<u32>,
     hits: KVVec<u32>,
+    visited: KVVec<u64>,
+    touched: KVVec<u32>,
     pub(super) query: QueryMemory,
     charge: Charge,
 }
@@ -135,13 +140,17 @@ impl Scratch {
             candidates: KVVec::new(),
             lower: charge.make(codes)?,
             hits: charge.make(codes / BLOCK_ROWS as usize)?,
+            visited: KVVec::new(),
+            touched: charge.make(if coder.params.copies > 1 { TOUCHED } else { 0 })?,
             query: QueryMemory::new(&mut charge, coder)?,
             charge,
         })
     }
 
-    /// Makes room for `keep` candidates.
-    pub(super) fn reserve(&mut self, keep: usize) -> Result {
+    /// Makes room for `keep` candidates, and bits for `rows` rows, which are none if each is in one list.
+    pub(super) fn reserve(&mut self, keep: usize, rows: u64) -> Result {
+        let words = usize::try_from(rows.div_ceil(64))?;
+        self.charge.widen(&mut self.visited, words)?;
         let len = reservoir::memory(keep);
         self.charge.widen(&mut self.candidates, len)
     }
@@ -154,6 +163,8 @@ impl Scratch {
             candidates: &mut self.candidates,
             lower: &mut self.lower,
             hits: &mut self.hits,
+            visited: &mut self.visited,
+            touched: &mut self.touched,
         };
         (workspace, &mut self.query)
     }
@@ -170,6 +181,8 @@ pub(super) struct Batch {
     pub(super) load: LoadMemory,
     vectors: KVVec<u8>,
     codes: KVVec<u8>,
+    near: KVVec<u64>,
+    copies: usize,
     pub(super) rows: KVec<u64>,
     pub(super) lists: KVec<u32>,
     pub(super) factors: KVec<[u32; 3]>,
@@ -182,14 +195,19 @@ impl Batch {
         let mut charge = Charge::new(account.clone(), 0)?;
         let rows = coder.batch();
         let vectors = rows.saturating_mul(coder.rows.vector_bytes());
-        let codes = rows.saturating_mul(coder.layout.nsub as usize);
+        let copies = coder.params.copies as usize;
+        let slots = BATCH.saturating_mul(copies);
+        let codes = rows.saturating_mul(copies);
+        let codes = codes.saturating_mul(coder.layout.nsub as usize);
         Ok(Batch {
             load: LoadMemory::new(&mut charge, coder)?,
             vectors: charge.make(vectors)?,
             codes: charge.make(codes)?,
+            near: charge.make(if copies > 1 { NEAR_WORDS } else { 0 })?,
+            copies,
             rows: KVec::with_capacity(BATCH, GFP_KERNEL_ACCOUNT)?,
-            lists: KVec::from_elem(0, BATCH, GFP_KERNEL_ACCOUNT)?,
-            factors: KVec::from_elem([0; 3], BATCH, GFP_KERNEL_ACCOUNT)?,
+            lists: KVec::from_elem(0, slots, GFP_KERNEL_ACCOUNT)?,
+            factors: KVec::from_elem([0; 3], slots, GFP_KERNEL_ACCOUNT)?,
             _charge: charge,
         })
     }
@@ -200,6 +218,7 @@ pub(super) struct Lent<'a> {
     pub(super) load: &'a mut LoadMemory,
     pub(super) memory: InsertMemory<'a>,
     pub(super) rows: &'a [u64],
+    /// The lists of each row, one after the other, and its factors in them.
     pub(super) lists: &'a mut [u32],
     pub(super) factors: &'a mut [[u32; 3]],
 }
@@ -216,16 +235,17 @@ impl Batch {
 
     /// Lends all of it, for the rows that were put in.
     pub(super) fn lend(&mut self) -> Lent<'_> {
-        let rows = self.rows.len();
+        let slots = self.rows.len().saturating_mul(self.copies);
         Lent {
             load: &mut self.load,
             memory: InsertMemory {
                 vectors: &mut self.vectors,
                 codes: &mut self.codes,
+                near: &mut self.near,
             },
             rows: &self.rows,
-            lists: self.lists.get_mut(..rows).unwrap_or(&mut []),
-            factors: self.factors.get_mut(..rows).unwrap_or(&mut []),
+            lists: self.lists.get_mut(..slots).unwrap_or(&mut []),
+            factors: self.factors.get_mut(..slots).unwrap_or(&mut []),
         }
     }
 }

@@ -5,10 +5,14 @@
 use super::lists::SEED;
 use super::{Kind, Parameters};
 use kernel::prelude::*;
+use libvexfs::format::vector_area::{METRIC_COSINE, METRIC_INNER_PRODUCT};
 use libvexfs::format::VectorArea;
 use vexfs_ann::ivf::params::MAX_NLIST;
 use vexfs_ann::ivf::{train, Code, Params};
 use vexfs_ann::pq;
+
+/// Lists of a row: one, or so many.
+const MOST_COPIES: u32 = 2;
 
 /// Bits of a code in the interface: signs of the elements, and none at all.
 const SIGNS: u32 = 1;
@@ -34,7 +38,7 @@ pub(super) fn params(
         ntables,
     } = *parameters;
     let (ivf, dim) = (kind == Kind::Ivf, area.dim);
-    if m | ef_construction | ntables != 0 || (!ivf && nlist != 0) {
+    if m | ef_construction != 0 || (!ivf && nlist | ntables != 0) || ntables > MOST_COPIES {
         return Err(EINVAL);
     }
     let parts = |eight_bits| match (pq::flat(dim, eight_bits, SEED).code, nsub) {
@@ -55,19 +59,46 @@ pub(super) fn params(
         dim,
         nlist: 1,
         code,
+        copies: 1,
         hashed: false,
         seed: SEED,
+    };
+    params.copies = match ntables {
+        // Of one list there are no two.
+        0 if ivf && nlist != 1 => params.default_copies(is_angular(area)),
+        0 => 1,
+        copies => copies,
     };
     params.nlist = match (kind, nlist) {
         (Kind::Ivf, 0) => params.default_nlist(area.live, row_bytes),
         (Kind::Ivf, nlist) => nlist,
         _ => 1,
     };
+    if ntables == 0 {
+        params.copies = params.copies.min(params.nlist.max(1));
+    } else if ntables > params.nlist {
+        return Err(EINVAL);
+    }
     match params.layout() {
         Ok(_) => Ok(params),
         // What the caller chose is good, so it is the code that is too long.
         Err(_) if nsub == 0 && nlist <= MAX_NLIST => Err(EOPNOTSUPP),
         Err(_) => Err(EINVAL),
+    }
+}
+
+fn is_angular(area: &VectorArea) -> bool {
+    matches!(area.metric, METRIC_INNER_PRODUCT | METRIC_COSINE)
+}
+
+/// The parameters of an image. Before rows could be in two lists, it said of neither.
+pub(super) fn stored(kind: Kind, parameters: Parameters) -> Parameters {
+    Parameters {
+        ntables: match kind {
+            Kind::Ivf => parameters.ntables.max(1),
+            _ => parameters.ntables,
+        },
+        ..parameters
     }
 }
 
@@ -90,15 +121,22 @@ pub(super) fn outgrown(
 
 /// Parameters as the interface has them.
 pub(super) fn of(kind: Kind, params: &Params) -> Parameters {
-    let Params { nlist, code, .. } = *params;
+    let Params {
+        nlist,
+        code,
+        copies,
+        ..
+    } = *params;
     let (nsub, nbits) = match code {
         Code::Flat => (0, NO_CODES),
         Code::Signs => (0, SIGNS),
         Code::Pq4 { nsub } => (nsub, 4),
         Code::Pq8 { nsub } => (nsub, 8),
     };
+    let ivf = kind == Kind::Ivf;
     Parameters {
-        nlist: if kind == Kind::Ivf { nlist } else { 0 },
+        nlist: if ivf { nlist } else { 0 },
+        ntables: if ivf { copies } else { 0 },
         nsub,
         nbits,
         ..Parameters::default()

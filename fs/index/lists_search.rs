@@ -59,7 +59,8 @@ pub(super) fn search(
         return Ok(());
     };
     let k = heaps.first().map_or(0, TopK::k);
-    scratch.reserve(k.max(query.rerank as usize))?;
+    let keep = k.max(query.rerank as usize);
+    scratch.reserve(keep, lists.coder.marked(end))?;
     let (mut work, memory) = scratch.lend();
     let mut scorer = Scorer::new(scan.inode, &lists.coder, model, memory)?;
     let mut visible = Snapshot::new(scan, end);

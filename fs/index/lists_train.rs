@@ -35,7 +35,7 @@ pub(super) fn bytes(params: &Params, live: u64, rows: u64) -> u64 {
     (sizes.sample as u64)
         .saturating_add((longs as u64).saturating_mul(8))
         .saturating_add((words as u64).saturating_mul(4))
-        .saturating_add(rows.saturating_mul(4))
+        .saturating_add(params.entries(rows).saturating_mul(4))
         .saturating_add(u64::from(params.nlist).saturating_mul(4))
 }
 
@@ -120,7 +120,7 @@ fn make_model(
     }
 }
 
-/// Finds the lists of the live ones of the first `rows` rows.
+/// Finds the lists of the live ones of the first `rows` rows: one each, or two one after the other.
 fn assign(
     lists: &Lists,
     inode: &Inode<VexFs>,
@@ -128,13 +128,15 @@ fn assign(
     model: &Model,
     wide: Wide<'_>,
 ) -> Result<Array<u32>> {
-    let mut assigned = Array::zeros(usize::try_from(rows)?)?;
+    let params = &lists.coder.params;
+    let each = params.copies as usize;
+    let mut assigned = Array::zeros(usize::try_from(params.entries(rows))?)?;
     assigned.fill(u32::MAX);
     let at_once = lists.coder.batch();
     let some = |batch: &mut Batch, (at, places): (usize, &mut [u32])| {
         (wide.go_on)()?;
         let first = at.saturating_mul(at_once) as u64;
-        let last = first.saturating_add(places.len() as u64);
+        let last = first.saturating_add((places.len().checked_div(each).unwrap_or(0)) as u64);
         batch.fill((first..last).filter(|row| is_live(inode, *row)))?;
         let mut lent = batch.lend();
         let source = Source::Named { end: rows };
@@ -146,16 +148,19 @@ fn assign(
             })
         };
         inode.node().rows.read(find).map_err(errno)?;
-        for (row, list) in numbers.iter().zip(&*lent.lists) {
-            let place = row
-                .checked_sub(first)
-                .and_then(|at| places.get_mut(at as usize));
-            *place.ok_or(EINVAL)? = *list;
+        for (row, found) in numbers.iter().zip(lent.lists.chunks(each)) {
+            let at = row.checked_sub(first).ok_or(EINVAL)? as usize;
+            let places = places.chunks_mut(each).nth(at).ok_or(EINVAL)?;
+            for (place, list) in places.iter_mut().zip(found) {
+                *place = *list;
+            }
         }
         Ok(())
     };
     let make = || Batch::new(&lists.account, &lists.coder);
-    let pieces = assigned.chunks_mut(at_once).enumerate();
+    let pieces = assigned
+        .chunks_mut(at_once.saturating_mul(each))
+        .enumerate();
     share::each(wide.threads, pieces, make, some)?;
     Ok(assigned)
 }

@@ -39,7 +39,9 @@ CASE(every_kind_finds_what_an_exact_search_finds)
 			EXPECT_EQ(way->build.nlist, st.nlist);
 			EXPECT_EQ(way->nsub, st.nsub);
 			EXPECT_EQ(way->nbits, st.nbits);
-			EXPECT_EQ(kind == VEXFS_INDEX_LSH ? 3 : 0, st.ntables);
+			/* Rows of lists are in one each, of tables in all. */
+			EXPECT_EQ(way->build.ntables ?: kind == VEXFS_INDEX_LSH ? 3 : kind == VEXFS_INDEX_IVF,
+				  st.ntables);
 			EXPECT_EQ(0, st.m | st.ef_construction);
 			EXPECT_LT(n * 4ull, st.resident_bytes);
 			least = recall_of(_metadata, fd, kind, queries, &narrow);
@@ -320,12 +322,51 @@ CASE(several_indexes_serve_one_container)
 	EXPECT_EQ(4, stats_of(fd).index_count);
 }
 
+CASE(rows_without_codes_are_in_two_lists_by_inner_product)
+{
+	static const struct {
+		unsigned int metric;
+		struct vexfs_build_index build;
+		unsigned int copies;
+	} of[] = {
+		{ VEXFS_METRIC_DOT, { .nbits = 32 }, 2 },
+		{ VEXFS_METRIC_COSINE, { .nbits = 32 }, 2 },
+		{ VEXFS_METRIC_DOT, { .nbits = 32, .nlist = 1 }, 1 },
+		{ VEXFS_METRIC_DOT, { .nbits = 32, .ntables = 1 }, 1 },
+		{ VEXFS_METRIC_DOT, { .nbits = 1 }, 1 },
+		{ VEXFS_METRIC_L2, { .nbits = 32 }, 1 },
+		{ VEXFS_METRIC_L2, { .nsub = 12, .ntables = 2 }, 2 },
+	};
+	float *rows = new_clustered(1, 0, 500);
+	char name[8] = "fN";
+
+	for (unsigned int i = 0; i < sizeof(of) / sizeof(*of); i++) {
+		struct vexfs_build_index arg = of[i].build;
+		struct vexfs_index_stats st = { 0 };
+		int fd;
+
+		name[1] = '0' + i;
+		fd = container(name, DIM, of[i].metric);
+		OK(insert(fd, rows, NULL, 500));
+		arg.size = sizeof(arg);
+		arg.index_kind = VEXFS_INDEX_IVF;
+		OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg));
+		OK(stats_of_kind(fd, VEXFS_INDEX_IVF, &st));
+		EXPECT_EQ(of[i].copies, st.ntables) TH_LOG("%u", i);
+		EXPECT_EQ(500, st.nodes);
+		close(fd);
+	}
+}
+
 CASE(bad_parameters_are_refused)
 {
 	static const struct vexfs_build_index bad[] = {
 		{ .index_kind = VEXFS_INDEX_IVF, .m = 16 },
 		{ .index_kind = VEXFS_INDEX_IVF, .ef_construction = 100 },
-		{ .index_kind = VEXFS_INDEX_IVF, .ntables = 1 },
+		{ .index_kind = VEXFS_INDEX_IVF, .ntables = 3 },
+		{ .index_kind = VEXFS_INDEX_IVF, .nlist = 1, .ntables = 2 },
+		{ .index_kind = VEXFS_INDEX_PQ, .ntables = 1 },
+		{ .index_kind = VEXFS_INDEX_PQ, .ntables = 2 },
 		{ .index_kind = VEXFS_INDEX_IVF, .nlist = VEXFS_MAX_NLIST + 1 },
 		{ .index_kind = VEXFS_INDEX_IVF, .nlist = ~0u },
 		{ .index_kind = VEXFS_INDEX_IVF, .nbits = 2 },

@@ -16,7 +16,7 @@ static const struct way {
 	unsigned int least[4];
 } ways[] = {
 	{ "ivf", { .index_kind = VEXFS_INDEX_IVF, .nlist = 16 }, 8, 100, 0, 1, { 0, 900, 900, 900 } },
-	{ "ivf flat", { .index_kind = VEXFS_INDEX_IVF, .nlist = 16, .nbits = 32 }, 8, 0, 0, 32,
+	{ "ivf flat", { .index_kind = VEXFS_INDEX_IVF, .nlist = 16, .nbits = 32, .ntables = 2 }, 8, 0, 0, 32,
 	  { 0, 900, 0, 900 } },
 	{ "ivf pq4", { .index_kind = VEXFS_INDEX_IVF, .nlist = 8, .nsub = 24 }, 6, 100, 24, 4,
 	  { 0, 0, 900 } },

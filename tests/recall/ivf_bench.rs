@@ -4,9 +4,7 @@
 //!
 //!     cargo run --release -p vexfs_recall --bin ivf_bench -- BASE.npy QUERIES.npy GROUND_TRUTH.npy
 //!         [--metric l2sq|inner_product|cosine] [--code signs|flat|pq4:NSUB|pq8:NSUB] [--nlist N]
-//!         [--nprobe A,B,..] [--rerank A,B,..] [--sigmas N] [--rounds N] [--spill LAMBDA]
-//!
-//! With `--spill` rows are in two lists each, see `spill.rs`.
+//!         [--nprobe A,B,..] [--rerank A,B,..] [--sigmas N] [--rounds N] [--copies 2]
 //!
 //! With `--serve`, settings are read from standard input instead, `NPROBE RERANK` a line, and each is one round:
 //! so another program can take turns with it (`tests/bench/compare.py`). Rates are of the thread's processor time, which
@@ -18,7 +16,6 @@
 use vexfs_ann::ivf::{Code, Params, Query};
 use vexfs_ann::{Hit, TopK};
 use vexfs_recall::lists::*;
-use vexfs_recall::spill;
 use vexfs_simd_host::*;
 
 /// A matrix of an .npy file: its elements' type, columns and bytes.
@@ -97,6 +94,7 @@ fn main() {
     let n = base.len() / row_bytes;
     let mut params = Params::default_for(n as u64, dim as u32, row_bytes as u32);
     params.nlist = numbers("--nlist", &params.nlist.to_string())[0];
+    params.copies = numbers("--copies", "1")[0];
     if let Some(code) = option("--code") {
         let nsub = code.split(':').nth(1).map_or(0, |n| n.parse().unwrap());
         params.code = match code.split(':').next() {
@@ -115,14 +113,9 @@ fn main() {
         params,
     };
     let start = seconds_so_far();
-    let spill: Option<f32> = option("--spill").map(|lambda| lambda.parse().unwrap());
-    let entries = n as u64 * if spill.is_some() { 2 } else { 1 };
-    let mut built = Built::train(space, params.most_blocks(entries) as u32);
+    let mut built = Built::train(space, params.most_blocks(n as u64) as u32);
     let trained = seconds_so_far() - start;
-    match spill {
-        Some(lambda) => spill::build(&built, lambda),
-        None => built.build(),
-    }
+    built.build();
     let seconds = seconds_so_far() - start;
     let layout = params.layout().unwrap();
     let resident = built.index.counts().used as usize * layout.block_words as usize * 4
@@ -132,7 +125,8 @@ fn main() {
     let code = format!("{:?}", params.code)
         .to_lowercase()
         .replace(['{', '}', ' ', ':'], "");
-    let index = format!("vexfs ivf{} {code}", params.nlist);
+    let twice = if params.copies > 1 { " twice" } else { "" };
+    let index = format!("vexfs ivf{} {code}{twice}", params.nlist);
     println!(
         "{{\"index\":\"{index}\",\"rows\":{n},\"dim\":{dim},\"train_s\":{trained:.2},\"build_s\":{seconds:.2},\
          \"rows_per_s\":{:.0},\"bytes_per_row\":{:.1}}}",
@@ -142,9 +136,8 @@ fn main() {
     built.sigmas = numbers("--sigmas", "150")[0];
     let rounds = numbers("--rounds", "5")[0];
     let rerank = numbers("--rerank", "30");
-    let mut memory = Memory::new(&params, 1000);
+    let mut memory = Memory::new(&params, 1000, n);
     let nq = queries.len() / row_bytes;
-    let mut once = spill.map(|_| spill::Once::new(n, params.code != Code::Flat));
     let mut run = |nprobe, rerank, rounds| {
         let query = Query {
             nprobe,
@@ -161,13 +154,7 @@ fn main() {
                 let mut top = TopK::new(hits);
                 scorer.set(q);
                 let (index, memory) = (&built.index, &mut memory.lend());
-                let done = match &mut once {
-                    Some(once) => {
-                        once.clear();
-                        index.search(memory, &mut scorer, once, &query, &mut top)
-                    }
-                    None => index.search(memory, &mut scorer, &mut All, &query, &mut top),
-                };
+                let done = index.search(memory, &mut scorer, &mut All, &query, &mut top);
                 let done = done.unwrap();
                 codes += done.codes;
                 exact += done.distances;

@@ -9,7 +9,6 @@ pub mod hashes;
 pub mod lists;
 pub mod narrow;
 pub mod npy;
-pub mod spill;
 pub mod synthetic;
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use vexfs_ann::ivf::{
     self, CheckMemory, Code, Found, Index, InsertMemory, Model, Numeric, Params, Query, Run, Store,
-    Vectors, Workspace, BATCH,
+    Vectors, Workspace, BATCH, NEAR_WORDS,
 };
 use vexfs_ann::kmeans::Failure;
 use vexfs_ann::{reservoir, Hit, TopK, Visible};
@@ -205,6 +205,55 @@ impl Vectors for &Space {
             ids,
             keys,
         )
+    }
+
+    fn distances(
+        &mut self,
+        vectors: &[u8],
+        centroids: &[u8],
+        dim: usize,
+        keys: &mut [u32],
+    ) -> Result<(), BadShape> {
+        let (elem, metric, row) = (Elem::F32, Metric::L2Sq, 4 * dim);
+        score_many_rows(
+            &token(),
+            self.isa,
+            elem,
+            metric,
+            vectors,
+            centroids,
+            row,
+            dim,
+            keys,
+        )
+    }
+
+    fn spill(
+        &mut self,
+        centroids: &[u8],
+        dim: usize,
+        first: u32,
+        key: u32,
+        lists: &[u32],
+        keys: &[u32],
+        costs: &mut [u32],
+    ) -> Result<(), BadShape> {
+        let (t, row) = (token(), 4 * dim);
+        let offset = |list: u32| list as usize * row;
+        let offsets: Vec<u64> = lists.iter().map(|list| offset(*list) as u64).collect();
+        let first = &centroids[offset(first)..][..row];
+        score_gather(
+            &t,
+            self.isa,
+            Elem::F32,
+            Metric::L2Sq,
+            first,
+            centroids,
+            &offsets,
+            dim,
+            costs,
+        )?;
+        spill_costs(&t, self.isa, key, keys, costs)
     }
 
     fn accumulate(
@@ -446,16 +495,22 @@ pub struct Memory {
     candidates: Vec<u64>,
     lower: Vec<u32>,
     hits: Vec<u32>,
+    visited: Vec<u64>,
+    touched: Vec<u32>,
 }
 
 impl Memory {
-    pub fn new(params: &Params, keep: usize) -> Self {
+    /// For the best `keep` of `rows` rows at most.
+    pub fn new(params: &Params, keep: usize, rows: usize) -> Self {
+        let bits = if params.copies > 1 { rows } else { 0 };
         Memory {
             lists: vec![0; Workspace::lists_for(params.nlist)],
             near: vec![0; params.nlist as usize + 1],
             candidates: vec![0; reservoir::memory(keep)],
             lower: vec![0; 4096],
             hits: vec![0; 128],
+            visited: vec![0; bits.div_ceil(64)],
+            touched: vec![0; 4096],
         }
     }
 
@@ -466,6 +521,8 @@ impl Memory {
             candidates: &mut self.candidates,
             lower: &mut self.lower,
             hits: &mut self.hits,
+            visited: &mut self.visited,
+            touched: &mut self.touched,
         }
     }
 }
@@ -529,9 +586,11 @@ impl Built {
             codebooks: &self.codebooks,
         };
         let nsub = self.index.layout().nsub as usize;
+        let copies = self.space.params.copies as usize;
         let mut memory = InsertMemory {
             vectors: &mut vec![0; BATCH * 4 * self.space.dim],
-            codes: &mut vec![0; BATCH * nsub],
+            codes: &mut vec![0; copies * BATCH * nsub],
+            near: &mut vec![0; NEAR_WORDS],
         };
         f(&model, &mut memory)
     }
@@ -550,11 +609,11 @@ impl Built {
 
     /// As a build does that knows all rows: lists first, then room for each, then codes.
     pub fn build(&self) {
-        let n = self.space.n();
-        let mut lists = vec![0; n];
+        let (n, copies) = (self.space.n(), self.space.params.copies as usize);
+        let mut lists = vec![0; copies * n];
         let rows: Vec<u64> = (0..n as u64).collect();
         self.with_memory(|model, memory| {
-            for (rows, lists) in rows.chunks(BATCH).zip(lists.chunks_mut(BATCH)) {
+            for (rows, lists) in rows.chunks(BATCH).zip(lists.chunks_mut(copies * BATCH)) {
                 self.index
                     .lists_of(&mut &self.space, model, rows, memory, lists)
                     .unwrap();
@@ -566,7 +625,7 @@ impl Built {
                 writer.reserve::<()>(list, count).unwrap();
             }
             drop(writer);
-            for (rows, lists) in rows.chunks(BATCH).zip(lists.chunks(BATCH)) {
+            for (rows, lists) in rows.chunks(BATCH).zip(lists.chunks(copies * BATCH)) {
                 self.add(model, memory, rows, lists);
             }
         });
@@ -574,31 +633,32 @@ impl Built {
 
     fn add(&self, model: &Model<'_>, memory: &mut InsertMemory<'_>, rows: &[u64], lists: &[u32]) {
         let mut space = &self.space;
-        let mut factors = vec![[0; 3]; rows.len()];
+        let copies = space.params.copies;
+        let mut factors = vec![[0; 3]; lists.len()];
         let bytes = rows.len() * 4 * space.dim;
         space.load(rows, &mut memory.vectors[..bytes]).unwrap();
         self.index
-            .encode(&mut space, model, lists, memory, &mut factors)
+            .encode(&mut space, model, lists, copies, memory, &mut factors)
             .unwrap();
-        let nsub = self.index.layout().nsub as usize;
+        let each = copies as usize;
+        let step = each * self.index.layout().nsub as usize;
         let mut writer = self.index.writer();
-        for (i, (row, list)) in rows.iter().zip(lists).enumerate() {
-            let codes = &memory.codes[i * nsub..][..nsub];
-            writer
-                .append::<()>(*list, *row, codes, &factors[i])
-                .unwrap();
+        let places = lists.chunks(each).zip(factors.chunks(each));
+        for (i, (row, (lists, factors))) in rows.iter().zip(places).enumerate() {
+            let codes = &memory.codes[i * step..][..step];
+            writer.append_to::<()>(lists, *row, codes, factors).unwrap();
         }
     }
 
-    /// The list of a row, as inserting it chose it.
-    pub fn list_of(&self, row: u64) -> u32 {
-        let mut list = [0];
+    /// The lists of a row, as inserting it chose them.
+    pub fn lists_of(&self, row: u64) -> Vec<u32> {
+        let mut lists = vec![0; self.space.params.copies as usize];
         self.with_memory(|model, memory| {
             self.index
-                .lists_of(&mut &self.space, model, &[row], memory, &mut list)
+                .lists_of(&mut &self.space, model, &[row], memory, &mut lists)
                 .unwrap()
         });
-        list[0]
+        lists
     }
 
     /// The codes and factors of a row in a list, as inserting it computes them.
@@ -609,7 +669,7 @@ impl Built {
             let bytes = 4 * space.dim;
             space.load(&[row], &mut memory.vectors[..bytes]).unwrap();
             self.index
-                .encode(&mut space, model, &[list], memory, &mut factors)
+                .encode(&mut space, model, &[list], 1, memory, &mut factors)
                 .unwrap();
             memory.codes[..self.index.layout().nsub as usize].to_vec()
         });
@@ -617,8 +677,8 @@ impl Built {
     }
 
     pub fn delete(&self, row: u64) -> bool {
-        let list = self.list_of(row);
-        self.index.writer().delete::<()>(list, row).unwrap()
+        let lists = self.lists_of(row);
+        self.index.writer().delete::<()>(&lists, row).unwrap()
     }
 
     pub fn search<F: Visible<Error = BadShape>>(
@@ -658,6 +718,7 @@ impl Built {
         let mut memory = CheckMemory {
             blocks: &mut vec![0; blocks.div_ceil(64) as usize],
             rows: &mut vec![0; rows.div_ceil(64)],
+            again: &mut vec![0; 2 * rows.div_ceil(64)],
         };
         self.index.check(rows as u64, &mut memory)
     }

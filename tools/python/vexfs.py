@@ -326,6 +326,8 @@ class Container:
                     ntables=0, threads=0, background=False):
         """Builds an index; 0 is the kernel's default. `replace` builds anew where there is one.
 
+        `ntables` is the number of hash tables (LSH), or of lists that a row is in, 1 or 2 (IVF).
+
         With `background` it returns at once: index_stats() tells how far it is.
         """
         self._call(_IOC_BUILD, _BUILD, (

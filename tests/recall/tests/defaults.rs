@@ -6,7 +6,7 @@ use std::path::Path;
 
 use vexfs_ann::hnsw;
 use vexfs_ann::hnsw::params::Defaults;
-use vexfs_ann::ivf::{self, Params};
+use vexfs_ann::ivf::{self, Code, Params};
 use vexfs_ann::kmeans::Random;
 use vexfs_ann::lsh::{self, Family};
 use vexfs_ann::{pq, Hit, TopK};
@@ -177,7 +177,8 @@ impl Set {
         let built = Built::train(space, params.most_blocks(self.rows.len() as u64) as u32);
         built.build();
         let query = ivf::Query::default_for(K as u32, &params);
-        let mut memory = Memory::new(&params, query.rerank as usize);
+        let rows = self.rows.len();
+        let mut memory = Memory::new(&params, query.rerank as usize, rows);
         let mut found = |q| built.search(&mut memory, q, &mut All, &query, K).0;
         self.queries().map(&mut found).collect()
     }
@@ -227,12 +228,23 @@ impl Set {
         };
         let lists = Params::default_for(n, dim, row_bytes);
         let tables = lsh::Params::default_for(n, dim, row_bytes, family);
-        for (kind, found) in [
+        let mut all = vec![
             ("hnsw", self.by_graph()),
             ("ivf", self.by_lists(lists)),
             ("pq", self.by_lists(pq::flat(dim, false, 1))),
             ("lsh", self.by_tables(tables)),
-        ] {
+        ];
+        if matches!(self.rows.metric, Metric::Cosine | Metric::InnerProduct) {
+            let mut twice = Params {
+                code: Code::Flat,
+                ..lists
+            };
+            twice.copies = twice.default_copies(true);
+            twice.nlist = twice.default_nlist(n, row_bytes);
+            assert_eq!(twice.copies, 2);
+            all.push(("ivf without codes", self.by_lists(twice)));
+        }
+        for (kind, found) in all {
             let recall = recall(&found, &exact);
             let what = format!(
                 "{n} {} {} {kind}: {recall}",

@@ -90,8 +90,17 @@ fn params(dim: u32, nlist: u32, code: Code) -> Params {
         dim,
         nlist,
         code,
+        copies: 1,
         hashed: false,
         seed: 3,
+    }
+}
+
+/// Rows in two lists each.
+fn twice(dim: u32, nlist: u32, code: Code) -> Params {
+    Params {
+        copies: 2,
+        ..params(dim, nlist, code)
     }
 }
 
@@ -113,7 +122,7 @@ fn query(nprobe: u32, rerank: u32) -> Query {
 }
 
 fn recall_of(built: &Built, queries: &[Vec<u8>], how: &Query, k: usize) -> f64 {
-    let mut memory = Memory::new(&built.space.params, how.rerank as usize);
+    let mut memory = Memory::new(&built.space.params, how.rerank as usize, built.space.n());
     let found: Vec<_> = queries
         .iter()
         .map(|q| built.search(&mut memory, q, &mut All, how, k).0)
@@ -198,7 +207,7 @@ fn one_list_is_a_flat_index_of_codes() {
 #[test]
 fn the_bound_keeps_rows_from_being_scored() {
     let built = built(Elem::F32, Metric::L2Sq, params(64, 32, Code::Signs), 3000);
-    let mut memory = Memory::new(&built.space.params, 1000);
+    let mut memory = Memory::new(&built.space.params, 1000, built.space.n());
     let (mut codes, mut exact) = (0, 0);
     for q in queries(Elem::F32, 64, 50) {
         let (_, found) = built.search(&mut memory, &q, &mut All, &query(32, 1000), 10);
@@ -214,7 +223,7 @@ fn filters_leave_k_filled_and_recall_high() {
     for code in [Code::Flat, Code::Signs, Code::Pq4 { nsub: 16 }] {
         let n = 20_000;
         let built = built(Elem::F32, Metric::L2Sq, params(64, 128, code), n);
-        let mut memory = Memory::new(&built.space.params, 200);
+        let mut memory = Memory::new(&built.space.params, 200, built.space.n());
         for every in [1u64, 2, 10, 100, 1000, 10_000] {
             let passes = |row: u64| Random(row).word().is_multiple_of(every);
             let allowed = (0..n as u64).filter(|row| passes(*row)).count() as u64;
@@ -248,14 +257,17 @@ fn filters_leave_k_filled_and_recall_high() {
 
 #[test]
 fn deleted_rows_are_gone_and_their_slots_are_used_again() {
-    for code in [
+    let once = [
         Code::Flat,
         Code::Signs,
         Code::Pq4 { nsub: 8 },
         Code::Pq8 { nsub: 4 },
-    ] {
-        let n = 2000u64;
-        let mut built = built(Elem::F32, Metric::L2Sq, params(32, 16, code), n as usize);
+    ];
+    let once = once.map(|code| params(32, 16, code));
+    let twice = [Code::Flat, Code::Signs].map(|code| twice(32, 16, code));
+    for params in once.into_iter().chain(twice) {
+        let (n, code) = (2000u64, params.code);
+        let mut built = built(Elem::F32, Metric::L2Sq, params, n as usize);
         let fresh = built.index.digest();
         let used = built.index.counts().used;
         let mut random = Random(9);
@@ -289,6 +301,7 @@ fn deleted_rows_are_gone_and_their_slots_are_used_again() {
                             }
                         }
                         rows.sort_unstable();
+                        assert_eq!(rows.len(), live * params.copies as usize);
                         rows.dedup();
                         assert_eq!(rows.len(), live);
                         assert!(rows.iter().all(|row| there[*row as usize]));
@@ -304,7 +317,7 @@ fn deleted_rows_are_gone_and_their_slots_are_used_again() {
             assert_eq!(report.live as usize, there.iter().filter(|t| **t).count());
             assert_eq!(report.live, built.index.counts().live);
         }
-        let mut memory = Memory::new(&built.space.params, 200);
+        let mut memory = Memory::new(&built.space.params, 200, built.space.n());
         let of_those = |row: u64| there[row as usize];
         let (mut found, mut exact) = (vec![], vec![]);
         for q in queries(Elem::F32, 32, 40) {
@@ -367,20 +380,22 @@ fn many_rows_are_removed_at_once_and_lists_count_their_holes() {
 }
 
 #[test]
-fn every_row_is_listed_once_with_its_codes() {
-    for code in [
+fn every_row_is_in_its_lists_with_its_codes() {
+    let once = [
         Code::Flat,
         Code::Signs,
         Code::Pq4 { nsub: 4 },
         Code::Pq8 { nsub: 2 },
-    ] {
-        let params = params(16, 20, code);
-        let n = 2000;
+    ];
+    let once = once.map(|code| params(16, 20, code));
+    let twice = [Code::Flat, Code::Pq4 { nsub: 4 }].map(|code| twice(16, 20, code));
+    for params in once.into_iter().chain(twice) {
+        let (n, code) = (2000, params.code);
         let built = built(Elem::F32, Metric::L2Sq, params, n);
         (0..n as u64)
             .step_by(3)
             .for_each(|row| assert!(built.delete(row)));
-        let mut seen = vec![false; n];
+        let mut seen = vec![0; n];
         for list in 0..20 {
             let mut from = Some(0);
             while let Some(skip) = from {
@@ -388,8 +403,8 @@ fn every_row_is_listed_once_with_its_codes() {
                 let (found, next) = built.index.rows_in(list, skip, &mut rows).unwrap();
                 assert!(next.is_none() || found == 7);
                 for &(row, place) in &rows[..found] {
-                    assert!(!std::mem::replace(&mut seen[row as usize], true));
-                    assert_eq!(built.list_of(row), list);
+                    seen[row as usize] += 1;
+                    assert!(built.lists_of(row).contains(&list));
                     let (mut codes, mut factors) = built.codes_of(row, list);
                     assert!(built.index.holds(place, row, &codes, &factors), "{code:?}");
                     assert!(!built.index.holds(place, row + 1, &codes, &factors));
@@ -404,11 +419,16 @@ fn every_row_is_listed_once_with_its_codes() {
                 from = next;
             }
         }
-        let there = |row: usize| !row.is_multiple_of(3);
-        assert!(seen
-            .iter()
-            .enumerate()
-            .all(|(row, seen)| *seen == there(row)));
+        // A row's lists are different, so it is in each of them.
+        let times = |row: usize| {
+            if row.is_multiple_of(3) {
+                0
+            } else {
+                params.copies
+            }
+        };
+        let right = |(row, seen): (usize, &u32)| *seen == times(row);
+        assert!(seen.iter().enumerate().all(right));
         assert_eq!(built.index.rows_in(21, 0, &mut []), None);
         assert!(!built.index.holds(u32::MAX, 0, &[], &[0; 3]));
     }
@@ -496,7 +516,7 @@ fn searches_that_are_stopped_say_so() {
     }
     for code in [Code::Flat, Code::Signs] {
         let built = built(Elem::F32, Metric::L2Sq, params(32, 64, code), 8000);
-        let mut memory = Memory::new(&built.space.params, 100);
+        let mut memory = Memory::new(&built.space.params, 100, built.space.n());
         let q = &queries(Elem::F32, 32, 1)[0];
         let how = query(64, 100);
         let (_, all) = built.search(&mut memory, q, &mut Budget(u64::MAX), &how, 10);
@@ -536,7 +556,7 @@ fn an_index_without_room_refuses_rows_and_stays_right() {
         writer.append::<()>(0, 1, &codes[1..], &[0; 3]),
         Err(Error::Workspace)
     );
-    assert_eq!(writer.delete::<()>(0, u64::MAX), Ok(false));
+    assert_eq!(writer.delete::<()>(&[0], u64::MAX), Ok(false));
     drop(writer);
     assert_eq!((built.check().fault, built.check().live), (None, added));
 }
@@ -552,6 +572,8 @@ fn scratch_memory_that_is_too_short_is_refused() {
             candidates: &mut vec![0; candidates],
             lower: &mut vec![0; lower],
             hits: &mut vec![0; hits],
+            visited: &mut [],
+            touched: &mut [],
         };
         let mut hits = [Hit::default(); 5];
         let (mut top, mut scorer) = (TopK::new(&mut hits), Scorer::new(&built, q));
@@ -567,7 +589,7 @@ fn scratch_memory_that_is_too_short_is_refused() {
     assert_eq!(run(301, 301, 6, 31, 1), Err(Error::Workspace));
     assert_eq!(run(301, 301, 6, 64, 1), Err(Error::Workspace));
     // Nothing is asked for.
-    let mut memory = Memory::new(&built.space.params, 5);
+    let mut memory = Memory::new(&built.space.params, 5, built.space.n());
     assert!(built
         .search(&mut memory, q, &mut All, &query(0, 0), 0)
         .0
@@ -597,6 +619,7 @@ fn open(
     let mut memory = CheckMemory {
         blocks: &mut vec![0; used.div_ceil(64) as usize],
         rows: &mut vec![0; built.space.n().div_ceil(64)],
+        again: &mut vec![0; 2 * built.space.n().div_ceil(64)],
     };
     let rows = built.space.n() as u64;
     Index::open(
@@ -610,8 +633,12 @@ fn open(
 
 #[test]
 fn an_image_opens_as_the_same_index() {
-    for code in [Code::Flat, Code::Signs] {
-        let built = built(Elem::F32, Metric::L2Sq, params(32, 300, code), 3000);
+    for params in [
+        params(32, 300, Code::Flat),
+        params(32, 300, Code::Signs),
+        twice(32, 300, Code::Signs),
+    ] {
+        let built = built(Elem::F32, Metric::L2Sq, params, 3000);
         (0..500).for_each(|row| assert!(built.delete(row * 3)));
         let opened = open(&built, built.index.store().copy()).ok().unwrap();
         assert_eq!(opened.digest(), built.index.digest());
@@ -622,8 +649,11 @@ fn an_image_opens_as_the_same_index() {
 #[test]
 fn damage_is_found_or_does_no_harm() {
     let mut random = Random(17);
-    for code in [Code::Flat, Code::Signs, Code::Pq8 { nsub: 4 }] {
-        let mut built = built(Elem::F32, Metric::L2Sq, params(16, 260, code), 600);
+    let once = [Code::Flat, Code::Signs, Code::Pq8 { nsub: 4 }];
+    let once = once.map(|code| params(16, 260, code));
+    for params in once.into_iter().chain([twice(16, 260, Code::Flat)]) {
+        let code = params.code;
+        let mut built = built(Elem::F32, Metric::L2Sq, params, 600);
         (0..100).for_each(|row| assert!(built.delete(row * 5)));
         built.index.compact::<()>(3).unwrap();
         let q = &queries(Elem::F32, 16, 1)[0];
@@ -654,7 +684,7 @@ fn damage_is_found_or_does_no_harm() {
                 Ok(index) => {
                     // Codes and factors may be any: searches, changes and checks end without a panic.
                     opened += 1;
-                    let mut memory = Memory::new(&built.space.params, 20);
+                    let mut memory = Memory::new(&built.space.params, 20, built.space.n());
                     let mut hits = [Hit::default(); 10];
                     let mut top = TopK::new(&mut hits);
                     let mut scorer = Scorer::new(&built, q);
@@ -665,7 +695,7 @@ fn damage_is_found_or_does_no_harm() {
                     let codes = vec![1; index.layout().nsub as usize];
                     let mut writer = index.writer();
                     let _ = writer.append::<()>(random.below(260) as u32, 0, &codes, &[1; 3]);
-                    let _ = writer.delete::<()>(0, 7);
+                    let _ = writer.delete::<()>(&[0], 7);
                 }
             }
         }
@@ -683,7 +713,7 @@ fn a_damaged_index_in_use_ends_its_searches() {
     let mut random = Random(19);
     let words = built.index.store().words();
     let q = &queries(Elem::F32, 16, 1)[0];
-    let mut memory = Memory::new(&built.space.params, 20);
+    let mut memory = Memory::new(&built.space.params, 20, built.space.n());
     for _ in 0..300 {
         let list = &words[random.below(8 * 4) as usize];
         let old = list.swap(random.below(50) as u32, Ordering::Relaxed);
@@ -755,7 +785,7 @@ fn searches_see_what_was_inserted_before_they_began() {
                         continue;
                     }
                     let built = built.read().unwrap();
-                    let mut memory = Memory::new(&params, 200);
+                    let mut memory = Memory::new(&params, 200, n as usize);
                     let query = query(300, 200);
                     let q = built.space.row(row as usize);
                     let (hits, _) = built.search(&mut memory, q, &mut All, &query, 3);
@@ -789,4 +819,101 @@ fn searches_see_what_was_inserted_before_they_began() {
         (built.check().fault, built.check().live as u64),
         (None, n / 2)
     );
+}
+
+#[test]
+fn rows_in_two_lists_are_found_once_and_in_fewer_lists() {
+    let n = 4000;
+    for (code, metric) in [
+        (Code::Flat, Metric::InnerProduct),
+        (Code::Flat, Metric::L2Sq),
+        (Code::Signs, Metric::Cosine),
+        (Code::Pq4 { nsub: 8 }, Metric::InnerProduct),
+    ] {
+        let one = built(Elem::F32, metric, params(32, 64, code), n);
+        let two = built(Elem::F32, metric, twice(32, 64, code), n);
+        assert_eq!(two.check().fault, None);
+        assert_eq!(two.index.counts().live as usize, n);
+        let again = Built::train(
+            space(Elem::F32, metric, twice(32, 64, code), n),
+            two.space.params.most_blocks(n as u64) as u32,
+        );
+        again.insert(0..n as u64);
+        assert_eq!(again.index.digest(), two.index.digest());
+        let queries = queries(Elem::F32, 32, 60);
+        let rerank = two.space.params.default_rerank(10);
+        // As many codes for both: half as many lists.
+        let recalls = [
+            recall_of(&one, &queries, &query(6, rerank), 10),
+            recall_of(&two, &queries, &query(3, rerank), 10),
+        ];
+        assert!(recalls[1] + 0.02 > recalls[0], "{code:?}: {recalls:?}");
+        assert!(recall_of(&two, &queries, &query(6, rerank), 10) > recalls[0]);
+        // From list to list until `k` are found, with a filter or without: each once.
+        let mut memory = Memory::new(&two.space.params, 2 * n, n);
+        for q in &queries[..10] {
+            for (k, of) in [(20, 1), (300, 1), (50, 40)] {
+                let mut passing = Only(|row: u64| row.is_multiple_of(of));
+                let how = Query {
+                    allowed: n as u64 / of,
+                    ..query(1, k as u32)
+                };
+                let (hits, _) = two.search(&mut memory, q, &mut passing, &how, k);
+                let mut rows: Vec<_> = hits.iter().map(|hit| hit.row).collect();
+                rows.sort_unstable();
+                rows.dedup();
+                assert_eq!(rows.len(), k, "{code:?}");
+                assert!(rows.iter().all(|row| row.is_multiple_of(of)));
+            }
+            let all = two.search(&mut memory, q, &mut All, &query(64, 2 * n as u32), 10);
+            assert_eq!(all.0, two.exact(q, &mut All, 10), "{code:?}");
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_in_one_list_of_two_or_in_three_is_a_fault() {
+    let built = built(Elem::F32, Metric::L2Sq, twice(16, 8, Code::Flat), 500);
+    let lists = built.lists_of(7);
+    let third = (0..8).find(|list| !lists.contains(list)).unwrap();
+    let mut writer = built.index.writer();
+    writer.append::<()>(third, 7, &[], &[0; 3]).unwrap();
+    assert!(matches!(built.check().fault, Some((_, Fault::Twice))));
+    assert_eq!(writer.delete_from::<()>(third, 7), Ok(true));
+    writer.append::<()>(lists[0], 7, &[], &[0; 3]).unwrap();
+    assert_eq!(built.check().fault, Some((lists[0], Fault::Twice)));
+    assert_eq!(writer.delete_from::<()>(lists[0], 7), Ok(true));
+    assert_eq!(built.check().fault, None);
+    assert_eq!(writer.delete_from::<()>(lists[1], 7), Ok(true));
+    assert_eq!(built.check().fault, Some((lists[0], Fault::Once)));
+    // In the wrong lists it is found all the same.
+    writer.append::<()>(third, 7, &[], &[0; 3]).unwrap();
+    assert_eq!(built.check().fault, None);
+    assert_eq!(writer.delete::<()>(&lists, 7), Ok(true));
+    assert_eq!(writer.delete::<()>(&lists, 7), Ok(false));
+    assert_eq!((built.check().fault, built.check().live), (None, 499));
+}
+
+#[test]
+fn a_row_without_room_for_its_second_copy_is_in_no_list() {
+    let params = twice(16, 8, Code::Signs);
+    let n = 600;
+    let built = Built::train(space(Elem::F32, Metric::L2Sq, params, n), 20);
+    let mut refused = 0;
+    for row in 0..n as u64 {
+        let lists = built.lists_of(row);
+        let (codes, factors): (Vec<_>, Vec<_>) =
+            lists.iter().map(|list| built.codes_of(row, *list)).unzip();
+        let mut writer = built.index.writer();
+        match writer.append_to::<()>(&lists, row, &codes.concat(), &factors) {
+            Ok(()) => {}
+            Err(error) => {
+                assert_eq!(error, Error::Full);
+                refused += 1;
+            }
+        }
+    }
+    let report = built.check();
+    assert!(refused > 0);
+    assert_eq!((report.fault, report.live), (None, n as u32 - refused));
 }

@@ -54,8 +54,16 @@ fn defaults_take_less_than_half_of_the_rows_where_they_can() {
                         lsh::Params::default_for(rows, dim, row_bytes, family).resident_bytes(rows),
                     ),
                 ];
+                let mut twice = ivf::Params {
+                    code: ivf::Code::Flat,
+                    copies: 2,
+                    ..ivf::Params::default_for(rows, dim, row_bytes)
+                };
+                twice.nlist = twice.default_nlist(rows, row_bytes);
                 let raw = rows * u64::from(row_bytes);
-                for (kind, bytes) in all {
+                // Without codes but in two lists, as by inner product.
+                let twice = ("ivf without codes", twice.resident_bytes(rows));
+                for (kind, bytes) in all.into_iter().chain([twice]) {
                     let each = bytes as f64 / rows as f64;
                     let what = format!(
                         "{rows} rows of {dim} {}, {kind}: {each:.1} bytes a row, {} %",

@@ -374,7 +374,7 @@ pub struct BuildOptions {
     pub nsub: u32,
     /// Bits of a code, 32 for none; LSH: bits of a hash.
     pub nbits: u32,
-    /// LSH: hash tables.
+    /// LSH: hash tables. IVF: lists that a row is in, 1 or 2.
     pub ntables: u32,
     /// Processors to use, as far as there are as many: 0 and 1 for one.
     pub threads: u32,
@@ -506,7 +506,7 @@ pub struct IndexStats {
     pub nsub: u32,
     /// Bits of a code, 32 for none; LSH: bits of a hash.
     pub nbits: u32,
-    /// LSH: hash tables.
+    /// LSH: hash tables. IVF: lists that a row is in, 1 or 2.
     pub ntables: u32,
     /// Thousandths of training done, before any row is in it.
     pub trained: u32,

@@ -289,6 +289,14 @@ pub struct Build {
     /// LSH: hash tables, 1 to 32 (0: the kernel's default)
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub ntables: u32,
+    /// IVF: lists that a row is in, 1 or 2: more memory and less time for the same recall (0: the kernel's default)
+    #[arg(
+        long,
+        default_value_t = 0,
+        hide_default_value = true,
+        conflicts_with = "ntables"
+    )]
+    pub copies: u32,
     /// Build anew where there is one, which serves searches until then
     #[arg(long)]
     pub replace: bool,

@@ -97,7 +97,8 @@ fn build(args: &args::Build, volume: &dyn Volume, output: &mut Output<'_>) -> Re
         nlist: args.nlist,
         nsub: args.nsub,
         nbits: args.nbits,
-        ntables: args.ntables,
+        // One field of the interface.
+        ntables: args.ntables.max(args.copies),
         threads: args.threads,
         background: args.background,
     };
@@ -221,13 +222,15 @@ fn status(of: &OfIndex, volume: &dyn Volume, output: &mut Output<'_>) -> Result<
 
 /// Those parameters that the kind has.
 fn parameters(r: &Report) -> String {
+    let is_ivf = r.kind == IndexKind::Ivf.name();
+    let tables = if is_ivf { "copies" } else { "ntables" };
     let all = [
         ("m", r.m),
         ("ef_construction", r.ef_construction),
         ("nlist", r.nlist),
         ("nsub", r.nsub),
         ("nbits", r.nbits),
-        ("ntables", r.ntables),
+        (tables, r.ntables),
     ];
     let mut list = Vec::new();
     for (name, value) in all.into_iter().filter(|(_, value)| *value != 0) {

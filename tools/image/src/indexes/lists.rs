@@ -68,16 +68,21 @@ pub(super) fn lists<D: Device>(
         return Ok(());
     }
     let places = open.places(rows)?;
+    let each = params.copies as usize;
     let (mut wrong, mut first) = (0, None);
     for row in rows.live() {
         reader.step("rows of an index", row, rows.watermark)?;
-        let (list, place) = places[row as usize];
-        if place == NOWHERE {
+        let places = &places[each * row as usize..][..each];
+        if places.iter().any(|(_, place)| *place == NOWHERE) {
             continue;
         }
         coder.set(vectors.row(row)?)?;
-        coder.encode(list)?;
-        if !open.index.holds(place, row, &coder.codes, &coder.factors) {
+        let mut right = true;
+        for (list, place) in places {
+            coder.encode(*list)?;
+            right &= open.index.holds(*place, row, &coder.codes, &coder.factors);
+        }
+        if !right {
             wrong += 1;
             first.get_or_insert(row);
         }
@@ -189,7 +194,7 @@ fn lists_params(header: &ImageHeader) -> Option<Params> {
         ntables,
     } = header.parameters;
     let ivf = header.kind == KIND_IVF;
-    if m | ef_construction | ntables != 0 || (!ivf && nlist != 0) {
+    if m | ef_construction != 0 || (!ivf && nlist | ntables != 0) {
         return None;
     }
     let params = Params {
@@ -202,6 +207,8 @@ fn lists_params(header: &ImageHeader) -> Option<Params> {
             (8, _) => Code::Pq8 { nsub },
             _ => return None,
         },
+        // Older images say nothing of it.
+        copies: ntables.max(1),
         hashed: false,
         seed: LISTS_SEED,
     };
@@ -311,9 +318,15 @@ impl Memory {
         };
         let mut blocks = vec![0; start.used.div_ceil(64) as usize];
         let mut there = vec![0; rows.watermark.div_ceil(64) as usize];
+        let twice = if self.params.copies > 1 {
+            2 * there.len()
+        } else {
+            0
+        };
         let mut memory = CheckMemory {
             blocks: &mut blocks,
             rows: &mut there,
+            again: &mut vec![0; twice],
         };
         let index = ivf::Index::open(self.params, table, start, rows.watermark, &mut memory);
         let index = index.map_err(|why| match why {
@@ -350,12 +363,16 @@ impl Open<'_> {
         Ok(rows)
     }
 
-    /// List and place of each row below the watermark.
+    /// List and place of each row below the watermark, as often as it is in lists.
     fn places(&self, rows: &Rows) -> Result<Vec<(u32, u32)>, Fail> {
-        let mut places = vec![(0, NOWHERE); rows.watermark as usize];
+        let each = self.index.params().copies as usize;
+        let mut places = vec![(0, NOWHERE); each * rows.watermark as usize];
         for list in 0..self.index.params().nlist {
             for (row, place) in self.rows_in(list)? {
-                places[row as usize] = (list, place);
+                let of_row = &mut places[each * row as usize..][..each];
+                if let Some(free) = of_row.iter_mut().find(|(_, place)| *place == NOWHERE) {
+                    *free = (list, place);
+                }
             }
         }
         Ok(places)
@@ -378,7 +395,8 @@ fn describe(params: &Params, report: &Report) -> String {
         Fault::Size => "there are more blocks than lists can have",
         Fault::Chain => "a link leads to no block, or the chain is not as long as it says",
         Fault::Owner => "a block is there twice, in two lists, or says that it is another's",
-        Fault::Twice => "a row is in two slots",
+        Fault::Twice => "a row is in more slots than it should be",
+        Fault::Once => "a row is in fewer lists than it should be",
         Fault::Row => "a row is above the watermark",
         Fault::Holes => "the holes are not those that are linked",
     };

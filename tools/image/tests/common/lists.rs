@@ -152,8 +152,13 @@ pub fn table(params: ivf::Params, seed: u64) -> Table {
             append(params.nlist, u64::from(list));
         }
     }
+    // The second list is the next one.
+    let other = |list: u32| (list + 1) % params.nlist;
     for (row, list) in (0..).zip(&list_of) {
         append(*list, row);
+        if params.copies > 1 {
+            append(other(*list), row);
+        }
     }
     // Some rows came and went: their blocks are free.
     let last = params.nlist - 1;
@@ -167,8 +172,10 @@ pub fn table(params: ivf::Params, seed: u64) -> Table {
     }
     assert!(index.compact::<()>(last).unwrap() > 0);
     for row in &DELETED[..2] {
-        let deleted = index.writer().delete_from::<()>(0, *row);
-        assert_eq!(deleted, Ok(true));
+        let lists = [0, other(0)];
+        let lists = &lists[..params.copies as usize];
+        let deleted = index.writer().delete_from_all::<()>(lists, *row);
+        assert_eq!(deleted, Ok(lists.len()));
     }
     let ivf::Image { used, free } = index.image();
     let store = index.store();
@@ -181,6 +188,11 @@ pub fn table(params: ivf::Params, seed: u64) -> Table {
 }
 
 pub fn lists(kind: u32, dim: u32, nlist: u32, code: Code) -> Parts {
+    lists_of(kind, dim, nlist, code, 1)
+}
+
+/// Lists that have each row so many times. Images of one list a row may say nothing of it.
+pub fn lists_of(kind: u32, dim: u32, nlist: u32, code: Code, copies: u32) -> Parts {
     let (nbits, nsub) = match code {
         Code::Flat => (32, 0),
         Code::Signs => (1, 0),
@@ -191,6 +203,7 @@ pub fn lists(kind: u32, dim: u32, nlist: u32, code: Code) -> Parts {
         dim,
         nlist,
         code,
+        copies,
         hashed: false,
         seed: 1,
     };
@@ -200,6 +213,7 @@ pub fn lists(kind: u32, dim: u32, nlist: u32, code: Code) -> Parts {
             nlist: if kind == KIND_IVF { nlist } else { 0 },
             nsub,
             nbits,
+            ntables: if copies > 1 { copies } else { 0 },
             ..Parameters::default()
         },
         params,
@@ -243,7 +257,9 @@ pub fn hashes(dim: u32, code: Code) -> Parts {
 pub fn all() -> Vec<Parts> {
     vec![
         lists(KIND_IVF, 8, 16, Code::Flat),
+        lists_of(KIND_IVF, 8, 16, Code::Flat, 2),
         lists(KIND_IVF, 1536, 4, Code::Signs),
+        lists_of(KIND_IVF, 64, 256, Code::Signs, 2),
         lists(KIND_IVF, 64, 256, Code::Signs),
         lists(KIND_IVF, 64, 4, Code::Pq8 { nsub: 8 }),
         lists(KIND_PQ, 64, 1, Code::Pq4 { nsub: 16 }),
