@@ -13,7 +13,7 @@
 #
 # VEXFS_STORM_SECONDS=300: how long vector_storm and vector_index_storm last.
 #
-# VEXFS_CRASH_ROUNDS=12, VEXFS_IMAGE_ROUNDS=4, VEXFS_SEED=..., VEXFS_BIG=1 for the
+# VEXFS_CRASH_ROUNDS=10, VEXFS_IMAGE_ROUNDS=4, VEXFS_SEED=..., VEXFS_BIG=1 for the
 # sizes that take minutes more. VEXFS_VM_OPTIONS goes to qemu/vm (as --debug), but
 # not for arm64.
 set -uo pipefail
@@ -141,9 +141,11 @@ kselftests() {
 # only the ones of arithmetic and the format.
 arm64_programs() {
 	if want vector; then
+		programs posix | grep -vE '_(readdir|space)$'
 		echo vector_batch vector_create vector_index vector_types
 		return
 	fi
+	programs posix
 	programs vector | grep -vE '_disk$|^vector_(build|parallel|faults|memory|numa|reclaim)$'
 }
 
@@ -152,7 +154,7 @@ arm64_programs() {
 posix_job() {
 	trap 'kill $vm 2>/dev/null; exit 130' INT TERM
 	want kselftest && kselftests kselftest "$out/kselftest.log" "$bin" -- $(programs posix)
-	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector | grep -v _numa) vector_types:simd=scalar
+	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector | grep -vE '_(numa|fsck)$')
 	want debug && kselftests debug "$out/debug.log" "$bin" --debug --mem 2G --timeout "${VEXFS_GUEST_SECONDS:-14400}" -- \
 		${VEXFS_PROGRAMS:-$(programs posix) $(programs vector)}
 	return 0
@@ -173,14 +175,14 @@ isa() {
 other_jobs() {
 	want user && user
 	if want crash; then
-		tests/crash/run.sh "${VEXFS_CRASH_ROUNDS:-12}" "$((VEXFS_SEED))" "${vm_options[@]}" >"$out/crash.log" 2>&1 ||
+		tests/crash/run.sh "${VEXFS_CRASH_ROUNDS:-10}" "$((VEXFS_SEED))" "${vm_options[@]}" >"$out/crash.log" 2>&1 ||
 			grep -q '^not ok' "$out/crash.log" || broken crash "tests/crash/run.sh failed" "$out/crash.log"
 	fi
 	want crash && say "== crash ended ($((SECONDS - started)) s)"
 	want isa && isa
 	want arm64 && kselftests arm64 "$out/arm64.log" "$arm64_bin" --arch arm64 --env VEXFS_TEST_ISA=neondot -- \
-		$(programs posix) $(arm64_programs) vector_search:simd=neon
-	want vector && kselftests numa "$out/numa.log" "$bin" --nodes 2 -- vector_numa
+		$(arm64_programs) vector_search:simd=neon
+	want vector && kselftests numa "$out/numa.log" "$bin" --nodes 2 -- vector_numa vector_fsck vector_types:simd=scalar
 	want images && guest images "$out/images.log" --cpu 1 --mem 512M --disk 24M --disk 24M --disk 12M --timeout 3600 -- \
 		tests/images/guest.sh "$bin/image_check" "${VEXFS_IMAGE_ROUNDS:-4}" "$VEXFS_SEED"
 	return 0

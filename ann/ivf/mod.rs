@@ -11,15 +11,15 @@
 //! coded the same way, in a list of their own, so that ranking the lists is a scan too.
 //!
 //! Rows are in one list each or, as spilling with orthogonality-amplified residuals has it (SOAR: Sun et al., arXiv
-//! 2404.00774), in two: a query that is
-//! far from the centroid of a row's first list is the likelier near that of its second. Of 55,783 embeddings of 384
-//! elements without codes, by inner product, one thread finds 0.95 of the ten nearest at 6,200 queries/s instead of 4,200
-//! and 0.99 at 2,000 instead of 1,000, in an index of 42 bytes a row instead of 36; by cosine 0.956 at 4,600 instead of
-//! 3,800. With codes of signs it scans 44 % fewer of them for 0.95 and 48 % fewer for 0.99, and takes 180 bytes a row instead
-//! of 114; twice as many lists instead, 164 bytes, save a tenth of the time. Of 200,000 synthetic rows, by L2, 0.90 takes a
-//! fifth more time, 0.95 as much, and 0.99 45 % less. So it is the default without codes by inner product and cosine.
-//! `ivf_bench --copies 2` measures it. A search shows each row once: without codes before it is compared, others, whose second
-//! code may tell more, as candidates.
+//! 2404.00774), in two: a query that is far from the centroid of a row's first list is the likelier near that of its
+//! second. Of 55,783 embeddings of 384 elements without codes, by inner product, one thread finds 0.95 of the ten nearest
+//! at 6,200 queries/s instead of 4,200 and 0.99 at 2,000 instead of 1,000, in an index of 42 bytes a row instead of 36; by
+//! cosine 0.956 at 4,600 instead of 3,800. With codes of signs it scans 44 % fewer of them for 0.95 and 48 % fewer for 0.99,
+//! and takes 180 bytes a row instead of 114; twice as many lists instead, 164 bytes, save a tenth of the time. Of 200,000
+//! synthetic rows with codes, by L2, 0.90 takes a fifth more time, 0.95 as much, and 0.99 45 % less. So it is the default
+//! without codes by inner product and cosine. `ivf_bench --copies 2` measures it. A search shows each row once: without codes
+//! before it is compared, others, whose second code may tell more, as candidates.
+//!
 //! With one list it is a flat compressed index: every code is scanned, every row found by its estimate.
 //!
 //! - `params.rs`: parameters, their bounds, defaults and sizes
