@@ -34,7 +34,7 @@ impl Arenas {
 pub fn case(bytes: &[u8], arenas: &mut Arenas) {
     let src = &mut Source(bytes);
     let [a, b, c, x, y] = &mut arenas.0;
-    match src.byte() % 20 {
+    match src.byte() % 21 {
         0..4 => scores(src, [a, b, c, x, y]),
         4 => wild_shapes(src, [a, b, c, x, y]),
         5 => non_finite(src, a),
@@ -49,6 +49,7 @@ pub fn case(bytes: &[u8], arenas: &mut Arenas) {
         14 => one_bit_codes(src, [a, b, c, x, y]),
         15 => signs(src, [a, x]),
         16 | 17 => tiles(src, [a, b, x]),
+        18 => spills(src, [a, x]),
         _ => graph_codes(src, [a, b, c, x, y]),
     }
     arenas.check();
@@ -244,7 +245,7 @@ fn wild_shapes(src: &mut Source<'_>, [a, b, c, x, y]: [&mut Arena; 5]) {
         scale: two,
     };
     // What comes of it is for the tests of each function; here it may only stay within its slices.
-    let _ = match src.byte() % 23 {
+    let _ = match src.byte() % 24 {
         0 => score_rows(&t, isa, elem, metric, one, two, stride, dim, more),
         1 => score_gather(&t, isa, elem, metric, one, two, words, dim, more),
         2 => score_list(&t, isa, elem, metric, one, &[&*two, &*one], dim, more),
@@ -283,6 +284,10 @@ fn wild_shapes(src: &mut Source<'_>, [a, b, c, x, y]: [&mut Arena; 5]) {
             code.prepare(&t, isa, 5, two, one, more, query)
         }),
         18 => rabitq_prepare(&t, isa, one, words, &mut [0; 6]),
+        22 => {
+            let (keys, costs) = more.split_at_mut(ly / 8);
+            spill_costs(&t, isa, third as u32, keys, costs)
+        }
         _ => {
             let lower = &mut vec![0; ly / 4];
             rabitq_encode(&t, isa, one, out).and(rabitq_scan(
@@ -389,6 +394,53 @@ fn assignments(src: &mut Source<'_>, [a, b, x, y]: [&mut Arena; 4]) {
             let nearest = all.iter().position(|&key| key == least).unwrap();
             let what = format!("{isa:?} dim {dim} k {k}");
             assert_eq!((ids[i] as usize, keys[i]), (nearest, least), "{what}");
+        }
+    }
+}
+
+/// Costs are at least the squared residual and at most two and a half times that, and those of the formula wherever
+/// its squares fit an f32.
+fn spills(src: &mut Source<'_>, [a, x]: [&mut Arena; 2]) {
+    let n = src.below(70);
+    // Distances have no sign; whatever has one may be there too.
+    let sign = src.pick(&[0, 0, 0, 1 << 31]);
+    let key = |v: f32| Distance::from_f32_bits(v.to_bits() & (0x7fff_ffff | sign)).0;
+    let mut keys = |n| -> Vec<u32> {
+        let row = src.row(Elem::F32, n);
+        let floats = row
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        floats.map(key).collect()
+    };
+    let (first, others, between) = (keys(1)[0], keys(n), keys(n));
+    let (others, side) = (a.put_words(&others, src.side()), src.side());
+    let mut costs = |isa: Isa| -> Vec<u32> {
+        let out = x.words::<u32>(n, side);
+        out.copy_from_slice(&between);
+        spill_costs(&token(), isa, first, others, out).unwrap();
+        let float = |key: &u32| number(f32::from_bits(Distance(*key).to_f32_bits()));
+        out.iter().map(float).collect()
+    };
+    same("costs of second lists", &mut costs);
+    let r = distance(first);
+    for (i, cost) in costs(Isa::Scalar).into_iter().enumerate() {
+        let (s, b, cost) = (
+            distance(others[i]),
+            distance(between[i]),
+            f32::from_bits(cost) as f64,
+        );
+        let what = format!("{cost:e} of {r:e}, {s:e} and {b:e}");
+        if (0.0..1e38).contains(&s) {
+            assert!((s..=s * 2.500001 + 1e-44).contains(&cost), "{what}");
+        }
+        if [r, s, b].iter().all(|v| (1e-9..1e9).contains(v)) {
+            let (inner, error) = ((r + s - b) / 2.0, f32::EPSILON as f64 * (r + s + b));
+            let want = s + 1.5 * (inner * inner / r).min(s);
+            let allowed = 1.5 * error * (2.0 * inner.abs() + error) / r + 1e-6 * want;
+            assert!(
+                (cost - want).abs() <= allowed,
+                "{what}: {want:e} +- {allowed:e}"
+            );
         }
     }
 }
