@@ -19,16 +19,16 @@
  * do not compare contents.
  */
 #include "vector_test.h"
+#include "vexfs_device.h"
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <sys/sysmacros.h>
 
-#define BLOCK 4096ul
 #define FILES 60
 #define GROUP_BLOCKS 32256ul
 #define CASE_LIMIT 300		/* seconds after which one copy hangs, on a busy emulated machine */
 
-enum { SB_AT = 1024, SB_BYTES = 1024, INODE_BYTES = 512 };
+enum { SB_BYTES = 1024, INODE_BYTES = 512 };
 
 static unsigned char *good, *copy;	/* the image, and the copy that is damaged */
 static unsigned long blocks;
@@ -39,24 +39,6 @@ static uint64_t state;
 static int test_number;
 
 /* -- checksums, as the format has them --------------------------------------- */
-
-static uint32_t crc32c(uint32_t crc, const void *data, size_t len)
-{
-	static uint32_t table[256];
-	const unsigned char *p = data;
-
-	if (!table[1])
-		for (int i = 0; i < 256; i++) {
-			uint32_t c = i;
-
-			for (int k = 0; k < 8; k++)
-				c = c & 1 ? c >> 1 ^ 0x82f63b78 : c >> 1;
-			table[i] = c;
-		}
-	while (len--)
-		crc = table[(crc ^ *p++) & 255] ^ crc >> 8;
-	return crc;
-}
 
 static uint32_t get32(const unsigned char *p)
 {
@@ -72,11 +54,6 @@ static uint64_t get64(const unsigned char *p)
 
 	memcpy(&v, p, 8);
 	return v;
-}
-
-static uint32_t volume_seed(const unsigned char *image)
-{
-	return crc32c(~0u, image + SB_AT + 16, 16);
 }
 
 enum kind { OTHER, SUPER, GROUPS, BLOCK_BITMAP, INODE_BITMAP, NODE, INODES, JOURNAL, KINDS };
@@ -136,10 +113,7 @@ static void reseal(unsigned long at)
 		memcpy(p + 8, &sum, 4);
 		break;
 	case GROUPS: case BLOCK_BITMAP: case INODE_BITMAP: case NODE:
-		sum = crc32c(volume_seed(copy), &no, 8);
-		sum = crc32c(sum, p, 4);
-		sum = crc32c(sum, zero, 4);
-		sum = crc32c(sum, p + 8, BLOCK - 8);
+		sum = header_checksum(volume_seed(copy), p, no);
 		memcpy(p + 4, &sum, 4);
 		break;
 	case INODES:

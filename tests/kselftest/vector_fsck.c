@@ -5,6 +5,7 @@
  */
 #include "vector_lists.h"
 #include "vector_types.h"
+#include "vexfs_device.h"
 #include <sys/statfs.h>
 #include <sys/wait.h>
 
@@ -63,31 +64,6 @@ static int lines(const char *words, bool wanted)
 	}								\
 } while (0)
 
-/* Inverts bits @mask of byte @at of the device, which must not be mounted. */
-static int flip(off_t at, char mask)
-{
-	int dev = open(getenv("VEXFS_SCRATCH_DEV"), O_RDWR), bad;
-	char byte;
-
-	bad = dev < 0 || pread(dev, &byte, 1, at) != 1;
-	byte ^= mask;
-	bad |= pwrite(dev, &byte, 1, at) != 1 || fsync(dev);
-	return bad | close(dev);
-}
-
-/* The block whose first bytes are @magic on the unmounted device; -1 if there is none. */
-static off_t find_block(const char *magic)
-{
-	int dev = open(getenv("VEXFS_SCRATCH_DEV"), O_RDONLY);
-	char block[4096];
-	off_t at = 0;
-
-	while (pread(dev, block, sizeof(block), at) == sizeof(block) && memcmp(block, magic, 4))
-		at += sizeof(block);
-	close(dev);
-	return at;
-}
-
 SCRATCH_CASE(indexes_of_every_kind_over_rows_of_every_type_are_sound)
 {
 	int indexes = 0, round = 0;
@@ -142,7 +118,7 @@ SCRATCH_CASE(a_repaired_index_answers_exactly_and_is_built_anew)
 	OK(statfs(".", &before));
 	OK(chdir("/"));
 	OK(umount(getenv("VEXFS_SCRATCH_DIR")));
-	OK(flip(find_block("vSum") + 5 * 4096 + 77, 0x10));
+	OK(flip(data_at(find_block("vSum", 4), 4, 77), 0x10));
 	OK(scratch_mount(0));
 	OK(chdir(getenv("VEXFS_SCRATCH_DIR")));
 	EXPECT_FSCK(4, "-n");
@@ -177,9 +153,8 @@ SCRATCH_CASE(a_repaired_index_answers_exactly_and_is_built_anew)
 
 SCRATCH_CASE(codes_of_rows_that_were_changed_behind_its_back_are_wrong)
 {
-	float *rows = new_clustered(1, 0, N), first[4];
-	off_t at = 0;
-	int fd, dev;
+	float *rows = new_clustered(1, 0, N);
+	int fd;
 
 	NEED_FSCK();
 	fd = container("f", DIM, VEXFS_METRIC_L2);
@@ -191,11 +166,7 @@ SCRATCH_CASE(codes_of_rows_that_were_changed_behind_its_back_are_wrong)
 	OK(chdir("/"));
 	OK(umount(getenv("VEXFS_SCRATCH_DIR")));
 	/* Row 0 on the device: data has no checksum, but two indexes know what it was. */
-	dev = open(getenv("VEXFS_SCRATCH_DEV"), O_RDONLY);
-	while (pread(dev, first, sizeof(first), at) == sizeof(first) && memcmp(first, rows, sizeof(first)))
-		at += 4096;
-	close(dev);
-	OK(flip(at + 3, 0x40));
+	OK(flip(find_block(rows, 16) + 3, 0x40));
 	OK(scratch_mount(0));
 	OK(chdir(getenv("VEXFS_SCRATCH_DIR")));
 	EXPECT_FSCK(4, "-n");

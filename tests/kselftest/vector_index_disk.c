@@ -5,6 +5,7 @@
  * space that comes back.
  */
 #include "vector_index.h"
+#include "vexfs_device.h"
 #include <sys/statfs.h>
 
 SCRATCH_FIXTURE(scratch)
@@ -236,10 +237,9 @@ SCRATCH_CASE(a_check_finds_what_is_wrong_and_repairs_it)
 	float *rows = new_clustered(1, 0, N), zeros[DIM] = { 0 };
 	struct vexfs_search s = { .ef = 100 };
 	struct vexfs_index_check check;
-	char block[4096];
 	uint64_t keys[300];
-	int fd, dev;
 	off_t at;
+	int fd;
 
 	NEED_VEXFS();
 	fd = container("f", DIM, VEXFS_METRIC_L2);
@@ -263,15 +263,10 @@ SCRATCH_CASE(a_check_finds_what_is_wrong_and_repairs_it)
 	close_all();
 	OK(chdir("/"));
 	OK(umount(getenv("VEXFS_SCRATCH_DIR")));
-	dev = open(getenv("VEXFS_SCRATCH_DEV"), O_RDWR);
-	ASSERT_LE(0, dev);
-	for (at = 0; pread(dev, block, sizeof(block), at) == sizeof(block); at += sizeof(block))
-		if (!memcmp(block, rows, sizeof(zeros)))
-			break;
+	at = find_block(rows, sizeof(zeros));
+	ASSERT_LT(0, at);
 	/* Row 1: row 0 is deleted. */
-	ASSERT_EQ(sizeof(zeros), pwrite(dev, zeros, sizeof(zeros), at + sizeof(zeros)));
-	OK(fsync(dev));
-	close(dev);
+	OK(device_io(at + sizeof(zeros), zeros, sizeof(zeros), true));
 	OK(scratch_mount(0));
 	OK(chdir(getenv("VEXFS_SCRATCH_DIR")));
 	fd = open("f", O_RDWR);
@@ -420,17 +415,6 @@ SCRATCH_CASE(a_ceiling_that_an_image_exceeds_is_no_loss)
 	EXPECT_EQ(VEXFS_INDEX_READY, state_of(fd));
 }
 
-/* Finds block @nth whose first bytes are @magic on the unmounted device; -1 if there is none. */
-static off_t find_block(int dev, const char *magic, int nth)
-{
-	char block[4096];
-
-	for (off_t at = 0; pread(dev, block, sizeof(block), at) == sizeof(block); at += sizeof(block))
-		if (!memcmp(block, magic, 4) && !nth--)
-			return at;
-	return -1;
-}
-
 SCRATCH_CASE(a_damaged_image_is_noticed)
 {
 	/* A bit of: the header, the checksums, the first data block, a later one. */
@@ -447,22 +431,13 @@ SCRATCH_CASE(a_damaged_image_is_noticed)
 	ASSERT_LE(0, fd);
 	for (int i = 0; i < sizeof(damage) / sizeof(damage[0]); i++) {
 		off_t at;
-		char byte;
-		int dev;
 
 		close_all();
 		OK(chdir("/"));
 		OK(umount(getenv("VEXFS_SCRATCH_DIR")));
-		dev = open(getenv("VEXFS_SCRATCH_DEV"), O_RDWR);
-		ASSERT_LE(0, dev);
-		at = find_block(dev, damage[i].magic, 0);
+		at = find_block(damage[i].magic, 4);
 		ASSERT_LT(0, at) TH_LOG("%s", damage[i].magic);
-		at += damage[i].block * 4096 + damage[i].byte;
-		ASSERT_EQ(1, pread(dev, &byte, 1, at));
-		byte ^= 0x10;
-		ASSERT_EQ(1, pwrite(dev, &byte, 1, at));
-		OK(fsync(dev));
-		close(dev);
+		OK(flip(at + damage[i].block * BLOCK + damage[i].byte, 0x10));
 		OK(scratch_mount(0));
 		OK(chdir(getenv("VEXFS_SCRATCH_DIR")));
 		fd = open("f", O_RDWR);
