@@ -161,6 +161,7 @@ pub(super) fn codes(lists: &Lists, inode: &Inode<VexFs>, findings: &mut Findings
         return Ok(());
     }
     let mut places = KVec::from_elem((0u64, 0u32), lists.coder.batch(), GFP_KERNEL)?;
+    let mut wrong = Wrong::new(inode, lists.coder.params.copies)?;
     for list in 0..lists.coder.params.nlist {
         let mut from = Some(0);
         while let Some(skip) = from {
@@ -170,11 +171,42 @@ pub(super) fn codes(lists: &Lists, inode: &Inode<VexFs>, findings: &mut Findings
             task::cond_resched();
             from = inode.node().rows.read(|| {
                 let batch = &mut lists.writer.lock().batch;
-                some_codes(lists, inode, batch, &mut places, list, skip, findings)
+                some_codes(lists, inode, batch, &mut places, list, skip, &mut wrong)
             })?;
         }
     }
+    findings.wrong_codes = findings.wrong_codes.saturating_add(wrong.count);
     Ok(())
+}
+
+/// Rows whose code is not that of their vector, each once, in however many lists it is.
+struct Wrong {
+    count: u64,
+    /// A bit for each row that is counted, if it may come again.
+    counted: KVVec<u64>,
+}
+
+impl Wrong {
+    fn new(inode: &Inode<VexFs>, copies: u32) -> Result<Self> {
+        let rows = inode.node().container.lock().area.rows;
+        let words = if copies > 1 { rows.div_ceil(64) } else { 0 };
+        Ok(Wrong {
+            count: 0,
+            counted: KVVec::from_elem(0, usize::try_from(words)?, GFP_KERNEL)?,
+        })
+    }
+
+    fn add(&mut self, row: u64) {
+        let bit = 1u64 << (row % 64);
+        // A later row than those at the beginning has no bit.
+        if let Some(word) = self.counted.get_mut((row / 64) as usize) {
+            if *word & bit != 0 {
+                return;
+            }
+            *word |= bit;
+        }
+        self.count = self.count.saturating_add(1);
+    }
 }
 
 /// Compares the codes of some rows of a list, from slot `skip` on; says where to go on. Nobody changes the lists
@@ -186,7 +218,7 @@ fn some_codes(
     places: &mut [(u64, u32)],
     list: u32,
     skip: u32,
-    findings: &mut Findings,
+    wrong: &mut Wrong,
 ) -> Result<Option<u32>> {
     let model = lists.model.as_ref().ok_or(EIO)?.lend();
     lists.index.read(|index| {
@@ -221,7 +253,7 @@ fn some_codes(
         let codes = memory.codes.chunks(lists.coder.layout.nsub as usize);
         for (((row, place), codes), factors) in places.iter().zip(codes).zip(&*factors) {
             if !index.holds(*place, *row, codes, factors) {
-                findings.wrong_codes = findings.wrong_codes.saturating_add(1);
+                wrong.add(*row);
             }
         }
         Ok(next)

@@ -153,6 +153,7 @@ SCRATCH_CASE(a_repaired_index_answers_exactly_and_is_built_anew)
 
 SCRATCH_CASE(codes_of_rows_that_were_changed_behind_its_back_are_wrong)
 {
+	static const unsigned int kinds[] = { VEXFS_INDEX_HNSW, VEXFS_INDEX_IVF, VEXFS_INDEX_PQ };
 	float *rows = new_clustered(1, 0, N);
 	int fd;
 
@@ -161,17 +162,28 @@ SCRATCH_CASE(codes_of_rows_that_were_changed_behind_its_back_are_wrong)
 	ASSERT_LE(0, fd);
 	OK(insert(fd, rows, NULL, N));
 	OK(build(fd, 0, 0, 0));
-	OK(build_way(fd, &ways[0], 0));
+	/* In two lists, so there are two codes of it. */
+	OK(build_way(fd, &signs_twice, 0));
+	OK(build_way(fd, &ways[4], 0));
 	close(fd);
 	OK(chdir("/"));
 	OK(umount(getenv("VEXFS_SCRATCH_DIR")));
-	/* Row 0 on the device: data has no checksum, but two indexes know what it was. */
+	/* Row 0 on the device: data has no checksum, but three indexes know what it was. */
 	OK(flip(find_block(rows, 16) + 3, 0x40));
 	OK(scratch_mount(0));
 	OK(chdir(getenv("VEXFS_SCRATCH_DIR")));
 	EXPECT_FSCK(4, "-n");
-	EXPECT_EQ(2, lines("0 faults, 0 unreachable, 1 wrong codes, 0 wrong rows, image whole", true));
-	EXPECT_EQ(2, lines("1 rows have not the code of their vector, the first is 0", true));
+	EXPECT_EQ(3, lines("0 faults, 0 unreachable, 1 wrong codes, 0 wrong rows, image whole", true));
+	EXPECT_EQ(3, lines("1 rows have not the code of their vector, the first is 0", true));
+	/* The kernel's own check says the same. */
+	fd = open("f", O_RDWR);
+	for (int i = 0; i < 3; i++) {
+		struct vexfs_index_check check = { .size = sizeof(check), .index_kind = kinds[i] };
+
+		OK(ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &check));
+		EXPECT_EQ(1, check.wrong_codes) TH_LOG("kind %u", kinds[i]);
+		EXPECT_EQ(0, check.faults + check.unreachable + check.wrong_rows + check.bad_images);
+	}
 	EXPECT_FSCK(1, "-p -f");
 	EXPECT_FSCK(0, "-n");
 }

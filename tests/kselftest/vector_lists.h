@@ -26,6 +26,11 @@ static const struct way {
 	{ "pq8", { .index_kind = VEXFS_INDEX_PQ, .nsub = 4, .nbits = 8 }, 0, 100, 4, 8, { 0, 900 } },
 	{ "lsh", { .index_kind = VEXFS_INDEX_LSH, .nbits = 6 }, 3, 0, 0, 6, { 0, 850, 850, 850 } },
 };
+/* Rows in two lists, with codes that need no training. */
+__attribute__((unused)) static const struct way signs_twice = {
+	"ivf twice", { .index_kind = VEXFS_INDEX_IVF, .nlist = 8, .nbits = 1, .ntables = 2 }, 6, 100, 0, 1,
+};
+
 #define WAYS (sizeof(ways) / sizeof(*ways))
 #define FOR_EACH_WAY(way) for (const struct way *way = ways; way < ways + WAYS; way++)
 
