@@ -70,7 +70,8 @@ pub(super) fn params(
         copies => copies,
     };
     params.nlist = match (kind, nlist) {
-        (Kind::Ivf, 0) => params.default_nlist(area.live, row_bytes),
+        // Of few rows it is one.
+        (Kind::Ivf, 0) => params.default_nlist(area.live, row_bytes).max(ntables),
         (Kind::Ivf, nlist) => nlist,
         _ => 1,
     };

@@ -358,6 +358,38 @@ CASE(rows_without_codes_are_in_two_lists_by_inner_product)
 	}
 }
 
+CASE(rows_of_few_lists_are_in_two_if_asked_for)
+{
+	struct vexfs_build_index arg = { .size = sizeof(arg), .index_kind = VEXFS_INDEX_IVF };
+	struct vexfs_create_vector bytes = { .dim = 384, .element_type = VEXFS_ELEMENT_U8, .metric = VEXFS_METRIC_L2 };
+	unsigned char rows[20 * 384];
+	struct vexfs_batch b = { .op = VEXFS_OP_INSERT, .count = 20, .vectors = PTR(rows) };
+	struct vexfs_index_stats st = { 0 };
+	int fd = open("f", O_RDWR | O_CREAT, 0644);
+
+	fill(rows, sizeof(rows), 1, 0);
+	OK(create_vector(fd, &bytes));
+	OK(batch(fd, &b));
+	/* Of so few bytes a list by default: centroids are four times as long. */
+	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg));
+	OK(stats_of_kind(fd, VEXFS_INDEX_IVF, &st));
+	EXPECT_EQ(1, st.nlist);
+	EXPECT_EQ(1, st.ntables);
+	arg.ntables = 2;
+	arg.flags = VEXFS_BUILD_REPLACE;
+	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg));
+	OK(stats_of_kind(fd, VEXFS_INDEX_IVF, &st));
+	EXPECT_EQ(2, st.nlist);
+	EXPECT_EQ(2, st.ntables);
+	EXPECT_EQ(20, st.nodes);
+	close(fd);
+	/* Of none there is nothing to learn from, however many lists they would be in. */
+	fd = container("g", DIM, VEXFS_METRIC_L2);
+	arg.flags = 0;
+	EXPECT_EQ(ENODATA, ERR(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg)));
+	close(fd);
+}
+
 CASE(bad_parameters_are_refused)
 {
 	static const struct vexfs_build_index bad[] = {
