@@ -188,6 +188,50 @@ SCRATCH_CASE(codes_of_rows_that_were_changed_behind_its_back_are_wrong)
 	EXPECT_FSCK(0, "-n");
 }
 
+SCRATCH_CASE(a_row_that_left_one_of_its_two_lists_is_found_and_mended)
+{
+	float *rows = new_clustered(1, 0, N), *queries = new_clustered(2, 0, NQ);
+	const struct way *way = &ways[1];
+	struct vexfs_search s = wide(way);
+	struct vexfs_index_stats st = { 0 };
+	uint32_t slots = 0;
+	int fd, list;
+	off_t sums;
+
+	NEED_FSCK();
+	fd = container("f", DIM, VEXFS_METRIC_L2);
+	ASSERT_LE(0, fd);
+	OK(insert(fd, rows, NULL, N));
+	OK(build_way(fd, way, 0));
+	close(fd);
+	OK(chdir("/"));
+	OK(umount(getenv("VEXFS_SCRATCH_DIR")));
+	/* The last row of a list, under checksums that fit; its blocks stay those that it needs. */
+	sums = find_block("vSum", 4);
+	for (list = -1; slots % 32 < 2;)
+		OK(device_io(data_at(sums, 0, 16 * ++list + 4), &slots, 4, false));
+	OK(set_data(sums, 0, 16 * list + 4, slots - 1));
+	OK(scratch_mount(0));
+	OK(chdir(getenv("VEXFS_SCRATCH_DIR")));
+	EXPECT_FSCK(4, "-n");
+	EXPECT_EQ(1, lines("a row is in fewer lists than it should be", true));
+	EXPECT_FSCK(1, "-y");
+	fd = open("f", O_RDWR);
+	ASSERT_LE(0, fd);
+	EXPECT_RECALL_OF(1000, fd, way, queries, &s);
+	EXPECT_EQ(0, s.hops);
+	do {
+		usleep(1000);
+		OK(stats_of_kind(fd, VEXFS_INDEX_IVF, &st));
+	} while (st.state == VEXFS_INDEX_BUILDING || st.state == VEXFS_INDEX_REBUILDING);
+	EXPECT_EQ(VEXFS_INDEX_READY, st.state);
+	EXPECT_EQ(2, st.ntables);
+	EXPECT_RECALL_OF(900, fd, way, queries, &s);
+	EXPECT_LT(0, s.hops);
+	EXPECT_FSCK(0, "-n -v");
+	EXPECT_EQ(1, lines("400 rows, 0 faults, 0 unreachable, 0 wrong codes, 0 wrong rows, image whole", true));
+}
+
 SCRATCH_CASE(what_is_mounted_is_refused)
 {
 	char command[PATH_MAX * 2];

@@ -20,7 +20,7 @@ static const struct way {
 	  { 0, 900, 0, 900 } },
 	{ "ivf pq4", { .index_kind = VEXFS_INDEX_IVF, .nlist = 8, .nsub = 24 }, 6, 100, 24, 4,
 	  { 0, 0, 900 } },
-	{ "ivf pq8", { .index_kind = VEXFS_INDEX_IVF, .nlist = 8, .nbits = 8 }, 6, 100, 6, 8,
+	{ "ivf pq8", { .index_kind = VEXFS_INDEX_IVF, .nlist = 8, .nbits = 8, .ntables = 2 }, 6, 100, 6, 8,
 	  { 0, 900 } },
 	{ "pq4", { .index_kind = VEXFS_INDEX_PQ }, 0, 100, 12, 4, { 0, 900, 0, 900 } },
 	{ "pq8", { .index_kind = VEXFS_INDEX_PQ, .nsub = 4, .nbits = 8 }, 0, 100, 4, 8, { 0, 900 } },

@@ -4,6 +4,7 @@
  * index after it, changes that an image does not have, and checks of it.
  */
 #include "vector_lists.h"
+#include "vexfs_device.h"
 
 SCRATCH_FIXTURE(scratch)
 
@@ -43,6 +44,19 @@ static unsigned int state_of(int fd, unsigned int kind)
 	struct vexfs_index_stats st = { 0 };
 
 	return stats_of_kind(fd, kind, &st) ? 0 : st.state;
+}
+
+/* Waits until no index of the kind is being built; what statistics say then. */
+static struct vexfs_index_stats built(int fd, unsigned int kind)
+{
+	struct vexfs_index_stats st = { 0 };
+
+	for (int i = 0; i < 20000 && !stats_of_kind(fd, kind, &st); i++) {
+		if (st.state != VEXFS_INDEX_BUILDING && st.state != VEXFS_INDEX_REBUILDING)
+			break;
+		usleep(10000);
+	}
+	return st;
 }
 
 SCRATCH_CASE(indexes_are_the_same_after_a_remount)
@@ -163,17 +177,220 @@ SCRATCH_CASE(what_changes_after_the_image_is_found_too)
 	}
 }
 
-/* Waits until no index of the kind is being built; what statistics say then. */
-static struct vexfs_index_stats built(int fd, unsigned int kind)
-{
-	struct vexfs_index_stats st = { 0 };
+/* Rows in two lists each, without codes and with. */
+static const struct way *const twice[] = { &ways[1], &signs_twice };
 
-	for (int i = 0; i < 20000 && !stats_of_kind(fd, kind, &st); i++) {
-		if (st.state != VEXFS_INDEX_BUILDING && st.state != VEXFS_INDEX_REBUILDING)
-			break;
-		usleep(10000);
+#define ROOM 1000
+
+/* What is in a container. */
+struct contents {
+	uint64_t n, keys[ROOM];
+	bool dead[ROOM];
+	float rows[ROOM * DIM];
+};
+
+static uint64_t row_of(const struct contents *c, uint64_t key)
+{
+	uint64_t row = c->n;
+
+	while (row-- && (c->dead[row] || c->keys[row] != key))
+		;
+	return row;
+}
+
+/* Deletes 30 rows and replaces as many, from key @from on. */
+static int change(int fd, struct contents *c, uint64_t from)
+{
+	uint64_t gone[30], *replaced = c->keys + c->n;
+	struct vexfs_batch upsert = { .op = VEXFS_OP_UPSERT, .count = 30, .keys = PTR(replaced),
+				      .vectors = PTR(c->rows + c->n * DIM) };
+
+	for (int i = 0; i < 30; i++) {
+		gone[i] = from + 3 * i;
+		replaced[i] = from + 3 * i + 1;
+		c->dead[row_of(c, gone[i])] = true;
+		c->dead[row_of(c, replaced[i])] = true;
 	}
-	return st;
+	make_clustered(c->rows + c->n * DIM, 3, c->n, 30);
+	if (delete_keys(fd, gone, 30) || batch(fd, &upsert))
+		return -1;
+	c->n += 30;
+	return 0;
+}
+
+/* A search of the index for more rows than there are finds all that are left, each once. */
+#define EXPECT_ALL_OF(fd, way, c) do {							\
+	struct model model_ = { DIM, VEXFS_METRIC_L2, (c)->n, (c)->rows, (c)->keys, (c)->dead };	\
+	struct vexfs_search s_ = { .index_kind = VEXFS_INDEX_IVF, .nprobe = (way)->build.nlist,	\
+				   .rerank = (way)->rerank ? 2 * ROOM : 0 };		\
+	const char *bad_ = search_is_wrong(fd, &model_, queries, ROOM, &s_);		\
+											\
+	EXPECT_STREQ("right", bad_ ?: "right") TH_LOG("%s", (way)->name);		\
+	EXPECT_LT(0, s_.hops);								\
+	EXPECT_EQ(0, s_.rows_exact);							\
+} while (0)
+
+SCRATCH_CASE(rows_in_two_lists_are_found_once_whatever_comes_and_goes)
+{
+	float *queries = new_clustered(2, 0, NQ);
+	static struct contents c;
+
+	NEED_VEXFS();
+	for (int i = 0; i < 2; i++) {
+		const struct way *way = twice[i];
+		struct vexfs_index_stats st = { 0 };
+		uint64_t looked;
+		int fd = container("f", DIM, VEXFS_METRIC_L2);
+
+		memset(&c, 0, sizeof(c));
+		c.n = 600;
+		make_clustered(c.rows, 1, 0, c.n);
+		for (uint64_t row = 0; row < c.n; row++)
+			c.keys[row] = row;
+		OK(insert(fd, c.rows, c.keys, c.n));
+		OK(build_way(fd, way, 0));
+		/* In memory: the index follows, and unmounting saves it. */
+		OK(change(fd, &c, 0));
+		make_clustered(c.rows + 400 * DIM, 5, 0, 20);
+		ASSERT_EQ(20 * DIM * 4, pwrite(fd, c.rows + 400 * DIM, 20 * DIM * 4, 400 * DIM * 4));
+		EXPECT_ALL_OF(fd, way, &c);
+		fd = again(0);
+		/* Not in memory: the first search finds what has changed since. */
+		OK(change(fd, &c, 100));
+		EXPECT_EQ(VEXFS_INDEX_STORED, state_of(fd, VEXFS_INDEX_IVF));
+		EXPECT_ALL_OF(fd, way, &c);
+		OK(change(fd, &c, 200));
+		EXPECT_ALL_OF(fd, way, &c);
+		fd = again(MS_RDONLY);
+		EXPECT_ALL_OF(fd, way, &c);
+		OK(stats_of_kind(fd, VEXFS_INDEX_IVF, &st));
+		EXPECT_EQ(2, st.ntables);
+		EXPECT_EQ(600 - 3 * 30, st.nodes);
+		EXPECT_EQ(c.n, st.watermark);
+		EXPECT_EQ(0, findings(fd, VEXFS_INDEX_IVF, 0, &looked)) TH_LOG("%s", way->name);
+		EXPECT_EQ(c.n, looked);
+		fd = again(0);
+		OK(unlink("f"));
+	}
+}
+
+/* The header of an image is before its checksums. */
+#define HEADER(sums, at) ((sums) - BLOCK + (at))
+
+static int flip_rows(off_t sums)
+{
+	return flip(data_at(sums, 1, 3000), 0x10);
+}
+
+/* In the last block, which any bytes could be in. */
+static int flip_centroids(off_t sums)
+{
+	uint64_t blocks;
+
+	return device_io(HEADER(sums, 88), &blocks, 8, false) ?: flip(data_at(sums, blocks - 1, 17), 0x10);
+}
+
+/* Takes the last row out of a list, though it is in another one; under checksums that fit, as what follows. */
+static int lose_one_of_two(off_t sums)
+{
+	uint32_t slots;
+
+	for (int list = 0; list < 8; list++) {
+		if (device_io(data_at(sums, 0, 16 * list + 4), &slots, 4, false))
+			return -1;
+		/* Its blocks stay those that it needs. */
+		if (slots % 32 > 1)
+			return set_data(sums, 0, 16 * list + 4, slots - 1);
+	}
+	return -1;
+}
+
+/* Puts a row of another list into the place of one, without codes: it is in three places then, the other in one. */
+static int put_into_a_third(off_t sums)
+{
+	uint32_t rows[2], block;
+	unsigned int d[2], at[2];
+
+	for (int i = 0; i < 2; i++) {
+		if (device_io(data_at(sums, 0, 16 * i), &block, 4, false))
+			return -1;
+		/* 21 blocks of 48 words each in one of the volume, with rows from word 16 on. */
+		d[i] = 1 + block / 21;
+		at[i] = block % 21 * 192 + 64;
+		if (device_io(data_at(sums, d[i], at[i]), &rows[i], 4, false))
+			return -1;
+	}
+	return rows[0] == rows[1] ? -1 : set_data(sums, d[0], at[0], rows[1]);
+}
+
+/* Says that each row is in one list. */
+static int claim_one_list(off_t sums)
+{
+	uint32_t one = 1;
+
+	return device_io(HEADER(sums, 84), &one, 4, true) ?: seal_block(HEADER(sums, 0));
+}
+
+SCRATCH_CASE(damage_to_rows_in_two_lists_is_noticed_and_mended)
+{
+	static const struct { const char *name; int (*damage)(off_t sums); int way; } damages[] = {
+		{ "rows", flip_rows, 0 }, { "centroids", flip_centroids, 1 },
+		{ "one of two lists", lose_one_of_two, 0 }, { "one of two codes", lose_one_of_two, 1 },
+		{ "three lists", put_into_a_third, 0 }, { "one list each", claim_one_list, 1 },
+	};
+	const unsigned int n = 300;
+	float *rows = new_clustered(1, 0, n), *queries = new_clustered(2, 0, NQ);
+
+	NEED_VEXFS();
+	for (int i = 0; i < sizeof(damages) / sizeof(*damages); i++) {
+		const struct way *way = twice[damages[i].way];
+		struct vexfs_search s = wide(way);
+		struct vexfs_index_stats st;
+		uint64_t key = 5, looked;
+		off_t sums;
+		int fd = container("f", DIM, VEXFS_METRIC_L2);
+
+		ASSERT_LE(0, fd);
+		OK(insert(fd, rows, NULL, n));
+		OK(build_way(fd, way, 0));
+		close_all();
+		OK(chdir("/"));
+		OK(umount(getenv("VEXFS_SCRATCH_DIR")));
+		sums = find_block("vSum", 4);
+		ASSERT_LT(0, sums);
+		ASSERT_EQ(0, damages[i].damage(sums)) TH_LOG("%s", damages[i].name);
+		OK(scratch_mount(0));
+		OK(chdir(getenv("VEXFS_SCRATCH_DIR")));
+		fd = open("f", O_RDWR);
+		/* Reported to who asks, and to a search, by whichever comes first. */
+		if (i % 2) {
+			EXPECT_EQ(1, findings(fd, VEXFS_INDEX_IVF, 0, &looked)) TH_LOG("%s", damages[i].name);
+			EXPECT_EQ(VEXFS_INDEX_UNUSABLE, state_of(fd, VEXFS_INDEX_IVF));
+		}
+		EXPECT_RECALL_OF(1000, fd, way, queries, &s);
+		EXPECT_EQ(0, s.hops) TH_LOG("%s: not noticed", damages[i].name);
+		/* Batches go on, and it is built again in the background, with rows in two lists. */
+		OK(insert(fd, rows, NULL, 1));
+		OK(delete_keys(fd, &key, 1));
+		st = built(fd, VEXFS_INDEX_IVF);
+		EXPECT_EQ(VEXFS_INDEX_READY, st.state) TH_LOG("%s", damages[i].name);
+		EXPECT_EQ(2, st.ntables);
+		EXPECT_EQ(way->build.nlist, st.nlist);
+		/* The next batch takes in what came too late for the build. */
+		EXPECT_EQ(n, st.nodes + n + 1 - st.watermark);
+		EXPECT_RECALL_OF(900, fd, way, queries, &s);
+		EXPECT_LT(0, s.hops);
+		EXPECT_EQ(0, findings(fd, VEXFS_INDEX_IVF, 0, &looked)) TH_LOG("%s", damages[i].name);
+		/* So that the next image lies where this one did, before what is left of others. */
+		close_all();
+		OK(chdir("/"));
+		OK(umount(getenv("VEXFS_SCRATCH_DIR")));
+		OK(scratch_format());
+		OK(scratch_mount(0));
+		OK(chdir(getenv("VEXFS_SCRATCH_DIR")));
+	}
+	free(rows);
+	free(queries);
 }
 
 SCRATCH_CASE(lists_made_for_few_rows_are_made_anew_for_many)
