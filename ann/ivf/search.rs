@@ -53,6 +53,12 @@ impl Query {
         }
     }
 
+    /// Candidates that a search for the best `k` keeps. A row may be among them once for each of its lists, and `k`
+    /// rows are to be found all the same.
+    pub fn kept(&self, k: usize, params: &Params) -> usize {
+        (self.rerank as usize).max(k.saturating_mul(params.copies as usize))
+    }
+
     /// Lists to scan of `nlist` that hold `live` rows: `nprobe`, times the root of how few rows pass.
     pub fn probes(&self, nlist: u32, live: u64) -> u32 {
         let allowed = self.allowed.clamp(1, live.max(1));
@@ -69,7 +75,7 @@ pub struct Workspace<'a> {
     pub lists: &'a mut [u64],
     /// `nlist + 1` words.
     pub near: &'a mut [u32],
-    /// At least [`reservoir::memory`]`(max(rerank, k))`.
+    /// At least [`reservoir::memory`] of [`Query::kept`].
     pub candidates: &'a mut [u64],
     /// Bounds of the codes scanned at once: a multiple of 32, at least 32. 4096 rows of 384 signs are some
     /// ten microseconds.
@@ -242,7 +248,7 @@ impl<S: Store> Index<S> {
         F: Visible<Error = N::Error>,
     {
         let mut found = Found::default();
-        let keep = (query.rerank as usize).max(top.k());
+        let keep = query.kept(top.k(), &self.params);
         let nlist = self.params.nlist as usize;
         let blocks = work.lower.len() / BLOCK_ROWS as usize;
         let short = work.lists.len() < Workspace::lists_for(self.params.nlist)

@@ -59,12 +59,12 @@ pub(super) fn search(
         return Ok(());
     };
     let k = heaps.first().map_or(0, TopK::k);
-    let keep = k.max(query.rerank as usize);
+    let query = lists_query(query);
+    let keep = query.kept(k, &lists.coder.params);
     scratch.reserve(keep, lists.coder.marked(end))?;
     let (mut work, memory) = scratch.lend();
     let mut scorer = Scorer::new(scan.inode, &lists.coder, model, memory)?;
     let mut visible = Snapshot::new(scan, end);
-    let query = lists_query(query);
     let bytes = lists.coder.rows.bytes;
     let search = |vector: &[u8], visible: &mut Snapshot<'_>, heap: &mut TopK<'_>| {
         scorer.set(vector)?;

@@ -872,6 +872,27 @@ fn rows_in_two_lists_are_found_once_and_in_fewer_lists() {
 }
 
 #[test]
+fn few_candidates_fill_k_where_rows_are_in_two_lists() {
+    let n = 600;
+    for code in [Code::Signs, Code::Pq4 { nsub: 8 }] {
+        for nlist in [2, 3, 16] {
+            let two = built(Elem::F32, Metric::L2Sq, twice(32, nlist, code), n);
+            let how = query(nlist, 1);
+            for k in [1, 10, 100, 599] {
+                let kept = how.kept(k, &two.space.params);
+                let mut memory = Memory::new(&two.space.params, kept, n);
+                for q in &queries(Elem::F32, 32, 10) {
+                    let (hits, _) = two.search(&mut memory, q, &mut All, &how, k);
+                    let rows: std::collections::BTreeSet<_> =
+                        hits.iter().map(|hit| hit.row).collect();
+                    assert_eq!(rows.len(), k, "{code:?}, {nlist} lists");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_row_that_is_in_one_list_of_two_or_in_three_is_a_fault() {
     let built = built(Elem::F32, Metric::L2Sq, twice(16, 8, Code::Flat), 500);
     let lists = built.lists_of(7);
