@@ -68,7 +68,8 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
         u32::MAX
     };
     let index = index::for_search(inode, s.index_kind)?;
-    let candidates = candidates(inode, &s)?;
+    let stop = Stop::with_task();
+    let candidates = candidates(inode, &s, &stop)?;
     let walk = match index {
         Some(index) => Walk::plan(index, &s, &candidates)?,
         None => None,
@@ -94,7 +95,6 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     let mut queries = KVVec::from_elem(0u8, group * bytes, GFP_KERNEL | __GFP_NOWARN)?;
     let mut hits = KVVec::from_elem(Hit::default(), group * k, GFP_KERNEL | __GFP_NOWARN)?;
     let mut totals = Outcome::default();
-    let stop = Stop::with_task();
     let mut first = 0;
     while first < nq {
         let n = group.min(nq - first);
@@ -183,7 +183,7 @@ fn radius_bound(bits: u32) -> Result<u32> {
 
 /// The rows that may be hits, as of now: a search sees every insert acknowledged before it
 /// and no row deleted before it.
-fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search) -> Result<Candidates> {
+fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search, stop: &Stop) -> Result<Candidates> {
     let has = |bit: u32| s.flags & bit != 0;
     let bitmap = if has(uapi::VEXFS_SEARCH_ROW_BITMAP) {
         let rows = container::with(inode, |c| Ok(c.area.rows))?;
@@ -203,7 +203,8 @@ fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search) -> Result<Candidates
         if s.filter_key_count > u64::from(uapi::VEXFS_MAX_FILTER_KEYS) {
             return Err(E2BIG);
         }
-        Some(ioctl::read_u64s(s.filter_keys, s.filter_key_count)?)
+        let keys = ioctl::read_u64s(s.filter_keys, s.filter_key_count)?;
+        Some(Named::by(inode, keys, stop)?)
     } else {
         None
     };
@@ -224,15 +225,7 @@ fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search) -> Result<Candidates
         let words = usize::try_from(rows.div_ceil(64))?;
         let mut allowed = KVVec::from_elem(0u64, words, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
         match &keys {
-            Some(keys) => {
-                for key in keys {
-                    if let Some(row) = c.find(inode.sb(), *key)? {
-                        if let Some(word) = allowed.get_mut((row / 64) as usize) {
-                            *word |= 1 << (row % 64);
-                        }
-                    }
-                }
-            }
+            Some(named) => named.write(c, &mut allowed),
             None => allowed.fill(u64::MAX),
         }
         for (index, word) in allowed.iter_mut().enumerate() {
@@ -257,6 +250,66 @@ fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search) -> Result<Candidates
             deleted,
         })
     })
+}
+
+/// Keys that are looked up while the container is locked.
+const KEYS_AT_ONCE: usize = 256;
+
+/// The rows that a filter names by their keys.
+struct Named {
+    /// In order.
+    keys: KVVec<u64>,
+    /// A bit for each row there was at first, if its key is among these.
+    rows: KVVec<u64>,
+    /// How many rows that were.
+    end: u64,
+}
+
+impl Named {
+    /// Looks `keys` up, some at a time: others use the container meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, what `stop` says, and what reading says.
+    fn by(inode: &Inode<VexFs>, mut keys: KVVec<u64>, stop: &Stop) -> Result<Self> {
+        // Neighbours are near each other in the map, too.
+        keys.sort_unstable();
+        let end = container::with(inode, |c| Ok(c.area.rows))?;
+        let words = usize::try_from(end.div_ceil(64))?;
+        let mut rows = KVVec::from_elem(0u64, words, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            stop.check()?;
+            task::cond_resched();
+            container::with(inode, |c| {
+                for key in keys {
+                    if let Some(row) = c.find(inode.sb(), *key)? {
+                        set_bit(&mut rows, row);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Named { keys, rows, end })
+    }
+
+    /// Writes a bit for each row that has one of the keys now, and for some that were deleted since.
+    fn write(&self, c: &container::Container, allowed: &mut [u64]) {
+        for (to, from) in allowed.iter_mut().zip(&self.rows) {
+            *to = *from;
+        }
+        // A row keeps its key, so only rows that came meanwhile are missing.
+        for row in self.end..c.area.rows {
+            if self.keys.binary_search(&c.key_of(row)).is_ok() {
+                set_bit(allowed, row);
+            }
+        }
+    }
+}
+
+fn set_bit(words: &mut [u64], row: u64) {
+    if let Some(word) = words.get_mut((row / 64) as usize) {
+        *word |= 1 << (row % 64);
+    }
 }
 
 fn read_queries(

@@ -289,4 +289,74 @@ CASE(a_killed_search_ends)
 	EXPECT_EQ(3000, stats_of(fd).live);
 }
 
+/* Asks for statistics again and again, and notes when it was answered. */
+struct onlooker {
+	int fd;
+	volatile int stop;
+	unsigned int answers;
+	double at[10000];
+};
+
+static void *look_on(void *arg)
+{
+	struct onlooker *me = arg;
+
+	while (!me->stop && me->answers < 10000) {
+		stats_of(me->fd);
+		me->at[me->answers++] = now();
+		usleep(1000);
+	}
+	return NULL;
+}
+
+CASE(a_search_for_many_keys_lets_others_in_and_can_be_killed)
+{
+	enum { ROWS = 4000 };
+	unsigned int n = quick() ? 150000 : 500000;
+	uint64_t *keys = malloc(n * sizeof(*keys)), state = seed();
+	float *rows = new_rows(1, 0, ROWS, DIM);
+	struct vexfs_hit hit;
+	struct vexfs_search s = {
+		.nq = 1, .k = 1, .queries = PTR(rows), .hits = PTR(&hit), .flags = VEXFS_SEARCH_KEYS,
+		.filter_keys = PTR(keys), .filter_key_count = n,
+	};
+	static struct onlooker onlooker;
+	unsigned int answers = 0;
+	pthread_t thread;
+	double begun, took, killed;
+	pid_t child;
+
+	if (!on_vexfs())
+		SKIP(return, "not on VexFS");
+	for (unsigned int i = 0; i < n; i++)
+		keys[i] = rnd(&state) >> 1;
+	onlooker.fd = container("f", DIM, VEXFS_METRIC_L2);
+	OK(insert(onlooker.fd, rows, keys, ROWS));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, look_on, &onlooker));
+	begun = now();
+	OK(search(onlooker.fd, &s));
+	took = now() - begun;
+	onlooker.stop = true;
+	pthread_join(thread, NULL);
+	EXPECT_EQ(keys[0], hit.key);
+	/* Long after it began, and long before its end. */
+	for (unsigned int i = 0; i < onlooker.answers; i++)
+		answers += onlooker.at[i] > begun + took * 0.3 && onlooker.at[i] < begun + took * 0.9;
+	EXPECT_LE(3, answers);
+	child = fork();
+	if (!child) {
+		search(onlooker.fd, &s);
+		_exit(0);
+	}
+	usleep(took / 10 * 1e6);
+	killed = now();
+	OK(kill(child, SIGKILL));
+	ASSERT_EQ(child, waitpid(child, NULL, 0));
+	EXPECT_GT(took * 2 / 3, now() - killed);
+	TH_LOG("%u keys took %.2f s, others were answered %u times meanwhile", n, took, answers);
+	close(onlooker.fd);
+	free(rows);
+	free(keys);
+}
+
 TEST_HARNESS_MAIN
