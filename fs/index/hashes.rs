@@ -16,7 +16,7 @@ use super::loaded::Loaded;
 use super::pool::{Idle, Pool, CANDIDATES};
 use super::search::Outcome;
 use super::{
-    hashes_image, is_live, listed, lists_check, share, Counts, Parameters, Query, Structure,
+    hashes_image, is_live, listed, lists, lists_check, share, Counts, Parameters, Query, Structure,
 };
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
@@ -316,12 +316,13 @@ impl Listed for Hashes {
     }
 
     fn compact(&self, bucket: u32) -> Result {
-        self.tables.write(|tables| {
-            for table in tables {
-                table.compact(bucket).map_err(errno)?;
-            }
-            Ok(())
-        })
+        for at in 0..self.hasher.params.ntables as usize {
+            lists::compact(bucket, |f| {
+                self.tables
+                    .write(|tables| f(tables.get_mut(at).ok_or(EIO)?))
+            })?;
+        }
+        Ok(())
     }
 }
 

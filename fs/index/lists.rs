@@ -266,17 +266,31 @@ impl Listed for Lists {
     }
 
     fn compact(&self, list: u32) -> Result {
-        let begin = |index: &mut ivf::Index<Memory>| index.begin_compaction(list);
-        let mut compaction = self.index.write(begin).map_err(errno)?;
-        loop {
-            let some =
-                |index: &mut ivf::Index<Memory>| index.compact_some(&mut compaction, MOVED_AT_ONCE);
-            if self.index.write(some).map_err(errno)?.is_some() {
-                return Ok(());
-            }
-            task::cond_resched();
-        }
+        compact(list, |f| self.index.write(f))
     }
+}
+
+/// Moves the rows of a list together, some at a time: `exclusively` runs a closure with the index while nobody
+/// searches in it.
+pub(super) fn compact(
+    list: u32,
+    exclusively: impl Fn(&mut dyn FnMut(&mut ivf::Index<Memory>) -> Result) -> Result,
+) -> Result {
+    let mut compaction = None;
+    let mut is_done = false;
+    while !is_done {
+        task::cond_resched();
+        exclusively(&mut |index| {
+            let going = match &mut compaction {
+                Some(going) => going,
+                none => none.insert(index.begin_compaction(list).map_err(errno)?),
+            };
+            let freed = index.compact_some(going, MOVED_AT_ONCE).map_err(errno)?;
+            is_done = freed.is_some();
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// How many rows the holes are of.

@@ -615,32 +615,45 @@ CASE(threads_make_the_same_lists)
 	free(queries);
 }
 
+/* A list is long if its rows are not moved at once. */
 CASE(a_long_list_is_compacted_too)
 {
-	const unsigned int n = 70000, gone = 6000, dim = 4;
-	struct vexfs_build_index arg = { .size = sizeof(arg), .index_kind = VEXFS_INDEX_PQ };
-	struct vexfs_index_check check = { .size = sizeof(check), .index_kind = VEXFS_INDEX_PQ };
-	struct vexfs_index_stats st = { 0 };
-	int fd = container("f", dim, VEXFS_METRIC_L2);
-	uint64_t *keys = malloc(gone * sizeof(*keys));
-	float *rows = new_rows(1, 0, n, dim);
+	static const struct {
+		struct vexfs_build_index build;
+		unsigned int rows;
+	} long_lists[] = {
+		{ { .index_kind = VEXFS_INDEX_PQ }, 70000 },
+		{ { .index_kind = VEXFS_INDEX_LSH, .nbits = 1, .ntables = 2 }, 9000 },
+	};
 
 	if (!on_vexfs())
 		SKIP(return, "not on VexFS");
-	OK(insert(fd, rows, NULL, n));
-	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg));
-	for (unsigned int i = 0; i < gone; i++)
-		keys[i] = i * 11;
-	OK(delete_keys(fd, keys, gone));
-	OK(stats_of_kind(fd, VEXFS_INDEX_PQ, &st));
-	EXPECT_EQ(n - gone, st.nodes);
-	/* Holes of a sixteenth of the rows are not kept. */
-	EXPECT_EQ(0, st.deleted);
-	OK(ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &check));
-	EXPECT_EQ(0, check.faults + check.wrong_codes + check.wrong_rows);
-	close(fd);
-	free(rows);
-	free(keys);
+	for (int i = 0; i < 2; i++) {
+		struct vexfs_build_index arg = long_lists[i].build;
+		struct vexfs_index_check check = { .size = sizeof(check), .index_kind = arg.index_kind };
+		const unsigned int n = long_lists[i].rows, gone = n / 12, dim = 4;
+		float *rows = new_rows(1, 0, n, dim);
+		uint64_t *keys = malloc(gone * sizeof(*keys));
+		struct vexfs_index_stats st = { 0 };
+		int fd = container("f", dim, VEXFS_METRIC_L2);
+
+		arg.size = sizeof(arg);
+		OK(insert(fd, rows, NULL, n));
+		OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &arg));
+		for (unsigned int key = 0; key < gone; key++)
+			keys[key] = key * 11;
+		OK(delete_keys(fd, keys, gone));
+		OK(stats_of_kind(fd, arg.index_kind, &st));
+		EXPECT_EQ(n - gone, st.nodes);
+		/* Holes of a sixteenth of the rows are not kept. */
+		EXPECT_EQ(0, st.deleted);
+		OK(ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &check));
+		EXPECT_EQ(0, check.faults + check.wrong_codes + check.wrong_rows);
+		close(fd);
+		OK(unlink("f"));
+		free(rows);
+		free(keys);
+	}
 }
 
 struct changer {
