@@ -333,7 +333,8 @@ struct vexfs_search {
  * Codes and lists are made for the rows that a build finds. IVF and PQ are built anew in the
  * background, by a batch that inserts, when rows are 4 times as many and at least 4096, if
  * the number of lists was the default, or there were fewer than 32 rows for each list or 64
- * for each centroid of a sub-quantiser. PQ is one list of codes, all of which a search scans. LSH hashes places
+ * for each centroid of a sub-quantiser; HNSW if it was built over no rows, which tells it
+ * nothing about codes, when there are 256. PQ is one list of codes, all of which a search scans. LSH hashes places
  * of L2, bits of HAMMING, directions else. For HNSW, BINARY rows are their own codes.
  * By default an index takes less than half of the rows' own memory, if these are some thousand
  * or more. Those that may take more are HNSW and PQ over BINARY rows, and HNSW over others of less

@@ -127,6 +127,11 @@ impl Codec {
         &self.centre
     }
 
+    /// Whether there was no row for a centre. Bits have none anyway.
+    pub(super) fn lacks_centre(&self) -> bool {
+        self.centre.is_empty() && self.rows.elem != Elem::Binary
+    }
+
     /// Bits of an element in a code.
     pub(super) fn bits(&self) -> u32 {
         match self.code.kind() {

@@ -38,6 +38,8 @@ const SWEEP_PER_ROW: u32 = 64;
 const SWEEP_SHARE: u32 = 32;
 /// Deletes after which paths are repaired: a 1/[`REPAIR_SHARE`] of the rows.
 const REPAIR_SHARE: u32 = 8;
+/// Rows from which on codes are worth a centre.
+const CENTRED_ROWS: u64 = 256;
 /// Seed of the levels of rows. The same for all, so that equal rows give equal graphs.
 pub(super) const SEED: u64 = 1;
 /// Defaults of a build.
@@ -365,6 +367,12 @@ impl Structure for Graph {
             scratch.work.reserve(self.graph.store(), candidates)?;
             Ok(scratch)
         })
+    }
+
+    /// Made for no rows, it has codes around nothing.
+    fn outgrown(&self) -> Option<Parameters> {
+        let is_outgrown = self.codec.lacks_centre() && self.counts().live >= CENTRED_ROWS;
+        is_outgrown.then(|| self.parameters())
     }
 
     fn extend(

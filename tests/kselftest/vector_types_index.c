@@ -270,6 +270,41 @@ SCRATCH_CASE(graphs_of_every_type_are_the_same_after_a_remount)
 	}
 }
 
+/* Rows that are all on one side of the origin want codes around their mean, which nobody knows of no rows. */
+CASE(a_graph_made_for_no_rows_is_made_anew_once_there_are_some)
+{
+	enum { N = 600, FEW = 300, DIM = 96 };
+	const struct type *t = &types[4];
+	struct rows rows = clustered(t, 1, N, DIM);
+	uint64_t digests[2];
+
+	if (!on_vexfs())
+		SKIP(return, "not on VexFS");
+	for (int before = 0; before < 2; before++) {
+		struct vexfs_create_vector arg = { 0 };
+		struct vexfs_index_stats st;
+		int fd = typed_container(before ? "before" : "after", t, DIM, VEXFS_METRIC_DOT, &arg);
+
+		ASSERT_LE(0, fd);
+		if (before)
+			OK(build(fd, (struct vexfs_build_index){ 0 }));
+		OK(insert_rows(fd, &rows, 0, FEW, NULL));
+		if (!before)
+			OK(build(fd, (struct vexfs_build_index){ 0 }));
+		while (st = graph_stats(fd), st.state == VEXFS_INDEX_REBUILDING)
+			usleep(10000);
+		OK(insert_rows(fd, &rows, FEW, N - FEW, NULL));
+		st = graph_stats(fd);
+		EXPECT_EQ(VEXFS_INDEX_READY, st.state);
+		EXPECT_EQ(N, st.nodes);
+		EXPECT_EQ(0, findings(fd, N));
+		digests[before] = st.digest;
+		close(fd);
+	}
+	EXPECT_EQ(digests[0], digests[1]);
+	free_rows(&rows);
+}
+
 /* As long as rows may be for an index, and one element longer. */
 CASE(rows_too_long_for_an_index_are_told)
 {
