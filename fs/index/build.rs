@@ -292,9 +292,9 @@ fn reserve(inode: &Inode<VexFs>, index: &Index, live: u64, rows: u64) -> Result 
         let (id, ino, name) = (inode.sb().id(), inode.ino(), index.kind.name());
         let left = inode.volume().index_memory.left();
         if needs > left {
-            pr_warn!("{id}: inode {ino}: an {name} index over {live} rows needs {needs} bytes, index_memory= leaves {left}\n");
+            pr_warn!("{id}: inode {ino}: the {name} index over {live} rows needs {needs} bytes, index_memory= leaves {left}\n");
         } else {
-            pr_warn!("{id}: inode {ino}: there is no memory for an {name} index over {live} rows, which needs {needs} bytes\n");
+            pr_warn!("{id}: inode {ino}: there is no memory for the {name} index over {live} rows, which needs {needs} bytes\n");
         }
     })
 }
