@@ -138,10 +138,7 @@ fn main() {
     let mut scratch = Scratch::new(slots);
     let mut arithmetic = Arithmetic::new(&rows, &codec);
     for row in 0..n {
-        arithmetic.set_query(rows.row(row));
-        index
-            .insert(&mut scratch.lend(), &mut arithmetic, row as u64)
-            .expect("there is room");
+        insert(&index, &mut scratch, &mut arithmetic, row);
     }
     let seconds = (processor_ns() - start) as f64 * 1e-9;
     // What a search finds after the index was stored and opened again.

@@ -15,7 +15,8 @@
 
 use vexfs_ann::ivf::{Code, Params, Query};
 use vexfs_ann::{Hit, TopK};
-use vexfs_recall::lists::*;
+use vexfs_recall::lists::{Built, Memory, Scorer, Space};
+use vexfs_recall::{processor_ns, All};
 use vexfs_simd_host::*;
 
 /// A matrix of an .npy file: its elements' type, columns and bytes.
@@ -199,5 +200,5 @@ fn main() {
 
 /// Time this thread was on a processor.
 fn seconds_so_far() -> f64 {
-    vexfs_recall::processor_ns() as f64 * 1e-9
+    processor_ns() as f64 * 1e-9
 }

@@ -10,14 +10,18 @@ pub mod lists;
 pub mod narrow;
 pub mod npy;
 pub mod synthetic;
+mod visible;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use vexfs_ann::hnsw::params::visited_words;
 use vexfs_ann::hnsw::*;
+use vexfs_ann::kmeans::Random;
 use vexfs_ann::{Hit, TopK};
 use vexfs_simd_host::*;
+
+pub use visible::{recall, All, Passing};
 
 /// Rows of one container.
 pub struct Rows {
@@ -106,6 +110,11 @@ impl Rows {
         centroids_f32(&t, isa, self.dim, &sums, &count, &mut centre).expect("one sum");
         centre
     }
+}
+
+/// A random number, uniform in -1..1.
+pub fn unit(random: &mut Random) -> f64 {
+    (random.word() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
 }
 
 /// Nanoseconds that this thread was on a processor: other load on the machine counts for less than in wall
@@ -354,22 +363,6 @@ impl Numeric for Arithmetic<'_> {
     }
 }
 
-/// A filter by a function of the row; keys are rows.
-pub struct Passing<F>(pub F);
-
-impl<F: FnMut(u64) -> bool> Visible for Passing<F> {
-    type Error = BadShape;
-
-    #[inline]
-    fn allows(&mut self, row: u64) -> bool {
-        (self.0)(row)
-    }
-
-    fn key(&mut self, row: u64) -> Result<Option<u64>, BadShape> {
-        Ok((self.0)(row).then_some(row))
-    }
-}
-
 /// Owned scratch memory.
 pub struct Scratch {
     visited: Vec<u64>,
@@ -416,6 +409,39 @@ pub fn index(
     Index::new(params, Memory::new(layout, nodes, rows.len())).expect("parameters are good")
 }
 
+/// Inserts a row of those that `arithmetic` is of.
+pub fn insert(
+    index: &Index<Memory>,
+    scratch: &mut Scratch,
+    arithmetic: &mut Arithmetic<'_>,
+    row: usize,
+) {
+    arithmetic.set_query(arithmetic.rows.row(row));
+    index
+        .insert(&mut scratch.lend(), arithmetic, row as u64)
+        .expect("there is room");
+}
+
+/// The best `k` of the rows that pass.
+pub fn search(
+    index: &Index<Memory>,
+    scratch: &mut Scratch,
+    arithmetic: &mut Arithmetic<'_>,
+    vector: &[u8],
+    query: &Query,
+    passes: impl FnMut(u64) -> bool,
+    k: usize,
+) -> Vec<Hit> {
+    arithmetic.set_query(vector);
+    let mut hits = vec![Hit::default(); k];
+    let mut top = TopK::new(&mut hits);
+    let (work, mut visible) = (&mut scratch.lend(), Passing(passes));
+    index
+        .search(work, arithmetic, &mut visible, query, &mut top)
+        .expect("there is scratch memory");
+    top.into_sorted().to_vec()
+}
+
 /// A full check; scratch memory comes and goes.
 pub fn check(index: &Index<Memory>) -> Report {
     let counts = index.counts();
@@ -440,6 +466,15 @@ pub fn upkeep(
             at = index.sweep(arithmetic, slot, 1000).expect("shapes fit");
         }
     }
+    repair(index, scratch, arithmetic)
+}
+
+/// Repairs the paths of a graph; says how many rows were joined.
+pub fn repair(
+    index: &Index<Memory>,
+    scratch: &mut Scratch,
+    arithmetic: &mut Arithmetic<'_>,
+) -> u32 {
     let used = index.counts().used;
     let mut memory = RepairMemory {
         queue: &mut vec![0; used as usize],

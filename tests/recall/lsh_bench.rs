@@ -15,8 +15,7 @@ use vexfs_ann::ivf::Code;
 use vexfs_ann::lsh::{Family, Params, Query};
 use vexfs_ann::{Hit, TopK};
 use vexfs_recall::hashes::{Memory, Tables};
-use vexfs_recall::lists::All;
-use vexfs_recall::{npy, processor_ns, Rows};
+use vexfs_recall::{npy, processor_ns, All, Rows};
 use vexfs_simd_host::*;
 
 const K: usize = 10;

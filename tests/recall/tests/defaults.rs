@@ -11,11 +11,11 @@ use vexfs_ann::kmeans::Random;
 use vexfs_ann::lsh::{self, Family};
 use vexfs_ann::{pq, Hit, TopK};
 use vexfs_recall::hashes::{self, Tables};
-use vexfs_recall::lists::{All, Built, Memory, Space};
+use vexfs_recall::lists::{Built, Memory, Space};
 use vexfs_recall::npy::read_f32;
 use vexfs_recall::synthetic::Synthetic;
 use vexfs_recall::{
-    graph_kind, graph_words, index, narrow, Arithmetic, Codec, Passing, Rows, Scratch,
+    graph_kind, graph_words, index, insert, narrow, search, All, Arithmetic, Codec, Rows, Scratch,
 };
 use vexfs_simd_host::*;
 
@@ -139,9 +139,7 @@ impl Set {
         let mut scratch = Scratch::new(n as u32);
         let mut arithmetic = Arithmetic::new(&self.rows, &codec);
         for row in 0..n {
-            arithmetic.set_query(self.rows.row(row));
-            let inserted = index.insert(&mut scratch.lend(), &mut arithmetic, row as u64);
-            inserted.expect("there is room");
+            insert(&index, &mut scratch, &mut arithmetic, row);
         }
         let ef = hnsw::Query::default_ef(K as u32);
         let query = hnsw::Query {
@@ -149,15 +147,9 @@ impl Set {
             rerank: hnsw::Query::default_rerank(K as u32, ef, bits),
             allowed: None,
         };
-        let mut found = |q: &[u8]| {
-            arithmetic.set_query(q);
-            let mut hits = vec![Hit::default(); K];
-            let mut top = TopK::new(&mut hits);
-            let (work, mut visible) = (&mut scratch.lend(), Passing(|_| true));
-            index
-                .search(work, &mut arithmetic, &mut visible, &query, &mut top)
-                .expect("a search");
-            top.into_sorted().to_vec()
+        let mut found = |q| {
+            let (scratch, arithmetic) = (&mut scratch, &mut arithmetic);
+            search(&index, scratch, arithmetic, q, &query, |_| true, K)
         };
         self.queries().map(&mut found).collect()
     }

@@ -4,9 +4,10 @@
 
 use std::path::Path;
 
-use vexfs_ann::hnsw::{Index, Query};
-use vexfs_ann::{Hit, TopK};
-use vexfs_recall::*;
+use vexfs_ann::hnsw::{Index, Query, Store};
+use vexfs_recall::{
+    check, index, insert, npy, search, upkeep, Arithmetic, Codec, Memory, Rows, Scratch,
+};
 use vexfs_simd_host::*;
 
 const K: usize = 10;
@@ -37,17 +38,20 @@ fn kdocs(n: usize, metric: Metric) -> (Rows, Rows) {
     )
 }
 
-fn build(rows: &Rows, codec: &Codec) -> Index<Memory> {
-    let n = rows.len() as u32;
-    let index = index(codec, rows, n, 16, 100);
-    let mut scratch = Scratch::new(n);
+/// A graph of the rows listed, with room for `slots`.
+fn build_of(rows: &Rows, codec: &Codec, listed: &[usize], slots: u32) -> Index<Memory> {
+    let index = index(codec, rows, slots, 16, 100);
+    let mut scratch = Scratch::new(slots);
     let mut arithmetic = Arithmetic::new(rows, codec);
-    for row in 0..n as usize {
-        arithmetic.set_query(rows.row(row));
-        index
-            .insert(&mut scratch.lend(), &mut arithmetic, row as u64)
-            .unwrap();
+    for &row in listed {
+        insert(&index, &mut scratch, &mut arithmetic, row);
     }
+    index
+}
+
+fn build(rows: &Rows, codec: &Codec) -> Index<Memory> {
+    let all: Vec<usize> = (0..rows.len()).collect();
+    let index = build_of(rows, codec, &all, rows.len() as u32);
     let report = check(&index);
     assert_eq!(
         (report.first_fault, report.orphans, report.unreachable),
@@ -56,32 +60,34 @@ fn build(rows: &Rows, codec: &Codec) -> Index<Memory> {
     index
 }
 
-fn recall(index: &Index<Memory>, rows: &Rows, codec: &Codec, queries: &Rows, query: Query) -> f64 {
-    let mut scratch = Scratch::new(rows.len() as u32);
+/// Of the rows that are `there`, by searches for those that `filter` lets pass.
+fn recall_of(
+    index: &Index<Memory>,
+    rows: &Rows,
+    codec: &Codec,
+    queries: &Rows,
+    query: Query,
+    filter: impl Fn(u64) -> bool,
+    there: impl Fn(u64) -> bool,
+) -> f64 {
+    let mut scratch = Scratch::new(index.store().nodes());
     let mut arithmetic = Arithmetic::new(rows, codec);
-    let mut good = 0;
+    let (mut good, mut all) = (0, 0);
     for i in 0..queries.len() {
-        let mut hits = [Hit::default(); K];
-        let mut top = TopK::new(&mut hits);
-        arithmetic.set_query(queries.row(i));
-        index
-            .search(
-                &mut scratch.lend(),
-                &mut arithmetic,
-                &mut Passing(|_| true),
-                &query,
-                &mut top,
-            )
-            .unwrap();
-        let want = rows.nearest(queries.row(i), K, |_| true);
+        let (q, scratch, arithmetic) = (queries.row(i), &mut scratch, &mut arithmetic);
+        let hits = search(index, scratch, arithmetic, q, &query, &filter, K);
+        let want = rows.nearest(q, K, &there);
+        assert_eq!(hits.len(), want.len());
+        assert!(hits.iter().all(|hit| there(hit.row)));
         let worst = want.last().unwrap().0;
-        good += top
-            .into_sorted()
-            .iter()
-            .filter(|hit| hit.distance <= worst)
-            .count();
+        good += hits.iter().filter(|hit| hit.distance <= worst).count();
+        all += want.len();
     }
-    good as f64 / (K * queries.len()) as f64
+    good as f64 / all as f64
+}
+
+fn recall(index: &Index<Memory>, rows: &Rows, codec: &Codec, queries: &Rows, query: Query) -> f64 {
+    recall_of(index, rows, codec, queries, query, |_| true, |_| true)
 }
 
 #[test]
@@ -157,17 +163,11 @@ fn recall_after_long_churn_is_that_of_a_fresh_build() {
     let codec = Codec::new(&rows, GraphKind::Rabitq4);
     let n = rows.len() / 2;
     let slots = (n + n / 6) as u32;
-    let index = index(&codec, &rows, slots, 16, 100);
+    let mut live: Vec<usize> = (0..n).collect();
+    let index = build_of(&rows, &codec, &live, slots);
     let mut scratch = Scratch::new(slots);
     let mut arithmetic = Arithmetic::new(&rows, &codec);
-    let mut live: Vec<usize> = (0..n).collect();
     let mut gone: Vec<usize> = (n..rows.len()).collect();
-    for &row in &live {
-        arithmetic.set_query(rows.row(row));
-        index
-            .insert(&mut scratch.lend(), &mut arithmetic, row as u64)
-            .unwrap();
-    }
     let mut state = 1u64;
     let mut below = |n: usize| {
         state = state
@@ -182,10 +182,7 @@ fn recall_after_long_churn_is_that_of_a_fresh_build() {
             .delete(&mut scratch.lend(), &mut arithmetic, live[i] as u64)
             .unwrap();
         std::mem::swap(&mut live[i], &mut gone[j]);
-        arithmetic.set_query(rows.row(live[i]));
-        index
-            .insert(&mut scratch.lend(), &mut arithmetic, live[i] as u64)
-            .unwrap();
+        insert(&index, &mut scratch, &mut arithmetic, live[i]);
         if change % (n / 10) == 0 {
             repaired += upkeep(&index, &mut scratch, &mut arithmetic);
         }
@@ -193,35 +190,13 @@ fn recall_after_long_churn_is_that_of_a_fresh_build() {
     let report = check(&index);
     assert_eq!((report.first_fault, report.orphans), (None, 0));
     let is_live: Vec<bool> = (0..rows.len()).map(|row| live.contains(&row)).collect();
-    let mut of = |index: &Index<Memory>| {
-        let mut good = 0;
-        for i in 0..queries.len() {
-            let mut hits = [Hit::default(); K];
-            let mut top = TopK::new(&mut hits);
-            arithmetic.set_query(queries.row(i));
-            let mut all = Passing(|_| true);
-            index
-                .search(
-                    &mut scratch.lend(),
-                    &mut arithmetic,
-                    &mut all,
-                    &QUERY,
-                    &mut top,
-                )
-                .unwrap();
-            let want = rows.nearest(queries.row(i), K, |row| is_live[row as usize]);
-            let worst = want.last().unwrap().0;
-            good += top
-                .into_sorted()
-                .iter()
-                .filter(|hit| hit.distance <= worst)
-                .count();
-        }
-        good as f64 / (K * queries.len()) as f64
+    let of = |index: &Index<Memory>| {
+        // Without a filter: the index itself does not know deleted rows.
+        let there = |row| is_live[row as usize];
+        recall_of(index, &rows, &codec, &queries, QUERY, |_| true, there)
     };
     let churned = of(&index);
-    let fresh = common_build(&rows, &codec, &live, slots);
-    let fresh = of(&fresh);
+    let fresh = of(&build_of(&rows, &codec, &live, slots));
     println!(
         "{churned} after churn, {fresh} in a fresh build, {repaired} repaired, {:?}",
         index.counts()
@@ -232,28 +207,12 @@ fn recall_after_long_churn_is_that_of_a_fresh_build() {
     );
 }
 
-/// A graph of the rows listed.
-fn common_build(rows: &Rows, codec: &Codec, live: &[usize], slots: u32) -> Index<Memory> {
-    let index = index(codec, rows, slots, 16, 100);
-    let mut scratch = Scratch::new(slots);
-    let mut arithmetic = Arithmetic::new(rows, codec);
-    for &row in live {
-        arithmetic.set_query(rows.row(row));
-        index
-            .insert(&mut scratch.lend(), &mut arithmetic, row as u64)
-            .unwrap();
-    }
-    index
-}
-
 #[test]
 fn filters_keep_recall_at_every_selectivity() {
     let (rows, queries) = kdocs(12_000, Metric::InnerProduct);
     let codec = Codec::new(&rows, GraphKind::Rabitq4);
     let index = build(&rows, &codec);
     let n = rows.len() as u32;
-    let mut scratch = Scratch::new(n);
-    let mut arithmetic = Arithmetic::new(&rows, &codec);
     for per_mille in [500, 250, 100, 10, 1] {
         // Every row is in by its own chance, whatever its neighbours.
         let allows =
@@ -263,30 +222,7 @@ fn filters_keep_recall_at_every_selectivity() {
             allowed: Some(allowed),
             ..QUERY
         };
-        let (mut good, mut all) = (0, 0);
-        for i in 0..queries.len() {
-            let mut hits = [Hit::default(); K];
-            let mut top = TopK::new(&mut hits);
-            arithmetic.set_query(queries.row(i));
-            let mut some = Passing(allows);
-            index
-                .search(
-                    &mut scratch.lend(),
-                    &mut arithmetic,
-                    &mut some,
-                    &query,
-                    &mut top,
-                )
-                .unwrap();
-            let want = rows.nearest(queries.row(i), K, allows);
-            let hits = top.into_sorted();
-            assert_eq!(hits.len(), want.len());
-            assert!(hits.iter().all(|hit| allows(hit.row)));
-            let worst = want.last().unwrap().0;
-            good += hits.iter().filter(|hit| hit.distance <= worst).count();
-            all += want.len();
-        }
-        let recall = good as f64 / all as f64;
+        let recall = recall_of(&index, &rows, &codec, &queries, query, allows, allows);
         println!(
             "{per_mille} per mille: {:?}, recall {recall}",
             index.plan(&query, K)

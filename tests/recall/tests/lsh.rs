@@ -7,34 +7,21 @@ use vexfs_ann::kmeans::Random;
 use vexfs_ann::lsh::{cell_scale, Family, Params, Query};
 use vexfs_ann::{Hit, TopK, Visible};
 use vexfs_recall::hashes::{Memory, Tables};
-use vexfs_recall::lists::*;
+use vexfs_recall::{narrow, recall, unit, All, Passing};
 use vexfs_simd_host::*;
-
-fn unit(random: &mut Random) -> f64 {
-    (random.word() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-}
 
 /// Rows near one of 200 centres, as elements of a type.
 fn rows(elem: Elem, seed: u64, n: usize, dim: usize) -> Vec<u8> {
     let mut fixed = Random(77);
     let centres: Vec<f64> = (0..200 * dim).map(|_| unit(&mut fixed)).collect();
     let mut random = Random(seed);
-    let mut out = Vec::new();
+    let mut floats = Vec::new();
     for _ in 0..n {
         let at = random.below(200) as usize * dim;
-        let floats: Vec<u8> = centres[at..at + dim]
-            .iter()
-            .flat_map(|c| ((c + 0.35 * unit(&mut random)) as f32).to_le_bytes())
-            .collect();
-        if elem == Elem::Binary {
-            let mut bits = vec![0; elem.row_bytes(dim)];
-            sign_bits_f32(&token(), Isa::Scalar, &floats, &mut bits).unwrap();
-            out.extend(bits);
-        } else {
-            out.extend(floats);
-        }
+        let centre = centres[at..at + dim].iter();
+        floats.extend(centre.flat_map(|c| ((c + 0.35 * unit(&mut random)) as f32).to_le_bytes()));
     }
-    out
+    narrow::rows(elem, dim, 1.0, &floats)
 }
 
 /// Tables with or without codes; near rows are some 2.2 apart.
@@ -159,7 +146,7 @@ fn filters_leave_k_filled_and_deleted_rows_are_gone() {
         for every in [1u64, 50, 1000, 100_000] {
             let passes = move |row: u64| there(row) && row % every == 1 % every;
             let truth = exact(&tables, row(5), passes, 10);
-            let (hits, _) = search(&tables, row(5), 4, &mut Only(passes), 10);
+            let (hits, _) = search(&tables, row(5), 4, &mut Passing(passes), 10);
             assert_eq!(hits.len(), truth.len(), "one of {every}");
             assert!(hits.iter().all(|hit| passes(hit.row)));
             // Each once.

@@ -3,17 +3,11 @@
 //! Graphs of inner products: long rows are everybody's neighbours, and short ones nobody's, so that paths to these
 //! are lost easily.
 
-use vexfs_ann::hnsw::params::visited_words;
-use vexfs_ann::hnsw::{Index, RepairMemory};
 use vexfs_ann::kmeans::Random;
 use vexfs_recall::*;
 use vexfs_simd_host::*;
 
 const DIM: usize = 48;
-
-fn unit(random: &mut Random) -> f64 {
-    (random.word() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-}
 
 /// Rows of clusters, some of which are much longer than others.
 fn hubs(seed: u64, n: usize, clusters: u64, spread: f64) -> Rows {
@@ -40,19 +34,6 @@ fn hubs(seed: u64, n: usize, clusters: u64, spread: f64) -> Rows {
     }
 }
 
-/// Repairs the paths of a graph; says how many rows were joined.
-fn repair(index: &Index<Memory>, scratch: &mut Scratch, arithmetic: &mut Arithmetic<'_>) -> u32 {
-    let used = index.counts().used;
-    let mut memory = RepairMemory {
-        queue: &mut vec![0; used as usize],
-        parents: &mut vec![0; used as usize],
-        visited: &mut vec![0; visited_words(used)],
-    };
-    index
-        .repair(&mut scratch.lend(), &mut memory, arithmetic)
-        .expect("there is scratch memory")
-}
-
 #[test]
 fn after_a_repair_every_row_is_reached_and_nothing_is_left_to_repair() {
     for (seed, clusters, spread) in [(1, 20, 0.0), (2, 200, 2.0), (3, 3, 3.0), (4, 3, 3.0)] {
@@ -64,10 +45,7 @@ fn after_a_repair_every_row_is_reached_and_nothing_is_left_to_repair() {
             let mut scratch = Scratch::new(n as u32);
             let mut arithmetic = Arithmetic::new(&rows, &codec);
             for row in 0..n {
-                arithmetic.set_query(rows.row(row));
-                index
-                    .insert(&mut scratch.lend(), &mut arithmetic, row as u64)
-                    .unwrap();
+                insert(&index, &mut scratch, &mut arithmetic, row);
             }
             let mut deleting = Scratch::new(n as u32);
             let mut others = Arithmetic::new(&rows, &codec);
