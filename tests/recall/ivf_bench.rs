@@ -13,53 +13,15 @@
 //! Base and queries are float16, float32 or uint8 matrices; the ground truth is int32, nearest first. One JSON
 //! object a line: first the build, then each setting with its best round.
 
+use std::path::Path;
+
 use vexfs_ann::ivf::{Code, Params, Query};
 use vexfs_ann::{Hit, TopK};
 use vexfs_recall::lists::{Built, Memory, Scorer, Space};
-use vexfs_recall::{processor_ns, All};
-use vexfs_simd_host::*;
+use vexfs_recall::{npy, processor_ns, All};
+use vexfs_simd_host::{Isa, Metric};
 
-/// A matrix of an .npy file: its elements' type, columns and bytes.
-fn npy(path: &str) -> (String, usize, Vec<u8>) {
-    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{path}: {e}"));
-    assert_eq!(&bytes[..6], b"\x93NUMPY", "{path}");
-    let len = u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
-    let header = String::from_utf8_lossy(&bytes[10..10 + len]).into_owned();
-    let field = |name: &str| header.split(name).nth(1).unwrap().to_string();
-    let descr = field("'descr': '").split('\'').next().unwrap().to_string();
-    let shape = field("'shape': (");
-    let columns = shape
-        .split([',', ')'])
-        .nth(1)
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap();
-    (descr, columns, bytes[10 + len..].to_vec())
-}
-
-/// f32 rows from float16 ones; others as they are.
-fn rows(path: &str) -> (Elem, usize, Vec<u8>) {
-    let (descr, dim, bytes) = npy(path);
-    match descr.as_str() {
-        "<f2" => {
-            let mut out = vec![0; bytes.len() * 2];
-            convert(
-                &token(),
-                Isa::best(),
-                Elem::F16,
-                Elem::F32,
-                &bytes,
-                &mut out,
-            )
-            .unwrap();
-            (Elem::F32, dim, out)
-        }
-        "<f4" => (Elem::F32, dim, bytes),
-        "|u1" => (Elem::U8, dim, bytes),
-        other => panic!("{path}: elements of type {other}"),
-    }
-}
+const K: usize = 10;
 
 fn main() {
     let args: Vec<String> = std::env::args()
@@ -79,13 +41,9 @@ fn main() {
         let list = option(name).unwrap_or(default.into());
         list.split(',').map(|n| n.parse().unwrap()).collect()
     };
-    let (elem, dim, base) = rows(base);
-    let (_, _, queries) = rows(queries);
-    let (_, truth_k, truth) = npy(truth);
-    let truth: Vec<u32> = truth
-        .chunks(4)
-        .map(|w| u32::from_le_bytes(w.try_into().unwrap()))
-        .collect();
+    let load = |name: &str| npy::read(Path::new(name)).expect("a file of vectors");
+    let ((elem, base, dim), (_, queries, _)) = (load(base), load(queries));
+    let truth = npy::read_rows(Path::new(truth), K).expect("a file of rows");
     let metric = option("--metric").unwrap_or("l2sq".into());
     let metric = Metric::COMMON
         .into_iter()
@@ -149,7 +107,7 @@ fn main() {
         for _ in 0..rounds {
             let mut scorer = Scorer::new(&built, &queries[..row_bytes]);
             let start = seconds_so_far();
-            let mut found = vec![[Hit::default(); 10]; nq];
+            let mut found = vec![[Hit::default(); K]; nq];
             (codes, exact) = (0, 0);
             for (q, hits) in queries.chunks(row_bytes).zip(found.iter_mut()) {
                 let mut top = TopK::new(hits);
@@ -162,21 +120,17 @@ fn main() {
                 top.into_sorted();
             }
             best = best.min(seconds_so_far() - start);
-            let near = |f: &[Hit; 10], t: &[u32]| {
-                f.iter()
-                    .filter(|f| t[..10].contains(&(f.row as u32)))
-                    .count()
+            let near = |found: &[Hit], truth: &[u64]| -> usize {
+                let right = found.iter().filter(|hit| truth.contains(&hit.row));
+                right.count()
             };
-            hits = found
-                .iter()
-                .zip(truth.chunks(truth_k))
-                .map(|(f, t)| near(f, t))
-                .sum();
+            let each = found.iter().zip(&truth);
+            hits = each.map(|(found, truth)| near(found, truth)).sum();
         }
         println!(
             "{{\"index\":\"{index}\",\"nprobe\":{nprobe},\"rerank\":{rerank},\"recall@10\":{:.4},\
              \"qps\":{:.0},\"codes\":{:.0},\"exact\":{:.1}}}",
-            hits as f64 / (nq * 10) as f64,
+            hits as f64 / (nq * K) as f64,
             nq as f64 / best,
             codes as f64 / nq as f64,
             exact as f64 / nq as f64

@@ -8,7 +8,7 @@ use std::path::Path;
 use vexfs_simd_host::{convert, token, Elem, Isa};
 
 /// The type, the bytes and the second dimension of an array.
-fn read(path: &Path) -> Result<(String, Vec<u8>, usize)> {
+fn read_raw(path: &Path) -> Result<(String, Vec<u8>, usize)> {
     let mut bytes = std::fs::read(path)?;
     let header_len = match bytes.get(..10).ok_or_else(|| bad(path))? {
         [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _, low, high] => u16::from_le_bytes([*low, *high]),
@@ -38,6 +38,7 @@ fn read(path: &Path) -> Result<(String, Vec<u8>, usize)> {
     let size = match &kind[..] {
         "<f4" | "<i4" => 4,
         "<f2" => 2,
+        "|u1" => 1,
         _ => return Err(bad(path)),
     };
     if header.contains("'fortran_order': True") || bytes.len() != size * n * dim {
@@ -53,31 +54,33 @@ fn bad(path: &Path) -> Error {
     )
 }
 
-/// The elements of an array of f16 or f32 as f32 bytes, and how many a row has.
-pub fn read_f32(path: &Path) -> Result<(Vec<u8>, usize)> {
-    let (kind, bytes, dim) = read(path)?;
+/// The type, the elements and the second dimension of an array of numbers: f16 becomes f32, f32 and u8 stay.
+pub fn read(path: &Path) -> Result<(Elem, Vec<u8>, usize)> {
+    let (kind, bytes, dim) = read_raw(path)?;
     match &kind[..] {
-        "<f4" => Ok((bytes, dim)),
+        "<f4" => Ok((Elem::F32, bytes, dim)),
+        "|u1" => Ok((Elem::U8, bytes, dim)),
         "<f2" => {
             let mut wide = vec![0; 2 * bytes.len()];
-            convert(
-                &token(),
-                Isa::best(),
-                Elem::F16,
-                Elem::F32,
-                &bytes,
-                &mut wide,
-            )
-            .map_err(|_| bad(path))?;
-            Ok((wide, dim))
+            let (t, isa) = (token(), Isa::best());
+            convert(&t, isa, Elem::F16, Elem::F32, &bytes, &mut wide).map_err(|_| bad(path))?;
+            Ok((Elem::F32, wide, dim))
         }
+        _ => Err(bad(path)),
+    }
+}
+
+/// The elements of an array of f16 or f32 as f32 bytes, and how many a row has.
+pub fn read_f32(path: &Path) -> Result<(Vec<u8>, usize)> {
+    match read(path)? {
+        (Elem::F32, bytes, dim) => Ok((bytes, dim)),
         _ => Err(bad(path)),
     }
 }
 
 /// The first `k` elements of each row of an array of i32.
 pub fn read_rows(path: &Path, k: usize) -> Result<Vec<Vec<u64>>> {
-    let (kind, bytes, dim) = read(path)?;
+    let (kind, bytes, dim) = read_raw(path)?;
     if kind != "<i4" || dim < k {
         return Err(bad(path));
     }
