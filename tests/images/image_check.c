@@ -14,401 +14,13 @@
  *  - changing the volume works or fails, and it unmounts.
  * Crashes are for qemu/vm to see, in the kernel's log.
  *
- * What a block is can be told from its first bytes: metadata is self-describing.
  * Blocks of file data have no checksum and are left alone, except by rounds that
  * do not compare contents.
  */
-#include "vector_test.h"
-#include "vexfs_device.h"
-#include <linux/fiemap.h>
-#include <linux/fs.h>
-#include <sys/sysmacros.h>
+#include "image_use.h"
 
-#define FILES 60
-#define GROUP_BLOCKS 32256ul
-#define CASE_LIMIT 300		/* seconds after which one copy hangs, on a busy emulated machine */
-
-enum { SB_BYTES = 1024, INODE_BYTES = 512 };
-
-static unsigned char *good, *copy;	/* the image, and the copy that is damaged */
-static unsigned long blocks;
-static bool *is_data;			/* blocks with file contents */
-static const char *mnt;
 static int kmsg_fd;
 static uint64_t state;
-static int test_number;
-
-/* -- checksums, as the format has them --------------------------------------- */
-
-static uint32_t get32(const unsigned char *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, 4);
-	return v;
-}
-
-static uint64_t get64(const unsigned char *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, 8);
-	return v;
-}
-
-enum kind { OTHER, SUPER, GROUPS, BLOCK_BITMAP, INODE_BITMAP, NODE, INODES, JOURNAL, KINDS };
-static const char *const kind_name[] = {
-	"other", "superblock", "group_descriptors", "block_bitmap", "inode_bitmap", "tree_node",
-	"inode_table", "journal",
-};
-
-static uint64_t journal_start(void) { return get64(good + SB_AT + 128); }
-static uint64_t journal_blocks(void) { return get32(good + SB_AT + 136); }
-
-static enum kind kind_of(unsigned long block)
-{
-	const unsigned char *p = good + block * BLOCK;
-
-	if (is_data[block])
-		return OTHER;
-	if (block >= journal_start() && block < journal_start() + journal_blocks())
-		return JOURNAL;
-	if (block % GROUP_BLOCKS == 0)
-		return memcmp(p + SB_AT, good + SB_AT, 8) ? OTHER : SUPER;
-	switch (get32(p)) {
-	case 0x70724776: return GROUPS;		/* vGrp */
-	case 0x706d4276: return BLOCK_BITMAP;	/* vBmp */
-	case 0x706d4976: return INODE_BITMAP;	/* vImp */
-	case 0x646f4e76: return NODE;		/* vNod */
-	}
-	for (int i = 0; i < 8; i++)
-		if (p[i * INODE_BYTES] == 'v' && p[i * INODE_BYTES + 1] == 'I')
-			return INODES;
-	return OTHER;
-}
-
-/* Number of the inode at byte @at, from the place of its table in its group. */
-static uint64_t inode_at(unsigned long at)
-{
-	unsigned long block = at / BLOCK, first = block;
-
-	while (first && kind_of(first - 1) != INODE_BITMAP)
-		first--;
-	return get32(good + SB_AT + 104) * (block / GROUP_BLOCKS) + (at - first * BLOCK) / INODE_BYTES + 1;
-}
-
-/* Gives the block of byte @at a checksum that is right for its contents. */
-static void reseal(unsigned long at)
-{
-	unsigned char *p = copy + at / BLOCK * BLOCK, zero[4] = { 0 };
-	uint64_t no = at / BLOCK, ino;
-	uint32_t sum;
-
-	switch (kind_of(no)) {
-	case SUPER:
-		p += SB_AT;
-		sum = crc32c(~0u, p, 8);
-		sum = crc32c(sum, zero, 4);
-		sum = crc32c(sum, p + 12, SB_BYTES - 12);
-		memcpy(p + 8, &sum, 4);
-		break;
-	case GROUPS: case BLOCK_BITMAP: case INODE_BITMAP: case NODE:
-		sum = header_checksum(volume_seed(copy), p, no);
-		memcpy(p + 4, &sum, 4);
-		break;
-	case INODES:
-		ino = inode_at(at);
-		p += at % BLOCK / INODE_BYTES * INODE_BYTES;
-		sum = crc32c(volume_seed(copy), &ino, 8);
-		sum = crc32c(sum, p + 28, 4);
-		sum = crc32c(sum, p, 4);
-		sum = crc32c(sum, zero, 4);
-		sum = crc32c(sum, p + 8, INODE_BYTES - 8);
-		memcpy(p + 4, &sum, 4);
-		break;
-	default:
-		break;
-	}
-}
-
-/* -- the good volume ---------------------------------------------------------- */
-
-static void die(const char *what)
-{
-	printf("# %s: %s\nnot ok %d preparation\n", what, strerror(errno), ++test_number);
-	exit(1);
-}
-
-static size_t file_size(int i)
-{
-	return i % 5 == 0 ? 0 : (size_t)i * i * 31;
-}
-
-static void file_name(char *name, int i)
-{
-	sprintf(name, "d%d/file-%d", i % 3, i);
-}
-
-static const float *rows(void)
-{
-	static float *r;
-
-	if (!r)
-		r = new_rows(1, 0, 400, 32);
-	return r;
-}
-
-static void note_data(const char *name)
-{
-	struct { struct fiemap map; struct fiemap_extent e[1000]; } f = { 0 };
-	int fd = open(name, O_RDONLY);
-
-	f.map.fm_length = ~0ull;
-	f.map.fm_flags = FIEMAP_FLAG_SYNC;
-	f.map.fm_extent_count = 1000;
-	if (ioctl(fd, FS_IOC_FIEMAP, &f))
-		die("fiemap");
-	for (unsigned int i = 0; i < f.map.fm_mapped_extents; i++)
-		for (uint64_t b = f.e[i].fe_physical / BLOCK;
-		     b < (f.e[i].fe_physical + f.e[i].fe_length) / BLOCK && b < blocks; b++)
-			is_data[b] = true;
-	close(fd);
-}
-
-static void make_good(void)
-{
-	char name[300], target[600];
-	int fd;
-
-	for (int d = 0; d < 3; d++) {
-		sprintf(name, "d%d", d);
-		if (mkdir(name, 0755))
-			die(name);
-	}
-	for (int i = 0; i < FILES; i++) {
-		file_name(name, i);
-		if (put(name, file_size(i), i))
-			die(name);
-	}
-	/* A directory and a file big enough for trees of several nodes. */
-	if (mkdir("big", 0755))
-		die("big");
-	for (int i = 0; i < 600; i++) {
-		sprintf(name, "big/a-name-of-some-length-%d", i);
-		if (i ? link("big/a-name-of-some-length-0", name) : put(name, 10, 77))
-			die(name);
-	}
-	fd = open("pieces", O_RDWR | O_CREAT, 0644);
-	for (int i = 0; i < 500; i++) {
-		char block[BLOCK];
-
-		fill(block, BLOCK, 5, i * 2 * BLOCK);
-		if (pwrite(fd, block, BLOCK, i * 2 * BLOCK) != BLOCK)
-			die("pieces");
-	}
-	if (fsync(fd))
-		die("fsync");
-	close(fd);
-	memset(target, 'l', 500);
-	target[500] = 0;
-	if (symlink(target, "long") || symlink("short", "link") || mkfifo("fifo", 0644))
-		die("links");
-	fd = container("vectors", 32, VEXFS_METRIC_L2);
-	if (fd >= 0) {
-		uint64_t keys[400];
-
-		for (int i = 0; i < 400; i++)
-			keys[i] = i * 1000003;
-		if (insert(fd, rows(), keys, 400) || delete_keys(fd, keys + 7, 50))
-			die("vectors");
-		close(fd);
-		note_data("vectors");
-	} else if (on_vexfs()) {
-		die("vectors");
-	}
-	for (int i = 0; i < FILES; i++) {
-		file_name(name, i);
-		note_data(name);
-	}
-	note_data("pieces");
-	note_data("big/a-name-of-some-length-0");
-}
-
-/* -- using a copy ------------------------------------------------------------- */
-
-static bool honest(int err)
-{
-	return err == EUCLEAN || err == EBADMSG || err == EIO || err == EINVAL || err == EROFS ||
-		err == ENOMEM || err == EOVERFLOW || err == EFBIG;
-}
-
-/* What the child is doing, for the message when it does not end. */
-static const char *doing = "";
-
-static void too_long(int sig)
-{
-	(void)sig;
-	printf("# took too long: %s\n", doing);
-	fflush(stdout);
-	_exit(3);
-}
-
-/* What a file may show: its contents or an error. Fills @text with a complaint. */
-static bool file_is_wrong(char *text, const char *name, size_t len, uint64_t stream)
-{
-	static char buf[4 << 20];
-	int fd = open(name, O_RDONLY | O_NONBLOCK);
-	size_t done = 0;
-	ssize_t n = 0;
-
-	doing = "reading files";
-	if (fd < 0) {
-		sprintf(text, "%s: open: %s", name, strerror(errno));
-		return !honest(errno);
-	}
-	while (done <= len && (n = read(fd, buf + done, len + 1 - done)) > 0)
-		done += n;
-	close(fd);
-	if (n < 0) {
-		sprintf(text, "%s: read: %s", name, strerror(errno));
-		return !honest(errno);
-	}
-	if (done != len || differs(buf, len, stream, 0)) {
-		sprintf(text, "%s: %zu bytes instead of %zu, or other ones", name, done, len);
-		return true;
-	}
-	return false;
-}
-
-/* Looks at everything without expecting anything. */
-static int look(const char *path, const struct stat *st, int kind, struct FTW *ftw)
-{
-	char buf[8192];
-	int fd;
-
-	(void)ftw;
-	if (kind == FTW_SL && readlink(path, buf, sizeof(buf)) < 0)
-		return 0;
-	if (kind == FTW_F && S_ISREG(st->st_mode)) {
-		fd = open(path, O_RDONLY | O_NONBLOCK);
-		for (off_t off = 0; fd >= 0 && off < 64 << 20; ) {
-			ssize_t n = pread(fd, buf, sizeof(buf), off);
-
-			if (n <= 0)
-				break;
-			off = lseek(fd, off + n, SEEK_DATA);
-			if (off < 0)
-				break;
-		}
-		if (fd >= 0)
-			close(fd);
-	}
-	return 0;
-}
-
-/* In the child: returns 0, or 1 with a complaint printed. */
-static int use_copy(bool strict)
-{
-	char text[PATH_MAX + 300], name[300];
-	struct vexfs_hit hits[5];
-	struct vexfs_search s = { .nq = 1, .k = 5, .queries = PTR(rows()), .hits = PTR(hits) };
-	float more[4 * 32];
-	uint64_t keys[4] = { 1, 2, 3, 4 };
-	struct dirent *e;
-	struct statfs fs;
-	int bad = 0, n, fd;
-	DIR *dir;
-
-	if (chdir(mnt))
-		return 0;
-	signal(SIGALRM, too_long);
-	alarm(CASE_LIMIT);
-	if (strict) {
-		for (int i = 0; i < FILES && !bad; i++) {
-			file_name(name, i);
-			bad |= file_is_wrong(text, name, file_size(i), i);
-		}
-		doing = "listing";
-		/* A listing is complete, or ends with an error. */
-		dir = bad ? NULL : opendir("big");
-		errno = 0;
-		for (n = 0; dir && (e = readdir(dir)); errno = 0)
-			n++;
-		if (dir && !errno && n != 602) {
-			sprintf(text, "big: lists %d names instead of 602", n);
-			bad = 1;
-		}
-		if (dir)
-			closedir(dir);
-		doing = "reading pieces";
-		fd = open("pieces", O_RDONLY);
-		for (int i = 0; fd >= 0 && i < 500 && !bad; i++) {
-			char block[2 * BLOCK];
-
-			if (pread(fd, block, 2 * BLOCK, i * 2 * BLOCK) < (ssize_t)BLOCK)
-				continue;
-			if (differs(block, BLOCK, 5, i * 2 * BLOCK)) {
-				sprintf(text, "pieces: block %d differs", 2 * i);
-				bad = 1;
-			}
-		}
-		if (fd >= 0)
-			close(fd);
-		if (bad)
-			printf("# %s\n", text);
-	}
-	doing = "looking at everything";
-	nftw(".", look, 8, FTW_PHYS);
-	statfs(".", &fs);
-	doing = "using the container";
-	fd = open("vectors", O_RDWR);
-	if (fd >= 0) {
-		struct vexfs_vector_stats st = { .size = sizeof(st) };
-		uint64_t key = 1000003;
-		float row[32];
-
-		if (!search(fd, &s) && strict && on_vexfs() && hits[0].key != 0) {
-			printf("# a search finds key %lld first\n", (long long)hits[0].key);
-			bad = 1;
-		}
-		if (get_key(fd, key, row, NULL) < 400 && strict && memcmp(row, rows() + 32, sizeof(row))) {
-			printf("# a vector differs\n");
-			bad = 1;
-		}
-		ioctl(fd, VEXFS_IOCTL_GET_VECTOR_STATS, &st);
-		make_rows(more, 2, 0, 4, 32);
-		insert(fd, more, keys, 4);
-		delete_keys(fd, keys, 2);
-		fsync(fd);
-		close(fd);
-	}
-	doing = "making files";
-	/* And changes of every kind. */
-	for (int i = 0; i < 20; i++) {
-		sprintf(name, "new-%d", i);
-		put(name, i * 3000, i);
-	}
-	doing = "changing names";
-	mkdir("newdir", 0755);
-	put("d0/new", 5000, 1);
-	put("big/new", 5000, 1);
-	rename("d0/file-6", "big/moved");
-	renameat2_("d0", "d1", RENAME_EXCHANGE);
-	unlink("big/a-name-of-some-length-300");
-	symlink("x", "newlink");
-	doing = "truncating";
-	truncate("pieces", 100 * BLOCK);
-	truncate("d2/file-59", 10);
-	put("d2/file-59", 30000, 3);
-	unlink("d2/file-56");
-	rmdir("newdir");
-	doing = "syncing";
-	fd = open(".", O_RDONLY);
-	syncfs(fd);
-	close(fd);
-	fflush(stdout);
-	return bad;
-}
 
 static int drain_kmsg(char *out, size_t room)
 {
@@ -455,7 +67,8 @@ static bool try_copy(bool strict, const char *what)
 	lines = drain_kmsg(messages, sizeof(messages));
 	if (err) {
 		refused++;
-		if (err != EUCLEAN && err != EINVAL && err != EBADMSG && err != EIO) {
+		/* EROFS: a feature that forbids writing, under a right checksum. */
+		if (err != EUCLEAN && err != EINVAL && err != EBADMSG && err != EIO && err != EROFS) {
 			printf("# %s: mount fails with %s\n", what, strerror(err));
 			return false;
 		}
@@ -510,23 +123,99 @@ static void report(const char *name, int cases, int failed)
 	refused = worked = 0;
 }
 
-static void fresh(void)
-{
-	memcpy(copy, good, blocks * BLOCK);
-}
-
-/* -- the cases ---------------------------------------------------------------- */
-
 enum damage { FLIP, ZERO, ONES, ELSEWHERE, RESEALED, DAMAGES };
 static const char *const damage_name[] = {
 	"flipped_bits", "zeros", "ones", "a_block_from_elsewhere", "right_checksums_over_flipped_bits",
 };
 
-/* Every kind of block in every kind of way: @rounds blocks each, or all there are. */
+/* A byte to damage in block @b, which is of @kind. */
+static unsigned long byte_of(enum kind kind, unsigned long b, bool early)
+{
+	/* Backups of the superblock matter less. */
+	unsigned long from = kind == SUPER ? SB_AT : 0;
+	unsigned long room = kind == SUPER ? 288 : BLOCK;
+	unsigned long at = b * BLOCK + from + rnd(&state) % room;
+
+	/* The header and the first records. */
+	if (kind != SUPER && early)
+		at = b * BLOCK + rnd(&state) % 128;
+	if (kind == INODES) {
+		int i = rnd(&state) % 8;
+
+		while (copy[b * BLOCK + i * INODE_BYTES] != 'v')
+			i = (i + 1) % 8;
+		at = b * BLOCK + i * INODE_BYTES + rnd(&state) % INODE_BYTES;
+	}
+	return at;
+}
+
+/* Damages byte @at, or all of its block; another one of its kind is @other. */
+static void inflict(enum damage damage, unsigned long at, unsigned long other)
+{
+	unsigned char *block = copy + at / BLOCK * BLOCK;
+
+	switch (damage) {
+	case FLIP:
+		copy[at] ^= 1 << rnd(&state) % 8;
+		break;
+	case ZERO:
+		memset(block, 0, BLOCK);
+		break;
+	case ONES:
+		memset(block, 0xff, BLOCK);
+		break;
+	case ELSEWHERE:
+		memcpy(block, good + other * BLOCK, BLOCK);
+		break;
+	default:
+		for (int f = rnd(&state) % 3; f >= 0; f--) {
+			copy[at] = rnd(&state) % 4 ? copy[at] ^ 1 << rnd(&state) % 8 :
+				rnd(&state) % 2 ? 0xff : 0;
+			reseal(at);
+			at = at / 64 * 64 + rnd(&state) % 64;
+		}
+		break;
+	}
+}
+
+/* How often blocks of @kind are damaged, where most are so @rounds times. */
+static int tries_of(enum kind kind, enum damage damage, int rounds)
+{
+	int tries = kind == SUPER || kind == INODES || kind == NODE ? rounds : rounds / 2;
+
+	if (damage == ZERO || damage == ONES || damage == ELSEWHERE)
+		return tries / 4 + 1;
+	return damage == RESEALED ? tries * 3 : tries;
+}
+
+/* The @n blocks of @list, all of @kind, in one way. */
+static void damaged_blocks(enum kind kind, enum damage damage, unsigned long *list, unsigned long n, int rounds)
+{
+	int tries = tries_of(kind, damage, rounds), failed = 0;
+	char name[200], what[300];
+
+	for (int t = 0; t < tries; t++) {
+		unsigned long b = list[t < (int)n ? t : rnd(&state) % n], at, other;
+
+		if (kind == SUPER && t % 4)
+			b = 0;
+		fresh();
+		at = byte_of(kind, b, t % 2);
+		other = n < 2 ? 2 : list[rnd(&state) % n];
+		inflict(damage, at, other);
+		snprintf(what, sizeof(what), "%s of block %lu byte %lu (%s)", kind_name[kind], b,
+			 at % BLOCK, damage_name[damage]);
+		/* A zeroed bitmap, node or inode table is one never written. */
+		failed += !try_copy(damage == FLIP || damage == ONES, what);
+	}
+	snprintf(name, sizeof(name), "%s_in_%s", damage_name[damage], kind_name[kind]);
+	report(name, tries, failed);
+}
+
+/* Every kind of block in every kind of way, or @only one kind: @rounds blocks each, or all there are. */
 static void damaged_kinds(int rounds, const char *only)
 {
 	unsigned long *list = malloc(blocks * sizeof(*list));
-	char name[200], what[300];
 
 	for (enum kind kind = SUPER; kind < KINDS; kind++) {
 		unsigned long n = 0;
@@ -536,70 +225,9 @@ static void damaged_kinds(int rounds, const char *only)
 				list[n++] = b;
 		if (!n || (only && strcmp(only, kind_name[kind])))
 			continue;
-		for (enum damage damage = FLIP; damage < DAMAGES; damage++) {
-			int tries = kind == SUPER || kind == INODES || kind == NODE ? rounds : rounds / 2;
-			int failed = 0;
-
-			if (kind == JOURNAL && damage == RESEALED)
-				continue;
-			if (damage == ZERO || damage == ONES || damage == ELSEWHERE)
-				tries = tries / 4 + 1;
-			if (damage == RESEALED)
-				tries *= 3;
-			for (int t = 0; t < tries; t++) {
-				unsigned long b = list[t < (int)n ? t : rnd(&state) % n], at;
-				/* Backups of the superblock matter less. */
-				unsigned long from = kind == SUPER ? SB_AT : 0;
-				unsigned long room = kind == SUPER ? 288 : BLOCK;
-
-				if (kind == SUPER && t % 4)
-					b = 0;
-				fresh();
-				at = b * BLOCK + from + rnd(&state) % room;
-				/* The header and the first records more often than the rest. */
-				if (kind != SUPER && t % 2)
-					at = b * BLOCK + rnd(&state) % 128;
-				if (kind == INODES) {
-					unsigned long used = b * BLOCK;
-					int i = rnd(&state) % 8;
-
-					while (copy[used + i * INODE_BYTES] != 'v')
-						i = (i + 1) % 8;
-					at = used + i * INODE_BYTES + rnd(&state) % INODE_BYTES;
-				}
-				switch (damage) {
-				case FLIP:
-					copy[at] ^= 1 << rnd(&state) % 8;
-					break;
-				case ZERO:
-					memset(copy + b * BLOCK, 0, BLOCK);
-					break;
-				case ONES:
-					memset(copy + b * BLOCK, 0xff, BLOCK);
-					break;
-				case ELSEWHERE:
-					memcpy(copy + b * BLOCK,
-					       good + list[rnd(&state) % n] * BLOCK, BLOCK);
-					if (n < 2)
-						memcpy(copy + b * BLOCK, good + 2 * BLOCK, BLOCK);
-					break;
-				default:
-					for (int f = rnd(&state) % 3; f >= 0; f--) {
-						copy[at] = rnd(&state) % 4 ? copy[at] ^ 1 << rnd(&state) % 8 :
-							rnd(&state) % 2 ? 0xff : 0;
-						reseal(at);
-						at = at / 64 * 64 + rnd(&state) % 64;
-					}
-					break;
-				}
-				snprintf(what, sizeof(what), "%s of block %lu byte %lu (%s)",
-					 kind_name[kind], b, at % BLOCK, damage_name[damage]);
-				/* A zeroed bitmap, node or inode table is one never written. */
-				failed += !try_copy(damage == FLIP || damage == ONES, what);
-			}
-			snprintf(name, sizeof(name), "%s_in_%s", damage_name[damage], kind_name[kind]);
-			report(name, tries, failed);
-		}
+		for (enum damage damage = FLIP; damage < DAMAGES; damage++)
+			if (kind != JOURNAL || damage != RESEALED)
+				damaged_blocks(kind, damage, list, n, rounds);
 	}
 	free(list);
 }
@@ -682,19 +310,29 @@ static void whole_volume(const char *small)
 	report("truncated_volume", 1, failed);
 }
 
-/* The image as it is on the disk now; buffers would show what is not there yet. */
-static void snapshot(const char *disk)
+/* Copies of a volume that was not unmounted, @tries of them with damage in the log that is to be replayed. */
+static void recovery(int tries)
 {
-	int fd = open(disk, O_RDONLY | O_DIRECT);
+	unsigned long used = 0;
+	char what[200];
+	int failed;
 
-	for (size_t off = 0; off < blocks * BLOCK; ) {
-		ssize_t n = pread(fd, good + off, blocks * BLOCK - off, off);
+	fresh();
+	failed = !try_copy(true, "the volume as it was while mounted") || !worked;
+	report("a_copy_made_while_mounted_recovers", 1, failed);
+	failed = 0;
+	while (used < journal_blocks() - 1 && !all_zero(good + (journal_start() + used) * BLOCK, BLOCK))
+		used++;
+	for (int t = 0; t < tries; t++) {
+		unsigned long at = (journal_start() + rnd(&state) % (t % 4 ? used : 1)) * BLOCK +
+			rnd(&state) % (t % 2 ? BLOCK : 96);
 
-		if (n <= 0)
-			die(disk);
-		off += n;
+		fresh();
+		copy[at] ^= 1 << rnd(&state) % 8;
+		snprintf(what, sizeof(what), "log to be replayed, block %lu byte %lu", at / BLOCK, at % BLOCK);
+		failed += !try_copy(false, what);
 	}
-	close(fd);
+	report("flipped_bits_in_a_log_to_be_replayed", tries, failed);
 }
 
 int main(int argc, char **argv)
@@ -703,7 +341,6 @@ int main(int argc, char **argv)
 	const char *only = getenv("IMAGE_ONLY");
 	int rounds, fd;
 	uint64_t bytes;
-	bool recovered;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (argc != 7) {
@@ -737,34 +374,7 @@ int main(int argc, char **argv)
 	snapshot(argv[1]);
 	if (chdir("/"))
 		die("/");
-	recovered = true;
-	for (int pass = 0; pass < 2; pass++) {
-		char what[200];
-		int failed = 0, tries = only ? 0 : rounds * 2;
-
-		if (!pass) {
-			fresh();
-			recovered = try_copy(true, "the volume as it was while mounted") && worked;
-			report("a_copy_made_while_mounted_recovers", 1, !recovered);
-			continue;
-		}
-		/* Damage in the log that is to be replayed. */
-		for (int t = 0; t < tries; t++) {
-			unsigned long at, used = 0;
-
-			fresh();
-			while (used < journal_blocks() - 1 &&
-			       !all_zero(good + (journal_start() + used) * BLOCK, BLOCK))
-				used++;
-			at = (journal_start() + rnd(&state) % (t % 4 ? used : 1)) * BLOCK +
-				rnd(&state) % (t % 2 ? BLOCK : 96);
-			copy[at] ^= 1 << rnd(&state) % 8;
-			snprintf(what, sizeof(what), "log to be replayed, block %lu byte %lu",
-				 at / BLOCK, at % BLOCK);
-			failed += !try_copy(false, what);
-		}
-		report("flipped_bits_in_a_log_to_be_replayed", tries, failed);
-	}
+	recovery(only ? 0 : rounds * 2);
 	if (umount(mnt))
 		die("unmounting the good volume");
 	snapshot(argv[1]);
