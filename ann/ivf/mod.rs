@@ -25,10 +25,14 @@
 //! - `params.rs`: parameters, their bounds, defaults and sizes
 //! - `store.rs`: what the caller provides: memory, a lock, arithmetic
 //! - `train.rs`: centroids from a sample
-//! - `lists.rs`: blocks as words; append, delete, compact
+//! - `lists.rs`: blocks as words, and their chains
+//! - `writer.rs`: append and delete
+//! - `compact.rs`: rows moved together after deletes
 //! - `spill.rs`: the two lists of a row
 //! - `insert.rs`: batches of rows, from vectors to lists
 //! - `search.rs`: the search
+//! - `rank.rs`: which lists are near
+//! - `scan.rs`: codes of lists, collected until they are worth a call
 //! - `offer.rs`: rows by their exact distances
 //! - `check.rs`: is an index what it should be; opening an image of one
 //!
@@ -39,25 +43,30 @@
 //! same rows in the same order with the same seed give the same index, as [`Index::digest`] tells.
 
 mod check;
+mod compact;
 pub(crate) mod insert;
 mod lists;
 pub(crate) mod offer;
 pub mod params;
-pub(crate) mod search;
+mod rank;
+pub(crate) mod scan;
+mod search;
 mod spill;
 mod store;
 pub mod train;
+mod writer;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
 pub use check::{CheckMemory, Fault, Image, Met, Report};
+pub use compact::Compaction;
 pub use insert::{assign, InsertMemory, Model, TILE};
-pub use lists::{Compaction, Writer};
 pub use offer::exact;
 pub use params::{BadParams, Code, Layout, Params};
 pub use search::{Found, Query, Workspace};
 pub use spill::NEAR_WORDS;
 pub use store::{Numeric, Run, Store, Vectors, BATCH};
+pub use writer::Writer;
 
 /// No block, no hole.
 const NOWHERE: u32 = u32::MAX;

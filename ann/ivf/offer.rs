@@ -16,37 +16,51 @@ use crate::{Hit, TopK};
 /// Candidates scored at once: enough to hide the latency of memory, few enough to stop in time.
 const RERANK: usize = 16;
 
-impl<S: Store> Index<S> {
+/// One search: whom it asks for distances and visibility, and what it has found.
+pub(crate) struct Search<'a, 't, N, F> {
+    pub(crate) numeric: &'a mut N,
+    pub(crate) visible: &'a mut F,
+    pub(crate) top: &'a mut TopK<'t>,
+    pub(crate) found: Found,
+}
+
+impl<'a, 't, N, F> Search<'a, 't, N, F>
+where
+    N: Numeric,
+    F: Visible<Error = N::Error>,
+{
+    /// Nothing is done yet.
+    pub(crate) fn new(numeric: &'a mut N, visible: &'a mut F, top: &'a mut TopK<'t>) -> Self {
+        Search {
+            numeric,
+            visible,
+            top,
+            found: Found::default(),
+        }
+    }
+
     /// Scores those rows of a list that `keep` says yes to, a batch at a time; the last ones stay in `rows`. Ends early if
-    /// `found` is partial.
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn offer_list<N, F>(
-        &self,
+    /// the search is stopped.
+    pub(crate) fn offer_list<S: Store>(
+        &mut self,
+        index: &Index<S>,
         list: u32,
         rows: &mut Rows,
-        numeric: &mut N,
-        visible: &mut F,
         keep: &mut impl FnMut(&mut F, u64) -> bool,
-        top: &mut TopK<'_>,
-        found: &mut Found,
-    ) -> Result<(), Error<N::Error>>
-    where
-        N: Numeric,
-        F: Visible<Error = N::Error>,
-    {
+    ) -> Result<(), Error<N::Error>> {
         let mut result = Ok(());
-        let walked = self.walk(list, |_, block, in_it| {
+        let walked = index.walk(list, |_, block, in_it| {
             for place in 0..in_it {
                 let Some(row) = block.row(place) else {
                     continue;
                 };
                 let row = row.load(Ordering::Acquire);
-                if row & HOLE != 0 || !keep(visible, u64::from(row)) {
+                if row & HOLE != 0 || !keep(self.visible, u64::from(row)) {
                     continue;
                 }
                 if rows.push(u64::from(row)) {
-                    result = rows.flush(numeric, visible, top, found);
-                    if result.is_err() || found.partial {
+                    result = self.offer_rows(rows);
+                    if result.is_err() || self.found.partial {
                         return false;
                     }
                 }
@@ -55,7 +69,81 @@ impl<S: Store> Index<S> {
         });
         walked.ok_or(Error::Damaged)?;
         result?;
-        found.lists = found.lists.saturating_add(1);
+        self.found.lists = self.found.lists.saturating_add(1);
+        Ok(())
+    }
+
+    /// Offers every row of `rows` that passes the filter and `keep` says yes to.
+    pub(crate) fn offer_all(
+        &mut self,
+        mut rows: Range<u64>,
+        keep: &mut impl FnMut(u64) -> bool,
+    ) -> Result<(), N::Error> {
+        let mut batch = Rows::default();
+        while let Some(row) = self.visible.next_allowed(rows.clone()) {
+            rows.start = row.saturating_add(1);
+            if keep(row) && batch.push(row) {
+                self.offer_rows(&mut batch)?;
+                if self.found.partial {
+                    return Ok(());
+                }
+            }
+        }
+        self.offer_rows(&mut batch)
+    }
+
+    /// Offers the candidates of a scan that `keep` says yes to by their exact distances, until none of the others can
+    /// be among the best.
+    pub(crate) fn rerank(
+        &mut self,
+        candidates: Reservoir<'_>,
+        keep: &mut impl FnMut(u64) -> bool,
+    ) -> Result<(), N::Error> {
+        for batch in candidates.into_sorted().chunks(RERANK) {
+            let first = batch.first().map_or(u32::MAX, |first| distance_of(*first));
+            // What comes now has a bound beyond the worst result: none of it can enter.
+            if self.top.is_full() && first > self.top.bound() {
+                break;
+            }
+            let (mut rows, mut used) = ([0; RERANK], 0usize);
+            let numbers = batch.iter().map(|of| u64::from(number_of(*of)));
+            for (place, row) in rows.iter_mut().zip(numbers.filter(|row| keep(*row))) {
+                *place = row;
+                used = used.saturating_add(1);
+            }
+            self.offer(rows.get(..used).unwrap_or(&[]))?;
+            if self.found.partial {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Offers what was collected.
+    pub(crate) fn offer_rows(&mut self, rows: &mut Rows) -> Result<(), N::Error> {
+        let collected = rows.rows.get(..rows.used).unwrap_or(&[]);
+        rows.used = 0;
+        self.offer(collected)
+    }
+
+    /// Offers rows, at most [`BATCH`], by their exact distances.
+    fn offer(&mut self, rows: &[u64]) -> Result<(), N::Error> {
+        let mut distances = [0; BATCH];
+        let Some(distances) = distances.get_mut(..rows.len()).filter(|d| !d.is_empty()) else {
+            return Ok(());
+        };
+        self.numeric.exact(rows, distances)?;
+        self.found.distances = self.found.distances.saturating_add(rows.len() as u64);
+        for (&row, &distance) in rows.iter().zip(distances.iter()) {
+            if distance > self.top.bound() {
+                continue;
+            }
+            if let Some(key) = self.visible.key(row)? {
+                self.top.push(Hit { distance, key, row });
+            }
+        }
+        let done = self.found.codes.saturating_add(self.found.distances);
+        self.found.partial = self.visible.stop(done);
         Ok(())
     }
 }
@@ -84,88 +172,6 @@ impl Rows {
         }
         self.used >= BATCH
     }
-
-    /// Offers what was collected.
-    pub(crate) fn flush<N, F>(
-        &mut self,
-        numeric: &mut N,
-        visible: &mut F,
-        top: &mut TopK<'_>,
-        found: &mut Found,
-    ) -> Result<(), N::Error>
-    where
-        N: Numeric,
-        F: Visible<Error = N::Error>,
-    {
-        let rows = self.rows.get(..self.used).unwrap_or(&[]);
-        self.used = 0;
-        offer(numeric, visible, rows, top, found)
-    }
-}
-
-/// Offers the candidates of a scan that `keep` says yes to by their exact distances, until none of the others can be
-/// among the best.
-pub(crate) fn rerank<N, F>(
-    candidates: Reservoir<'_>,
-    numeric: &mut N,
-    visible: &mut F,
-    keep: &mut impl FnMut(u64) -> bool,
-    top: &mut TopK<'_>,
-    found: &mut Found,
-) -> Result<(), N::Error>
-where
-    N: Numeric,
-    F: Visible<Error = N::Error>,
-{
-    for batch in candidates.into_sorted().chunks(RERANK) {
-        let first = batch.first().map_or(u32::MAX, |first| distance_of(*first));
-        // What comes now has a bound beyond the worst result: none of it can enter.
-        if top.is_full() && first > top.bound() {
-            break;
-        }
-        let (mut rows, mut used) = ([0; RERANK], 0usize);
-        let numbers = batch.iter().map(|of| u64::from(number_of(*of)));
-        for (place, row) in rows.iter_mut().zip(numbers.filter(|row| keep(*row))) {
-            *place = row;
-            used = used.saturating_add(1);
-        }
-        let rows = rows.get(..used).unwrap_or(&[]);
-        offer(numeric, visible, rows, top, found)?;
-        if found.partial {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Offers rows, at most [`BATCH`], by their exact distances.
-fn offer<N, F>(
-    numeric: &mut N,
-    visible: &mut F,
-    rows: &[u64],
-    top: &mut TopK<'_>,
-    found: &mut Found,
-) -> Result<(), N::Error>
-where
-    N: Numeric,
-    F: Visible<Error = N::Error>,
-{
-    let mut distances = [0; BATCH];
-    let Some(distances) = distances.get_mut(..rows.len()).filter(|d| !d.is_empty()) else {
-        return Ok(());
-    };
-    numeric.exact(rows, distances)?;
-    found.distances = found.distances.saturating_add(rows.len() as u64);
-    for (&row, &distance) in rows.iter().zip(distances.iter()) {
-        if distance > top.bound() {
-            continue;
-        }
-        if let Some(key) = visible.key(row)? {
-            top.push(Hit { distance, key, row });
-        }
-    }
-    found.partial = visible.stop(found.codes.saturating_add(found.distances));
-    Ok(())
 }
 
 /// Scores every row of `rows` that passes the filter: the exact answer, for filters that few rows pass. What
@@ -184,33 +190,7 @@ where
     N: Numeric,
     F: Visible<Error = N::Error>,
 {
-    let mut found = Found::default();
-    offer_all(numeric, visible, rows, &mut |_| true, top, &mut found)?;
-    Ok(found)
-}
-
-/// As [`exact`], of the rows that `keep` says yes to.
-pub(crate) fn offer_all<N, F>(
-    numeric: &mut N,
-    visible: &mut F,
-    mut rows: Range<u64>,
-    keep: &mut impl FnMut(u64) -> bool,
-    top: &mut TopK<'_>,
-    found: &mut Found,
-) -> Result<(), N::Error>
-where
-    N: Numeric,
-    F: Visible<Error = N::Error>,
-{
-    let mut batch = Rows::default();
-    while let Some(row) = visible.next_allowed(rows.clone()) {
-        rows.start = row.saturating_add(1);
-        if keep(row) && batch.push(row) {
-            batch.flush(numeric, visible, top, found)?;
-            if found.partial {
-                return Ok(());
-            }
-        }
-    }
-    batch.flush(numeric, visible, top, found)
+    let mut search = Search::new(numeric, visible, top);
+    search.offer_all(rows, &mut |_| true)?;
+    Ok(search.found)
 }

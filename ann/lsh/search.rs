@@ -4,8 +4,8 @@
 
 use super::probe::{Heap, Perturbation};
 use super::{Params, MAX_BITS};
-use crate::ivf::offer::{offer_all, rerank, Rows};
-use crate::ivf::search::{Probe, Scan};
+use crate::ivf::offer::{Rows, Search};
+use crate::ivf::scan::{Probe, Scan};
 use crate::ivf::{self, Code, Error, Found, Index, Store};
 use crate::reservoir::Reservoir;
 use crate::seen::Seen;
@@ -78,9 +78,9 @@ where
     if !enough {
         return Err(Error::Workspace);
     }
-    let mut found = Found::default();
-    if top.k() == 0 {
-        return Ok(found);
+    let mut search = Search::new(numeric, visible, top);
+    if search.top.k() == 0 {
+        return Ok(search.found);
     }
     let mut seen = Seen::new(work.visited, work.touched);
     let buckets = Buckets {
@@ -89,30 +89,29 @@ where
         nprobe: query.nprobe,
         heap: work.heap,
     };
+    // Each row once, and none that the query does not know.
+    let mut once = |row| row < query.rows && seen.insert(row);
     if params.code == Code::Flat {
-        by_rows(buckets, &mut seen, numeric, visible, query, top, &mut found)?;
+        search.by_rows(buckets, &mut once)?;
     } else {
-        let keep = (query.rerank as usize).max(top.k());
+        let keep = (query.rerank as usize).max(search.top.k());
         let scan = Scan::new(work.lower, work.hits);
         if work.candidates.len() <= keep || scan.most() == 0 {
             return Err(Error::Workspace);
         }
         let mut into = Reservoir::new(work.candidates, keep);
-        into.lower_bound_to(top.bound());
-        by_codes(
-            buckets, scan, &mut seen, numeric, visible, query, &mut into, &mut found,
-        )?;
-        rerank(into, numeric, visible, &mut |_| true, top, &mut found)?;
+        into.lower_bound_to(search.top.bound());
+        search.by_codes(buckets, scan, &mut once, &mut into)?;
+        search.rerank(into, &mut |_| true)?;
     }
-    if !found.partial && !top.is_full() {
+    if !search.found.partial && !search.top.is_full() {
         seen.clear();
-        for hit in top.hits() {
+        for hit in search.top.hits() {
             seen.insert(hit.row);
         }
-        let mut keep = |row| seen.insert(row);
-        offer_all(numeric, visible, 0..query.rows, &mut keep, top, &mut found)?;
+        search.offer_all(0..query.rows, &mut |row| seen.insert(row))?;
     }
-    Ok(found)
+    Ok(search.found)
 }
 
 /// The buckets of all tables to look into.
@@ -125,17 +124,21 @@ struct Buckets<'s, 'h, S> {
 
 impl<'s, S: Store> Buckets<'s, '_, S> {
     /// Calls `each` for every bucket, the likeliest of each table first, until it says no.
-    fn each<N: Numeric>(
+    fn each<'a, 't, N: Numeric, F>(
         self,
-        numeric: &mut N,
-        mut each: impl FnMut(&mut N, &'s Index<S>, u32) -> Result<bool, Error<N::Error>>,
+        search: &mut Search<'a, 't, N, F>,
+        mut each: impl FnMut(
+            &mut Search<'a, 't, N, F>,
+            &'s Index<S>,
+            u32,
+        ) -> Result<bool, Error<N::Error>>,
     ) -> Result<(), Error<N::Error>> {
         let mut projections = [0; MAX_BITS as usize];
         let projections = projections
             .get_mut(..self.params.nbits as usize)
             .ok_or(Error::Workspace)?;
         for (table, index) in (0u32..).zip(self.tables) {
-            numeric.project(table, projections)?;
+            search.numeric.project(table, projections)?;
             let mut memory = [Perturbation::default(); MAX_BITS as usize];
             let ways = self.params.perturbations(projections, &mut memory);
             let mut sets = Heap::new(self.heap, ways);
@@ -143,7 +146,7 @@ impl<'s, S: Store> Buckets<'s, '_, S> {
             let mut changed = 0;
             for _ in 0..self.nprobe.max(1) {
                 // As many bits as projections, at most 16.
-                if !each(numeric, index, own ^ changed as u32)? {
+                if !each(search, index, own ^ changed as u32)? {
                     return Ok(());
                 }
                 match sets.cheapest() {
@@ -156,79 +159,66 @@ impl<'s, S: Store> Buckets<'s, '_, S> {
     }
 }
 
-/// Collects the rows of buckets whose codes are nearest.
-#[allow(clippy::too_many_arguments)]
-fn by_codes<'s, S, N, F>(
-    buckets: Buckets<'s, '_, S>,
-    mut scan: Scan<'_, 's>,
-    seen: &mut Seen<'_>,
-    numeric: &mut N,
-    visible: &mut F,
-    query: &Query,
-    into: &mut Reservoir<'_>,
-    found: &mut Found,
-) -> Result<(), Error<N::Error>>
+impl<N, F> Search<'_, '_, N, F>
 where
-    S: Store,
     N: Numeric,
     F: Visible<Error = N::Error>,
 {
-    let (mut near, mut rank) = (0, 0);
-    numeric.centres(
-        &[0],
-        core::slice::from_mut(&mut near),
-        core::slice::from_mut(&mut rank),
-    )?;
-    let Some(any) = buckets.tables.first() else {
-        return Ok(());
-    };
-    let mut flush = |scan: &mut Scan<'_, 's>, numeric: &mut N, visible: &mut F| {
-        let mut allows = |row| {
-            let row = u64::from(row);
-            row < query.rows && visible.allows(row) && seen.insert(row)
+    /// Collects the rows of buckets whose codes are nearest, of those that `once` says yes to.
+    fn by_codes<'s, S: Store>(
+        &mut self,
+        buckets: Buckets<'s, '_, S>,
+        mut scan: Scan<'_, 's>,
+        once: &mut impl FnMut(u64) -> bool,
+        into: &mut Reservoir<'_>,
+    ) -> Result<(), Error<N::Error>> {
+        let (mut near, mut rank) = (0, 0);
+        self.numeric.centres(
+            &[0],
+            core::slice::from_mut(&mut near),
+            core::slice::from_mut(&mut rank),
+        )?;
+        let Some(any) = buckets.tables.first() else {
+            return Ok(());
         };
-        scan.flush(any, numeric, &mut allows, into)
-    };
-    buckets.each(numeric, |numeric, table, list| {
-        let probe = Probe { list, near, rank };
-        let mut flushed = false;
-        table.collect(&mut scan, probe, |scan| {
-            flushed = true;
-            flush(scan, numeric, visible)
+        let mut flush = |scan: &mut Scan<'_, 's>, search: &mut Self| {
+            let Search {
+                numeric, visible, ..
+            } = search;
+            let mut allows = |row| visible.allows(u64::from(row)) && once(u64::from(row));
+            scan.flush(any, *numeric, &mut allows, into)
+        };
+        buckets.each(self, |search, table, list| {
+            let probe = Probe { list, near, rank };
+            let mut flushed = false;
+            table.collect(&mut scan, probe, |scan| {
+                flushed = true;
+                flush(scan, search)
+            })?;
+            search.found.lists = search.found.lists.saturating_add(1);
+            if flushed && search.visible.stop(scan.codes) {
+                search.found.partial = true;
+            }
+            Ok(!search.found.partial)
         })?;
-        found.lists = found.lists.saturating_add(1);
-        if flushed && visible.stop(scan.codes) {
-            found.partial = true;
-        }
-        Ok(!found.partial)
-    })?;
-    flush(&mut scan, numeric, visible)?;
-    found.codes = scan.codes;
-    Ok(())
-}
+        flush(&mut scan, self)?;
+        self.found.codes = scan.codes;
+        Ok(())
+    }
 
-/// Scores the rows of buckets.
-fn by_rows<S, N, F>(
-    buckets: Buckets<'_, '_, S>,
-    seen: &mut Seen<'_>,
-    numeric: &mut N,
-    visible: &mut F,
-    query: &Query,
-    top: &mut TopK<'_>,
-    found: &mut Found,
-) -> Result<(), Error<N::Error>>
-where
-    S: Store,
-    N: Numeric,
-    F: Visible<Error = N::Error>,
-{
-    let mut rows = Rows::default();
-    let mut keep =
-        |visible: &mut F, row| row < query.rows && seen.insert(row) && visible.allows(row);
-    buckets.each(numeric, |numeric, table, bucket| {
-        table.offer_list(bucket, &mut rows, numeric, visible, &mut keep, top, found)?;
-        Ok(!found.partial)
-    })?;
-    rows.flush(numeric, visible, top, found)?;
-    Ok(())
+    /// Scores the rows of buckets that `once` says yes to.
+    fn by_rows<S: Store>(
+        &mut self,
+        buckets: Buckets<'_, '_, S>,
+        once: &mut impl FnMut(u64) -> bool,
+    ) -> Result<(), Error<N::Error>> {
+        let mut rows = Rows::default();
+        let mut keep = |visible: &mut F, row| once(row) && visible.allows(row);
+        buckets.each(self, |search, table, bucket| {
+            search.offer_list(table, bucket, &mut rows, &mut keep)?;
+            Ok(!search.found.partial)
+        })?;
+        self.offer_rows(&mut rows)?;
+        Ok(())
+    }
 }
