@@ -4,7 +4,8 @@
 
 use super::budget::{Account, Charge};
 use super::catch_up::GoOn;
-use super::lists_codes::{Coder, LoadMemory, Loader, Model, Source};
+use super::lists_codes::{Coder, Model};
+use super::lists_loader::{LoadMemory, Loader, Source};
 use super::{is_live, Parameters};
 use crate::VexFs;
 use core::ops::Range;

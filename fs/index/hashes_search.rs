@@ -7,7 +7,7 @@ use super::hashes::Hashes;
 use super::hashes_hasher::Hasher;
 use super::listed::{self, or_default};
 use super::lists::errno;
-use super::lists_codes::{QueryMemory, Scorer as Codes};
+use super::lists_scorer::{QueryMemory, Scorer as Codes};
 use super::pool;
 use super::search::{Outcome, Snapshot};
 use super::Query;

@@ -4,7 +4,7 @@
 
 use super::check::Findings;
 use super::lists::{errno, Lists};
-use super::lists_codes::{Loader, Source};
+use super::lists_loader::{Loader, Source};
 use super::lists_memory::{Batch, Memory};
 use crate::VexFs;
 use kernel::prelude::*;

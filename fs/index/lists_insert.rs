@@ -3,7 +3,7 @@
 //! Rows that come into inverted lists, in batches, and go by what their vectors say.
 
 use super::lists::{errno, Assigned, Lists, Writer};
-use super::lists_codes::{Loader, Source};
+use super::lists_loader::{Loader, Source};
 use super::lists_memory::{Batch, Lent};
 use super::{is_live, share};
 use crate::VexFs;

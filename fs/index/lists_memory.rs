@@ -3,7 +3,9 @@
 //! The memory of inverted lists, and scratch memory for operations on them.
 
 use super::budget::{Account, Charge};
-use super::lists_codes::{Coder, LoadMemory, QueryMemory};
+use super::lists_codes::Coder;
+use super::lists_loader::LoadMemory;
+use super::lists_scorer::QueryMemory;
 use super::pool;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;

@@ -4,8 +4,8 @@
 
 use super::listed::{self, or_default};
 use super::lists::{errno, Lists};
-use super::lists_codes::Scorer;
 use super::lists_memory::Scratch;
+use super::lists_scorer::Scorer;
 use super::search::{Outcome, Snapshot};
 use super::Query;
 use crate::scorer::{Candidates, Scan};

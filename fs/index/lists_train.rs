@@ -5,7 +5,8 @@
 
 use super::catch_up::GoOn;
 use super::lists::{errno, Assigned, Lists};
-use super::lists_codes::{LoadMemory, Loader, Model, Source, Wide};
+use super::lists_codes::Model;
+use super::lists_loader::{LoadMemory, Loader, Source, Wide};
 use super::lists_memory::Batch;
 use super::{is_live, share, stopped};
 use crate::VexFs;
