@@ -2,7 +2,7 @@
 
 //! The ioctl interface: decodes `uapi/vexfs.h`, checks every bound, calls the rest.
 
-use crate::container;
+use crate::container::{self, Reading};
 use crate::element;
 use crate::index::{self, Kind, Parameters};
 use crate::rows::{self, BatchError, Vectors};
@@ -186,7 +186,7 @@ fn run_batch(
         return Err(ENOTTY.into());
     }
     let known = match b.op {
-        uapi::VEXFS_OP_INSERT | uapi::VEXFS_OP_UPSERT => 0,
+        uapi::VEXFS_OP_INSERT | uapi::VEXFS_OP_UPSERT => uapi::VEXFS_BATCH_REUSE,
         uapi::VEXFS_OP_DELETE => uapi::VEXFS_BATCH_BY_ROW | uapi::VEXFS_BATCH_SKIP_MISSING,
         uapi::VEXFS_OP_GET => uapi::VEXFS_BATCH_BY_ROW,
         uapi::VEXFS_OP_ATTACH | uapi::VEXFS_OP_DETACH => return Err(EOPNOTSUPP.into()),
@@ -236,6 +236,10 @@ fn insert(
     stride: usize,
 ) -> core::result::Result<(), BatchError> {
     let upsert = b.op == uapi::VEXFS_OP_UPSERT;
+    let options = rows::Options {
+        upsert,
+        reuse: b.flags & uapi::VEXFS_BATCH_REUSE != 0,
+    };
     if b.vectors == 0 {
         return Err(EFAULT.into());
     }
@@ -250,14 +254,7 @@ fn insert(
     let tags = list(b.tags)?;
     if b.rows != 0 {
         // Found out before anything changes.
-        write_u64s(
-            b.rows,
-            &KVVec::from_elem(
-                NO_ROW,
-                usize::try_from(b.count).map_err(|_| E2BIG)?,
-                GFP_KERNEL | __GFP_NOWARN,
-            )?,
-        )?;
+        write_rows(b, |_| NO_ROW)?;
     }
     let vectors = Vectors {
         address: usize::try_from(b.vectors).map_err(|_| EFAULT)?,
@@ -273,7 +270,7 @@ fn insert(
             b.count,
             keys.as_deref(),
             tags.as_deref(),
-            upsert,
+            options,
         );
         drop(lock);
         outcome.map_err(|e| {
@@ -282,20 +279,26 @@ fn insert(
             error
         })
     });
-    let outcome = outcome.map_err(|error| BatchError { error, row: failed })?;
-    b.done = outcome.done;
-    b.first_row = outcome.first_row;
+    let places = outcome.map_err(|error| BatchError { error, row: failed })?;
+    b.done = b.count;
+    b.first_row = places.row(0);
     if b.rows != 0 {
-        let mut numbers = KVVec::with_capacity(
-            usize::try_from(b.count).map_err(|_| E2BIG)?,
-            GFP_KERNEL | __GFP_NOWARN,
-        )?;
-        for row in outcome.first_row..outcome.first_row.saturating_add(outcome.done) {
-            numbers.push_within_capacity(row).map_err(|_| ENOMEM)?;
-        }
-        write_u64s(b.rows, &numbers)?;
+        write_rows(b, |index| places.row(index))?;
     }
     Ok(())
+}
+
+/// Tells which rows the vectors of a batch have become. Not inlined: what comes between wants the stack.
+#[inline(never)]
+fn write_rows(b: &uapi::vexfs_batch, row: impl Fn(u64) -> u64) -> Result {
+    let count = usize::try_from(b.count)?;
+    let mut numbers = KVVec::with_capacity(count, GFP_KERNEL | __GFP_NOWARN)?;
+    for index in 0..b.count {
+        numbers
+            .push_within_capacity(row(index))
+            .map_err(|_| ENOMEM)?;
+    }
+    write_u64s(b.rows, &numbers)
 }
 
 /// The live rows that a batch names, by row or by key.
@@ -374,6 +377,7 @@ fn delete(
 
 fn get(inode: &Inode<VexFs>, b: &mut uapi::vexfs_batch, stride: usize) -> Result {
     let by_row = b.flags & uapi::VEXFS_BATCH_BY_ROW != 0;
+    let _reading = Reading::begin(inode);
     let found = resolve(inode, b)?;
     let collect = |f: &dyn Fn(&crate::container::Container, Option<u64>) -> u64| {
         let mut values = KVVec::with_capacity(found.len(), GFP_KERNEL | __GFP_NOWARN)?;

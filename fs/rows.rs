@@ -2,8 +2,8 @@
 
 //! Changing and reading the rows of a container: batches, and whole-row write(2).
 //!
-//! A batch writes its vectors behind the last row, where no search looks, then records keys,
-//! tags and tombstones under a batch number that is not confirmed, then publishes rows and
+//! A batch writes its vectors behind the last row, or in the place of deleted ones, where no search looks, then
+//! records keys, tags, births and tombstones under a batch number that is not confirmed, then publishes rows and
 //! number together in memory. `container::push_durable` makes that last step durable.
 
 use crate::container::{self, Container, HIDDEN_CREDITS};
@@ -33,10 +33,62 @@ pub(crate) struct Vectors {
     pub(crate) stride: usize,
 }
 
-/// What a batch did, or which of its rows was wrong.
-pub(crate) struct Outcome {
-    pub(crate) done: u64,
-    pub(crate) first_row: u64,
+/// Where the rows of a batch go: first those in the place of deleted ones, then those behind the last.
+pub(crate) struct Places {
+    /// Deleted rows, in order.
+    reused: KVVec<u64>,
+    /// The first behind the last one.
+    first: u64,
+    /// Rows of the batch.
+    count: u64,
+}
+
+impl Places {
+    /// `count` rows behind the last one.
+    fn behind(first: u64, count: u64) -> Self {
+        Places {
+            reused: KVVec::new(),
+            first,
+            count,
+        }
+    }
+
+    /// How many rows come behind the last one.
+    fn appended(&self) -> u64 {
+        self.count.saturating_sub(self.reused.len() as u64)
+    }
+
+    /// The row that vector `index` of the batch becomes.
+    pub(crate) fn row(&self, index: u64) -> u64 {
+        match self.reused.get(index as usize) {
+            Some(row) => *row,
+            None => self
+                .first
+                .saturating_add(index.saturating_sub(self.reused.len() as u64)),
+        }
+    }
+
+    /// The vectors, from `index` on and `most` of them, that lie one after the other in the file: their first row, and
+    /// how many they are.
+    fn run(&self, index: u64, most: u64) -> (u64, u64) {
+        let first = self.row(index);
+        let reused = self.reused.get(index as usize..).unwrap_or(&[]);
+        if reused.is_empty() {
+            return (first, most);
+        }
+        let follows = |(n, row): &(u64, &u64)| first.saturating_add(*n) == **row;
+        let run = (0..most).zip(reused).take_while(follows).count();
+        (first, run as u64)
+    }
+}
+
+/// What [`insert`] may do.
+#[derive(Clone, Copy)]
+pub(crate) struct Options {
+    /// Rows that have one of the keys are replaced.
+    pub(crate) upsert: bool,
+    /// Rows may take the place of deleted ones.
+    pub(crate) reuse: bool,
 }
 
 /// An error, and the index in the batch of the row it is about.
@@ -91,56 +143,56 @@ pub(crate) fn insert(
     count: u64,
     keys: Option<&[u64]>,
     tags: Option<&[u64]>,
-    upsert: bool,
-) -> BatchResult<Outcome> {
+    options: Options,
+) -> BatchResult<Places> {
     let inode = file.inode();
     let started = task::monotonic_ns();
     let (area, has_keys) = container::with_locked(inode, |c| Ok((c.area, c.key_map.is_some())))?;
-    let first_row = area.rows;
-    let rows_after = first_row.checked_add(count).ok_or(EFBIG)?;
+    let mut places = Places::behind(area.rows, count);
+    if options.reuse {
+        container::finish_undo(inode)?;
+        places.reused = container::reusable(inode, count, keys.is_some())?;
+    }
+    let rows_after = area.rows.checked_add(places.appended()).ok_or(EFBIG)?;
     let bytes_after = rows_after
         .checked_mul(u64::from(area.stride))
         .filter(|bytes| *bytes <= libvexfs::format::inode::MAX_SIZE)
         .ok_or(EFBIG)?;
-    let replaced = check_keys(inode, first_row, count, keys, has_keys, upsert)?;
+    let replaced = check_keys(inode, &places, keys, has_keys, options.upsert)?;
 
     file.modified()?;
-    let written = write_vectors(file, &area, vectors, count);
+    let written = write_vectors(file, &area, vectors, &places);
     let published = written
-        .and_then(|()| publish(inode, count, keys, tags, &replaced).map_err(BatchError::from));
+        .and_then(|()| publish(inode, &places, keys, tags, &replaced).map_err(BatchError::from));
     if let Err(e) = published {
-        drop_tail(inode, first_row.saturating_mul(u64::from(area.stride)));
+        drop_tail(inode, area.rows.saturating_mul(u64::from(area.stride)));
         return Err(e);
     }
     debug_assert!(inode.size() == bytes_after);
-    index::inserted(inode, &replaced);
+    index::inserted(inode, &places.reused, &replaced);
     container::with_locked(inode, |c| {
         c.counters.inserted = c.counters.inserted.saturating_add(count);
         let elapsed = task::monotonic_ns().saturating_sub(started);
         c.counters.insert_ns = c.counters.insert_ns.saturating_add(elapsed);
         Ok(())
     })?;
-    Ok(Outcome {
-        done: count,
-        first_row,
-    })
+    Ok(places)
 }
 
 /// Checks the keys of a batch; for an upsert, returns the rows that it replaces.
 fn check_keys(
     inode: &Inode<VexFs>,
-    first_row: u64,
-    count: u64,
+    places: &Places,
     keys: Option<&[u64]>,
     has_keys: bool,
     upsert: bool,
 ) -> BatchResult<KVVec<u64>> {
     let mut replaced = KVVec::new();
     let Some(keys) = keys else {
-        // The keys are the row numbers. Only explicit keys can be in their way.
+        // The keys are the row numbers. Only explicit keys can be in their way, and not where a row is used again.
         if has_keys {
-            for index in 0..count {
-                let key = first_row.saturating_add(index);
+            for index in places.reused.len() as u64..places.count {
+                let key = places.row(index);
                 if container::with_locked(inode, |c| c.find(inode.sb(), key))?.is_some() {
                     return Err(about(EEXIST, index as usize));
                 }
@@ -164,12 +216,13 @@ fn check_keys(
     Ok(replaced)
 }
 
-/// Copies the vectors behind the last row.
+/// Copies the vectors to their places.
+#[inline(never)]
 fn write_vectors(
     file: &OpenFile<'_, VexFs>,
     area: &VectorArea,
     vectors: &Vectors,
-    count: u64,
+    places: &Places,
 ) -> BatchResult<()> {
     let inode = file.inode();
     let (bytes, stride) = (element::row_bytes(area)?, area.stride as usize);
@@ -183,20 +236,23 @@ fn write_vectors(
     }
     let mut pinned = Pinned::new()?;
     let mut done = 0usize;
-    let start = area.rows.saturating_mul(u64::from(area.stride));
-    let end = start.saturating_add(count.saturating_mul(u64::from(area.stride)));
+    let at = |row: u64| row.saturating_mul(u64::from(area.stride));
     // One allocation for the batch, instead of one for each chunk.
-    reserve(inode, start, end)?;
-    let count = usize::try_from(count).map_err(|_| EFBIG)?;
+    let end = places.first.saturating_add(places.appended());
+    if places.first < end {
+        reserve(inode, at(places.first), at(end))?;
+    }
+    let count = usize::try_from(places.count).map_err(|_| EFBIG)?;
     while done < count {
         if task::fatal_signal_pending() {
             return Err(EINTR.into());
         }
-        let n = per_chunk.min(count - done);
+        let (row, n) = places.run(done as u64, per_chunk.min(count - done) as u64);
+        let n = n as usize;
         let address = vectors
             .address
             .wrapping_add(done.wrapping_mul(vectors.stride));
-        let position = start.saturating_add((done as u64).saturating_mul(u64::from(area.stride)));
+        let position = at(row);
         let bad = if direct {
             file.write_user_at(position, address, n * stride)?;
             check.first_bad_in_file(&mut pinned, position, n * stride)?
@@ -234,10 +290,11 @@ fn user(address: usize, len: usize) -> UserSliceReader {
     UserSlice::new(UserPtr::from_addr(address), len).reader()
 }
 
-/// Makes `count` rows visible that lie behind the last one, and hides those they replace.
+/// Makes the rows of a batch visible, and hides those they replace.
+#[inline(never)]
 fn publish(
     inode: &Inode<VexFs>,
-    count: u64,
+    places: &Places,
     keys: Option<&[u64]>,
     tags: Option<&[u64]>,
     replaced: &[u64],
@@ -245,9 +302,9 @@ fn publish(
     let volume = inode.volume();
     let node = inode.node();
     container::finish_undo(inode)?;
-    let (first, rows_after, registered) = {
+    let (rows_after, registered) = {
         let mut c = node.container.lock();
-        let after = c.area.rows.saturating_add(count);
+        let after = c.area.rows.saturating_add(places.appended());
         // Whatever can fail for lack of memory comes before any change.
         if keys.is_some() || !c.keys.is_empty() {
             c.reserve_keys(after)?;
@@ -258,48 +315,59 @@ fn publish(
         if !replaced.is_empty() || !c.tombstones.is_empty() {
             c.reserve_tombstones(after)?;
         }
-        (c.area.rows, after, c.registered)
+        if !places.reused.is_empty() || c.has_births() {
+            c.reserve_births(after)?;
+        }
+        (after, c.registered)
     };
     if !registered {
         volume.register_unpushed(inode.ino())?;
         node.container.lock().registered = true;
     }
     announce(inode, replaced)?;
-    record(inode, first, count, keys, tags, replaced).inspect_err(|_| {
+    record(inode, places, keys, tags, replaced).inspect_err(|_| {
         container::undo_batch(inode, replaced);
         node.container.lock().replacing.clear();
     })?;
     let mut guard = node.container.lock();
     let c = &mut *guard;
-    if !c.keys.is_empty() || keys.is_some() {
-        for row in first..rows_after {
-            let key = keys.and_then(|k| k.get((row - first) as usize));
-            // Room was made above.
-            let _ = c.keys.push_within_capacity(key.copied().unwrap_or(row));
+    let (has_keys, has_tags) = (
+        !c.keys.is_empty() || keys.is_some(),
+        !c.tags.is_empty() || tags.is_some(),
+    );
+    for index in 0..places.count {
+        let row = places.row(index);
+        if has_keys {
+            let key = keys.and_then(|k| k.get(index as usize)).copied();
+            set_or_push(&mut c.keys, row, key.unwrap_or(row));
         }
-    }
-    if !c.tags.is_empty() || tags.is_some() {
-        for row in first..rows_after {
-            let tag = tags.and_then(|t| t.get((row - first) as usize));
-            let _ = c.tags.push_within_capacity(tag.copied().unwrap_or(0));
+        if has_tags {
+            let tag = tags.and_then(|t| t.get(index as usize)).copied();
+            set_or_push(&mut c.tags, row, tag.unwrap_or(0));
         }
     }
     c.replacing.clear();
-    for row in replaced {
-        c.set_deleted(*row);
-    }
+    c.bury(replaced);
     c.area.rows = rows_after;
-    c.area.live = c
-        .area
-        .live
-        .saturating_add(count)
-        .saturating_sub(replaced.len() as u64);
+    c.area.live = c.area.live.saturating_add(places.appended());
     c.area.batch_done = c.area.batch_started;
+    let batch = c.area.batch_done;
+    c.bear(&places.reused, batch);
     c.area.generation = c.area.generation.wrapping_add(1);
     drop(guard);
     // Writeback of the pages alone would not write the inode.
     inode.mark_dirty();
     Ok(())
+}
+
+/// Sets what a row has, or appends it. Room was made.
+fn set_or_push(values: &mut KVVec<u64>, row: u64, value: u64) {
+    match values.get_mut(row as usize) {
+        Some(place) => *place = value,
+        None => {
+            let _ = values.push_within_capacity(value);
+        }
+    }
 }
 
 /// Lets those who look for the keys of rows that a batch is about to replace find these rows
@@ -320,17 +388,24 @@ fn announce(inode: &Inode<VexFs>, replaced: &[u64]) -> Result {
 /// Records on disk, under a batch number, what a batch says beside its vectors.
 fn record(
     inode: &Inode<VexFs>,
-    first: u64,
-    count: u64,
+    places: &Places,
     keys: Option<&[u64]>,
     tags: Option<&[u64]>,
     replaced: &[u64],
 ) -> Result {
     let mut batch = None;
-    if keys.is_some() || tags.is_some_and(|tags| tags.iter().any(|t| *t != 0)) {
-        batch = Some(begin_batch(inode, keys.is_some())?);
+    let all = keys.is_some() || tags.is_some_and(|tags| tags.iter().any(|t| *t != 0));
+    if all || !places.reused.is_empty() {
+        let sequence = begin_batch(inode, keys.is_some())?;
+        batch = Some(sequence);
+        // Others need no record.
+        let count = match all {
+            true => places.count,
+            false => places.reused.len() as u64,
+        };
+        let sb = inode.sb();
         for_each_in_transactions(inode, count, |c, txn, index| {
-            let row = first.saturating_add(index);
+            let row = places.row(index);
             let key = keys
                 .and_then(|k| k.get(index as usize))
                 .copied()
@@ -339,11 +414,16 @@ fn record(
                 .and_then(|t| t.get(index as usize))
                 .copied()
                 .unwrap_or(0);
-            let record = RowMeta {
+            let mut record = RowMeta {
                 key,
                 tags,
-                tomb_seq: 0,
+                ..RowMeta::default()
             };
+            if index < places.reused.len() as u64 {
+                // Until the batch is confirmed, the tombstone counts.
+                record.tomb_seq = c.tomb_seq(sb, row)?;
+                record.born_seq = sequence;
+            }
             if let Some(meta) = c.row_meta.as_mut() {
                 rows::set_meta(txn, &mut meta.disk.tree_root, meta.ino, row, &record)
                     .map_err(|e| txn.failed(e))?;
@@ -380,10 +460,7 @@ pub(crate) fn delete(inode: &Inode<VexFs>, rows: &[u64]) -> Result {
     }
     bury(inode, rows, None).inspect_err(|_| container::undo_batch(inode, &[]))?;
     let mut c = node.container.lock();
-    for row in rows {
-        c.set_deleted(*row);
-    }
-    c.area.live = c.area.live.saturating_sub(rows.len() as u64);
+    c.bury(rows);
     c.area.batch_done = c.area.batch_started;
     c.area.generation = c.area.generation.wrapping_add(1);
     c.counters.deleted = c.counters.deleted.saturating_add(rows.len() as u64);
@@ -407,6 +484,7 @@ fn bury(inode: &Inode<VexFs>, rows: &[u64], batch: Option<u64>) -> Result {
             key: c.key_of(*row),
             tags: c.tags_of(*row),
             tomb_seq: sequence,
+            born_seq: c.born(*row),
         };
         if let Some(meta) = c.row_meta.as_mut() {
             rows::set_meta(txn, &mut meta.disk.tree_root, meta.ino, *row, &record)
@@ -574,12 +652,15 @@ pub(crate) fn write(
         let count = (new.len() as u64).checked_div(stride).ok_or(EINVAL)?;
         let written = file
             .write_at(position.saturating_add(over as u64), new)
-            .and_then(|()| publish(inode, count, None, None, &[]));
+            .and_then(|()| {
+                let places = Places::behind(area.rows, count);
+                publish(inode, &places, None, None, &[])
+            });
         if let Err(e) = written {
             drop_tail(inode, end);
             return Err(e);
         }
-        index::inserted(inode, &[]);
+        index::inserted(inode, &[], &[]);
     }
     Ok(bytes.len())
 }

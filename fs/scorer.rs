@@ -44,8 +44,8 @@ pub(crate) struct Candidates {
     pub(crate) bitmap: Option<KVVec<u64>>,
     /// There is a filter, and the bitmap does not only leave deleted rows out.
     pub(crate) filtered: bool,
-    /// How many rows were deleted when this was made.
-    pub(crate) deleted: u64,
+    /// How many rows had been deleted, since the container was loaded, when this was made.
+    pub(crate) buried: u64,
 }
 
 impl Candidates {
@@ -55,7 +55,7 @@ impl Candidates {
             rows,
             bitmap: None,
             filtered: false,
-            deleted: 0,
+            buried: 0,
         }
     }
 

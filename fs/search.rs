@@ -2,7 +2,7 @@
 
 //! Searches: decodes the request, takes a snapshot of what is visible, scans.
 
-use crate::container;
+use crate::container::{self, Reading};
 use crate::element::{self, RowCheck};
 use crate::index;
 use crate::index::search::{Outcome, Walk};
@@ -69,6 +69,8 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     };
     let index = index::for_search(inode, s.index_kind)?;
     let stop = Stop::with_task();
+    // What is a candidate now can be read until the end.
+    let _reading = Reading::begin(inode);
     let candidates = candidates(inode, &s, &stop)?;
     let walk = match index {
         Some(index) => Walk::plan(index, &s, &candidates)?,
@@ -218,9 +220,12 @@ fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search, stop: &Stop) -> Resu
 
     container::with(inode, |c| {
         let rows = c.area.rows;
-        let deleted = rows.saturating_sub(c.area.live);
-        if !filtered && deleted == 0 {
-            return Ok(Candidates::new(rows));
+        let buried = c.buried;
+        if !filtered && c.deleted() == 0 {
+            return Ok(Candidates {
+                buried,
+                ..Candidates::new(rows)
+            });
         }
         let words = usize::try_from(rows.div_ceil(64))?;
         let mut allowed = KVVec::from_elem(0u64, words, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
@@ -247,7 +252,7 @@ fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search, stop: &Stop) -> Resu
             rows,
             bitmap: Some(allowed),
             filtered,
-            deleted,
+            buried,
         })
     })
 }
@@ -263,10 +268,12 @@ struct Named {
     rows: KVVec<u64>,
     /// How many rows that were.
     end: u64,
+    /// The last batch then.
+    batch: u64,
 }
 
 impl Named {
-    /// Looks `keys` up, some at a time: others use the container meanwhile.
+    /// Looks `keys` up, some at a time: others use the container meanwhile. A [`Reading`] has begun.
     ///
     /// # Errors
     ///
@@ -274,7 +281,7 @@ impl Named {
     fn by(inode: &Inode<VexFs>, mut keys: KVVec<u64>, stop: &Stop) -> Result<Self> {
         // Neighbours are near each other in the map, too.
         keys.sort_unstable();
-        let end = container::with(inode, |c| Ok(c.area.rows))?;
+        let (end, batch) = container::with(inode, |c| Ok((c.area.rows, c.area.batch_done)))?;
         let words = usize::try_from(end.div_ceil(64))?;
         let mut rows = KVVec::from_elem(0u64, words, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
         for keys in keys.chunks(KEYS_AT_ONCE) {
@@ -289,7 +296,12 @@ impl Named {
                 Ok(())
             })?;
         }
-        Ok(Named { keys, rows, end })
+        Ok(Named {
+            keys,
+            rows,
+            end,
+            batch,
+        })
     }
 
     /// Writes a bit for each row that has one of the keys now, and for some that were deleted since.
@@ -297,11 +309,17 @@ impl Named {
         for (to, from) in allowed.iter_mut().zip(&self.rows) {
             *to = *from;
         }
-        // A row keeps its key, so only rows that came meanwhile are missing.
-        for row in self.end..c.area.rows {
+        // A row keeps its key, so only rows that came meanwhile are missing: behind the last one then, or in the place
+        // of deleted ones.
+        let mut add = |row| {
             if self.keys.binary_search(&c.key_of(row)).is_ok() {
                 set_bit(allowed, row);
             }
+        };
+        (self.end..c.area.rows).for_each(&mut add);
+        if c.has_births() && c.area.batch_done != self.batch {
+            let came = |row: &u64| c.born(*row) > self.batch;
+            (0..self.end).filter(came).for_each(add);
         }
     }
 }

@@ -111,6 +111,7 @@ struct vexfs_create_vector {
 /* Flags of a batch. */
 #define VEXFS_BATCH_BY_ROW	(1U << 0)	/* DELETE, GET: @rows names the rows */
 #define VEXFS_BATCH_SKIP_MISSING (1U << 1)	/* DELETE: a missing key is no error */
+#define VEXFS_BATCH_REUSE	(1U << 2)	/* INSERT, UPSERT: use deleted rows again */
 
 /**
  * struct vexfs_batch - insert, upsert, delete or get many rows
@@ -129,7 +130,8 @@ struct vexfs_create_vector {
  *	with VEXFS_BATCH_BY_ROW: the rows; GET by key: out buffer or 0, missing
  *	rows are VEXFS_ROW_NONE
  * @done: out: rows inserted, replaced, deleted or found
- * @first_row: out: INSERT, UPSERT: number of the batch's first row, the others follow
+ * @first_row: out: INSERT, UPSERT: number of the batch's first row; the others follow,
+ *	but with VEXFS_BATCH_REUSE @rows says where they are
  * @error_row: out: index in the batch of the row an error is about, or
  *	VEXFS_ROW_NONE
  * @reserved: must be 0
@@ -137,10 +139,17 @@ struct vexfs_create_vector {
  * A batch is atomic: after an error or a crash it has changed nothing. INSERT,
  * UPSERT and DELETE want the file open for writing, GET for reading. GET of
  * missing rows zeroes their part of @vectors and @tags and counts the others in @done.
+ *
+ * Rows are added behind the last one, and the file grows with each, whatever was
+ * deleted. With VEXFS_BATCH_REUSE they take the place and the number of deleted rows
+ * first, so a file whose rows come and go stays about as large as it was. Those are used
+ * that no search may look at any more and whose deletion is on the medium; while a
+ * sixteenth of the rows waits for that, the batch sees to it, as fsync(2) does.
+ *
  * Errors: EINVAL a bad field, a NaN, an infinity or a set bit behind the last of
- * BINARY (@error_row), a repeated key of an UPSERT or DELETE, the reserved key; EEXIST a key in use or repeated by INSERT;
- * ENOENT a key or row that DELETE does not find; E2BIG too many rows or
- * bytes; EFAULT; ENOTTY not a container; EBADF; ENOSPC; EDQUOT; EINTR; EROFS.
+ * BINARY (@error_row), a repeated key of an UPSERT or DELETE, the reserved key; EEXIST
+ * a key in use or repeated by INSERT; ENOENT a key or row that DELETE does not find;
+ * E2BIG too many rows or bytes; EFAULT; ENOTTY not a container; EBADF; ENOSPC; EDQUOT; EINTR; EROFS.
  */
 struct vexfs_batch {
 	__u32 size;

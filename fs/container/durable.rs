@@ -47,7 +47,8 @@ pub(crate) fn push_durable(inode: &Inode<VexFs>, unwritten: Unwritten) -> Result
     }
     let mut txn = inode.volume().begin(inode.sb(), 1, 0)?;
     let mut state = node.state.lock();
-    if state.disk.vector.generation < area.generation {
+    let newer = state.disk.vector.generation < area.generation;
+    if newer {
         // A batch begun since the copy was made may have put these on disk already.
         let old = state.disk.vector;
         state.disk.vector = VectorArea {
@@ -62,5 +63,9 @@ pub(crate) fn push_durable(inode: &Inode<VexFs>, unwritten: Unwritten) -> Result
         node::store(&mut txn, inode, &mut state, Change::Data)?;
     }
     drop(state);
+    if newer {
+        let mut container = node.container.lock();
+        container.reuse.pushed(area.batch_done, txn.tid());
+    }
     txn.stop()
 }

@@ -3,7 +3,7 @@
 //! Loading a container: its vector area, the records beside its rows, and which indexes it has.
 
 use super::undo::{forget_unfinished, repair_keys};
-use super::{reader, Hidden};
+use super::{reader, Container, Hidden};
 use crate::errno;
 use crate::index::{self, Indexes};
 use crate::node::{self, Change};
@@ -47,6 +47,48 @@ fn load_indexes(sb: &SuperBlock<VexFs>, ino: u64) -> Indexes {
     Indexes::default()
 }
 
+/// Loads what stands beside the rows, and says how many of them are deleted.
+#[inline(never)]
+fn load_rows(sb: &SuperBlock<VexFs>, meta: &Hidden, container: &mut Container) -> Result<u64> {
+    let area = container.area;
+    container.reserve_keys(area.rows)?;
+    container.reserve_tags(area.rows)?;
+    container.reserve_tombstones(area.rows)?;
+    let (mut deleted, mut short) = (0u64, false);
+    rows::for_each_from(
+        &reader(sb),
+        &meta.disk.tree_root,
+        meta.ino,
+        0,
+        |row, record| {
+            if row >= area.rows {
+                return Ok(false);
+            }
+            if let Some(key) = container.keys.get_mut(row as usize) {
+                *key = record.key;
+            }
+            if let Some(tags) = container.tags.get_mut(row as usize) {
+                *tags = record.tags;
+            }
+            if record.is_deleted(area.batch_done) {
+                container.set_deleted(row);
+                deleted = deleted.saturating_add(1);
+            } else if record.born_seq != 0 {
+                short = container.reserve_births(area.rows).is_err();
+                if let Some(birth) = container.births.get_mut(row as usize) {
+                    *birth = record.born_seq;
+                }
+            }
+            Ok(!short)
+        },
+    )
+    .map_err(|e| errno::of(sb, e))?;
+    if short {
+        return Err(ENOMEM);
+    }
+    Ok(deleted)
+}
+
 /// Loads the container, if it is not yet. The inode lock is held.
 ///
 /// Neither this nor what it calls is inlined: inodes are half a KiB each, and not all of them at once need be on
@@ -72,34 +114,7 @@ pub(super) fn load(inode: &Inode<VexFs>) -> Result {
     container.area = area;
     if let Some(meta) = &row_meta {
         // Read before anything is published, so an error leaves the container unloaded.
-        container.reserve_keys(area.rows)?;
-        container.reserve_tags(area.rows)?;
-        container.reserve_tombstones(area.rows)?;
-        let mut deleted = 0u64;
-        let target = &mut *container;
-        rows::for_each_from(
-            &reader(sb),
-            &meta.disk.tree_root,
-            meta.ino,
-            0,
-            |row, record| {
-                if row >= area.rows {
-                    return Ok(false);
-                }
-                if let Some(key) = target.keys.get_mut(row as usize) {
-                    *key = record.key;
-                }
-                if let Some(tags) = target.tags.get_mut(row as usize) {
-                    *tags = record.tags;
-                }
-                if record.tomb_seq != 0 && record.tomb_seq <= area.batch_done {
-                    target.set_deleted(row);
-                    deleted = deleted.saturating_add(1);
-                }
-                Ok(true)
-            },
-        )
-        .map_err(|e| errno::of(sb, e))?;
+        let deleted = load_rows(sb, meta, &mut container)?;
         if area.live != area.rows.saturating_sub(deleted) {
             return Err(errno::of(
                 sb,
@@ -110,6 +125,7 @@ pub(super) fn load(inode: &Inode<VexFs>) -> Result {
             ));
         }
     }
+    container.indexed = area.batch_done;
     container.row_meta = row_meta;
     container.key_map = key_map;
     container.indexes = indexes;

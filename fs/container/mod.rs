@@ -6,6 +6,7 @@
 //! ```text
 //! load.rs     a container from disk
 //! undo.rs     batches that failed or were cut off
+//! reuse.rs    deleted rows whose place others take
 //! durable.rs  the vector area follows the rows to the medium
 //! ```
 //!
@@ -20,6 +21,7 @@
 
 mod durable;
 mod load;
+mod reuse;
 mod undo;
 
 use crate::errno;
@@ -31,10 +33,12 @@ use kernel::prelude::*;
 use libvexfs::format::{self, inode::FLAG_HIDDEN, inode::FLAG_VECTOR, VectorArea};
 use libvexfs::{alloc, rows};
 use load::load;
+use reuse::Reuse;
 use vexfs_vfs::task::random_u32;
 use vexfs_vfs::{Inode, SuperBlock};
 
 pub(crate) use durable::{push_durable, Unwritten};
+pub(crate) use reuse::{reusable, Reading};
 pub(crate) use undo::{finish_undo, undo_batch};
 
 /// Whether the inode is a container. For callers that have its state locked.
@@ -63,7 +67,7 @@ pub(crate) struct Counters {
 ///
 /// # Invariants
 ///
-/// When `loaded`: `keys` and `tags` are empty or have an entry for each of the `area.rows`
+/// When `loaded`: `keys`, `tags` and `births` are empty or have an entry for each of the `area.rows`
 /// rows, and `tombstones` is empty or has a bit for each.
 pub(crate) struct Container {
     pub(crate) loaded: bool,
@@ -76,6 +80,14 @@ pub(crate) struct Container {
     pub(crate) keys: KVVec<u64>,
     pub(crate) tags: KVVec<u64>,
     pub(crate) tombstones: KVVec<u64>,
+    /// The batch that put a row in the place of a deleted one; 0 for the others.
+    births: KVVec<u64>,
+    /// What stands in the way of doing so.
+    reuse: Reuse,
+    /// How many rows were deleted since it was loaded.
+    pub(crate) buried: u64,
+    /// The last batch that the indexes in memory know all of.
+    pub(crate) indexed: u64,
     pub(crate) counters: Counters,
     pub(crate) indexes: Indexes,
     /// The volume knows that sync(2) has to see to this container.
@@ -100,6 +112,10 @@ impl Container {
             keys: KVVec::new(),
             tags: KVVec::new(),
             tombstones: KVVec::new(),
+            births: KVVec::new(),
+            reuse: Reuse::default(),
+            buried: 0,
+            indexed: 0,
             counters: Counters::default(),
             indexes: Indexes::default(),
             registered: false,
@@ -124,6 +140,31 @@ impl Container {
         self.tombstones
             .get((row / 64) as usize)
             .is_some_and(|word| word >> (row % 64) & 1 != 0)
+    }
+
+    /// The batch that put the row in the place of a deleted one; 0 if it was the first there.
+    pub(crate) fn born(&self, row: u64) -> u64 {
+        self.births.get(row as usize).copied().unwrap_or(0)
+    }
+
+    /// The batch that deleted a row, as its record says.
+    pub(crate) fn tomb_seq(&self, sb: &SuperBlock<VexFs>, row: u64) -> Result<u64> {
+        let Some(meta) = &self.row_meta else {
+            return Ok(0);
+        };
+        let record = rows::meta(&reader(sb), &meta.disk.tree_root, meta.ino, row);
+        let record = record.map_err(|e| errno::of(sb, e))?;
+        let what = "has no record of a deleted row";
+        let lost = libvexfs::Error::CorruptInode {
+            ino: meta.ino,
+            what,
+        };
+        Ok(record.ok_or_else(|| errno::of(sb, lost))?.tomb_seq)
+    }
+
+    /// How many rows are deleted.
+    pub(crate) fn deleted(&self) -> u64 {
+        self.area.rows.saturating_sub(self.area.live)
     }
 
     /// Whether a search can find the row.
@@ -181,14 +222,52 @@ impl Container {
         if self.tombstones.len() < words {
             self.tombstones.resize(words, 0, GFP_KERNEL_ACCOUNT)?;
         }
-        Ok(())
+        self.reuse.reserve(words)
     }
 
     /// Sets the tombstone of a row that room was made for.
-    pub(crate) fn set_deleted(&mut self, row: u64) {
+    fn set_deleted(&mut self, row: u64) {
         if let Some(word) = self.tombstones.get_mut((row / 64) as usize) {
             *word |= 1 << (row % 64);
         }
+    }
+
+    /// Deletes live rows that room was made for.
+    pub(crate) fn bury(&mut self, rows: &[u64]) {
+        for row in rows {
+            self.set_deleted(*row);
+            self.reuse.bar(*row);
+        }
+        let number = rows.len() as u64;
+        self.area.live = self.area.live.saturating_sub(number);
+        self.buried = self.buried.saturating_add(number);
+    }
+
+    /// Makes deleted rows live that batch `batch` has put others in the place of. Room was made.
+    pub(crate) fn bear(&mut self, rows: &[u64], batch: u64) {
+        for row in rows {
+            if let Some(birth) = self.births.get_mut(*row as usize) {
+                *birth = batch;
+            }
+            if let Some(word) = self.tombstones.get_mut((*row / 64) as usize) {
+                *word &= !(1 << (*row % 64));
+            }
+        }
+        self.area.live = self.area.live.saturating_add(rows.len() as u64);
+    }
+
+    /// Makes room for the births of `rows` rows.
+    pub(crate) fn reserve_births(&mut self, rows: u64) -> Result {
+        let rows = usize::try_from(rows)?;
+        if self.births.len() < rows {
+            self.births.resize(rows, 0, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(())
+    }
+
+    /// Whether some row is in the place of a deleted one.
+    pub(crate) fn has_births(&self) -> bool {
+        !self.births.is_empty()
     }
 
     /// Makes room for explicit keys (or tags) of `rows` rows; rows so far have their number.

@@ -7,7 +7,6 @@ use super::{reader, Hidden};
 use crate::errno;
 use crate::VexFs;
 use kernel::prelude::*;
-use libvexfs::format::row::RowMeta;
 use libvexfs::format::VectorArea;
 use libvexfs::{rows, tree};
 use vexfs_vfs::Inode;
@@ -53,7 +52,7 @@ pub(super) fn repair_keys(inode: &Inode<VexFs>, candidates: impl Iterator<Item =
 const MAP_CREDITS: u32 = tree::insert_credits(5) + 1;
 
 /// Removes the traces of batches that a crash cut off: records of rows that never came to
-/// be, and tombstones that were not confirmed.
+/// be, in the place of deleted ones too, and tombstones that were not confirmed.
 #[inline(never)]
 pub(super) fn forget_unfinished(
     inode: &Inode<VexFs>,
@@ -72,7 +71,7 @@ pub(super) fn forget_unfinished(
             from,
             |row, record| {
                 from = row.saturating_add(1);
-                if row >= area.rows || record.tomb_seq > area.batch_done {
+                if row >= area.rows || record.confirmed(area.batch_done) != record {
                     let _ = found.push_within_capacity((row, record));
                 }
                 Ok(found.len() < AT_ONCE)
@@ -92,10 +91,7 @@ pub(super) fn forget_unfinished(
             let result = if *row >= area.rows {
                 tree::remove(&mut txn, &mut meta.disk.tree_root, meta.ino, *row)
             } else {
-                let record = RowMeta {
-                    tomb_seq: 0,
-                    ..*record
-                };
+                let record = record.confirmed(area.batch_done);
                 rows::set_meta(&mut txn, &mut meta.disk.tree_root, meta.ino, *row, &record)
             };
             result.map_err(|e| txn.failed(e))?;

@@ -172,6 +172,9 @@ pub struct ImageHeader {
     pub generation: u64,
     /// Rows below it are in the index, unless they were deleted.
     pub watermark: u64,
+    /// The last batch that it may know of: a row that took the place of a deleted one in a later batch is not in it, but the
+    /// deleted one may be.
+    pub batch: u64,
     /// As in the vector area.
     pub dim: u32,
     /// As in the vector area.
@@ -287,10 +290,11 @@ struct RawHeader {
     data_blocks: U64,
     state: [U64; STATE_WORDS],
     sections: [RawSection; MAX_SECTIONS],
+    batch: U64,
 }
 
 const _: () = assert!(core::mem::offset_of!(RawHeader, state) + HEADER_BYTES == 96);
-const _: () = assert!(core::mem::size_of::<RawHeader>() + HEADER_BYTES == 480);
+const _: () = assert!(core::mem::size_of::<RawHeader>() + HEADER_BYTES == 488);
 
 impl ImageHeader {
     /// Data blocks of all sections.
@@ -339,6 +343,7 @@ impl ImageHeader {
             kind: raw.kind.get(),
             generation: raw.generation.get(),
             watermark: raw.watermark.get(),
+            batch: raw.batch.get(),
             dim: raw.dim.get(),
             element: raw.element,
             metric: raw.metric,
@@ -386,6 +391,7 @@ impl ImageHeader {
                 item_bytes: U32::new(0),
                 items: U64::new(0),
             }),
+            batch: U64::new(self.batch),
         };
         for (to, from) in raw.state.iter_mut().zip(self.state) {
             to.set(from);

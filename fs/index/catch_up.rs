@@ -2,7 +2,7 @@
 
 //! Taking in the rows that an index does not have yet.
 
-use super::{Index, Shared};
+use super::{steadily, Index, Shared};
 use crate::VexFs;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
@@ -46,7 +46,7 @@ impl Index {
         while self.watermark() < end {
             self.may_go_on(go_on)?;
             let extend = || self.structure.extend(inode, &self.watermark, end, threads);
-            inode.node().rows.read(extend)?;
+            steadily(inode, extend)?;
         }
         Ok(())
     }
@@ -86,10 +86,7 @@ impl Index {
             self.claimed.fetch_max(rows.end, Ordering::Release);
             drop(locked);
             let first = rows.start;
-            let done = inode
-                .node()
-                .rows
-                .read(|| structure.insert(inode, rows, end));
+            let done = steadily(inode, || structure.insert(inode, rows, end));
             let mut locked = pieces.lock();
             let failed = done.is_err();
             locked.end_with(done);

@@ -17,7 +17,7 @@ use super::graph::Graph;
 use super::hashes::Hashes;
 use super::image::{self, Reader as Image};
 use super::lists::Lists;
-use super::{build, Index, Indexes, Kind, Parameters, Slot, Structure};
+use super::{build, Index, Indexes, Kind, Parameters, Slot, Stamp, Structure};
 use crate::container::{self, Container, Hidden, Unwritten};
 use crate::node::{self, Change};
 use crate::txn::Txn;
@@ -147,22 +147,22 @@ fn wanted(inode: &Inode<VexFs>, kind: u32) -> Result<Option<(Kind, IndexRecord)>
 
 /// Loads one image and puts it up for searches. `Node::images` is held.
 fn load_one(inode: &Inode<VexFs>, claim: &Claim, kind: Kind, record: &IndexRecord) -> Result {
-    let (index, watermark, rows) = read_image(inode, kind, record)?;
+    let (index, watermark, since, rows) = read_image(inode, kind, record)?;
     // From now on deletes are told to it; those before are found below.
     claim.list(inode, &index, rows)?;
     let go_on = || claim.stop.check();
-    index.reconcile(inode, watermark, &go_on)?;
+    index.reconcile(inode, watermark, since, &go_on)?;
     claim.put_up(inode, &index, rows, 1, &go_on)
 }
 
-/// Reads the index of an image, up to which row it knows of all, and how many rows there are. Not inlined: this needs much of the stack,
-/// and so does what comes afterwards.
+/// Reads the index of an image, up to which row and which batch it knows of all, and how many rows there are. Not
+/// inlined: this needs much of the stack, and so does what comes afterwards.
 #[inline(never)]
 fn read_image(
     inode: &Inode<VexFs>,
     kind: Kind,
     record: &IndexRecord,
-) -> Result<(Arc<Index>, u64, u64)> {
+) -> Result<(Arc<Index>, u64, u64, u64)> {
     let sb = inode.sb();
     let area = &container::with(inode, |c| Ok(c.area))?;
     let mut image = Image::new(sb, record.image_ino, kind.number(), area)?;
@@ -175,10 +175,10 @@ fn read_image(
         Kind::Lsh => Hashes::load(inode, area, &mut image)?,
     };
     let index = Index::new(kind, structure)?;
-    let watermark = image.header.watermark;
+    let (watermark, batch) = (image.header.watermark, image.header.batch);
     index.watermark.store(watermark, Ordering::Release);
     index.stored.store(true, Ordering::Relaxed);
-    Ok((index, watermark, area.rows))
+    Ok((index, watermark, batch, area.rows))
 }
 
 /// Saves the index of a kind. The inode may be locked.
@@ -199,11 +199,14 @@ pub(super) fn save(inode: &Inode<VexFs>, kind: Kind, go_on: GoOn<'_>) -> Result 
 }
 
 fn save_unfrozen(inode: &Inode<VexFs>, kind: Kind, go_on: GoOn<'_>) -> Result {
-    let (index, old) = container::with(inode, |c| {
+    let (index, old, batch) = container::with(inode, |c| {
+        let batch = c.indexed;
         let slot = c.indexes.slot(kind);
-        Ok((slot.ready().ok_or(ENOENT)?, slot.record))
+        Ok((slot.ready().ok_or(ENOENT)?, slot.record, batch))
     })?;
     let old = old.unwrap_or_default();
+    // Where deleted rows may be in it, those in their place may not.
+    let untidy = index.untidy.load(Ordering::Relaxed);
     let changes = index.changes.load(Ordering::Relaxed);
     let record = IndexRecord {
         flags: 0,
@@ -211,9 +214,13 @@ fn save_unfrozen(inode: &Inode<VexFs>, kind: Kind, go_on: GoOn<'_>) -> Result {
         image_ino: 0,
         generation: old.generation.wrapping_add(1),
     };
+    let stamp = Stamp {
+        generation: record.generation,
+        batch: if untidy { 0 } else { batch },
+    };
     let image_ino = index
         .structure
-        .save(inode, record.generation, &index.watermark, go_on)?;
+        .save(inode, stamp, &index.watermark, go_on)?;
     let record = IndexRecord {
         image_ino,
         ..record

@@ -12,7 +12,8 @@ use super::loaded::Difference;
 use super::pool::{self, Idle, Pool, CANDIDATES};
 use super::search::Outcome;
 use super::{
-    graph_check, graph_image, graph_search, is_live, Counts, Parameters, Query, Shared, Structure,
+    graph_check, graph_image, graph_search, is_live, Counts, Parameters, Query, Shared, Stamp,
+    Structure,
 };
 use crate::element;
 use crate::scorer::{Candidates, Scan};
@@ -447,10 +448,36 @@ impl Structure for Graph {
         Ok(())
     }
 
+    fn restore(
+        &self,
+        inode: &Inode<VexFs>,
+        rows: &[u64],
+        below: &dyn Fn() -> u64,
+        untidy: bool,
+    ) -> Result {
+        let grow = |nodes, rows| self.graph.store().grow(nodes, rows);
+        for rows in rows.chunks(PIECE as usize) {
+            task::cond_resched();
+            let mut writer = self.writer.lock();
+            let end = below();
+            let Scratch { work, vectors } = &mut writer.scratch;
+            let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
+            for row in rows.iter().filter(|row| **row < end) {
+                if untidy {
+                    self.remove_one(work, &mut arithmetic, *row)?;
+                }
+                arithmetic.set_row(*row, row.saturating_add(1))?;
+                // A thread of a build may have been faster.
+                self.insert(work, &mut arithmetic, *row, grow)?;
+            }
+        }
+        Ok(())
+    }
+
     fn save(
         &self,
         inode: &Inode<VexFs>,
-        generation: u64,
+        stamp: Stamp,
         watermark: &AtomicU64,
         go_on: GoOn<'_>,
     ) -> Result<u64> {
@@ -460,10 +487,10 @@ impl Structure for Graph {
         self.repair(work, &mut Arithmetic::new(inode, &self.codec, vectors)?)?;
         writer.deleted = 0;
         let watermark = watermark.load(Ordering::Acquire);
-        graph_image::save(self, inode, generation, watermark, go_on)
+        graph_image::save(self, inode, stamp, watermark, go_on)
     }
 
-    fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result {
+    fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>, since: u64) -> Result {
         let mut writer = self.writer.lock();
         let Scratch { work, vectors } = &mut writer.scratch;
         let mut arithmetic = Arithmetic::new(inode, &self.codec, vectors)?;
@@ -472,7 +499,7 @@ impl Structure for Graph {
             let place = self.graph.store().place(row);
             place.is_some_and(|place| place.load(Ordering::Relaxed) != NOWHERE)
         };
-        let Difference { gone, missing } = Difference::of(inode, rows.clone(), here)?;
+        let Difference { gone, missing } = Difference::of(inode, rows.clone(), since, here)?;
         for row in &gone {
             self.remove_one(work, &mut arithmetic, *row)?;
         }

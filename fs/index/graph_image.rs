@@ -7,7 +7,7 @@ use super::codes::{self, Codec};
 use super::graph::{self, Graph};
 use super::graph_memory::Memory;
 use super::image::{self, load_words, Reader as Image, Writer};
-use super::Structure;
+use super::{Stamp, Structure};
 use crate::container;
 use crate::VexFs;
 use core::sync::atomic::AtomicU32;
@@ -23,11 +23,13 @@ const NODES: u32 = 1;
 const UPPERS: u32 = 2;
 const CENTRE: u32 = 3;
 
-/// Writes the image of a graph that nobody changes meanwhile; returns its inode.
+/// Writes the image of a graph that nobody changes meanwhile; returns its inode. Not inlined: repairing the graph before wants
+/// the stack.
+#[inline(never)]
 pub(super) fn save(
     graph: &Graph,
     inode: &Inode<VexFs>,
-    generation: u64,
+    stamp: Stamp,
     watermark: u64,
     go_on: GoOn<'_>,
 ) -> Result<u64> {
@@ -41,7 +43,8 @@ pub(super) fn save(
         section(CENTRE, BLOCK_SIZE, centre.len().div_ceil(BLOCK_SIZE) as u64),
     ];
     let mut header = image::header(KIND_HNSW, &area, graph.parameters(), &sections);
-    header.generation = generation;
+    header.generation = stamp.generation;
+    header.batch = stamp.batch;
     header.watermark = watermark;
     let params = graph.graph.params();
     let state = GraphState {

@@ -16,7 +16,8 @@ use super::loaded::Loaded;
 use super::pool::{Idle, Pool, CANDIDATES};
 use super::search::Outcome;
 use super::{
-    hashes_image, is_live, listed, lists, lists_check, share, Counts, Parameters, Query, Structure,
+    hashes_image, is_live, listed, lists, lists_check, share, Counts, Parameters, Query, Stamp,
+    Structure,
 };
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
@@ -460,21 +461,32 @@ impl Structure for Hashes {
         listed::replace(self, inode, &mut writer, rows)
     }
 
+    fn restore(
+        &self,
+        inode: &Inode<VexFs>,
+        rows: &[u64],
+        _below: &dyn Fn() -> u64,
+        untidy: bool,
+    ) -> Result {
+        let mut writer = self.writer.lock();
+        listed::restore(self, inode, &mut writer, rows, untidy)
+    }
+
     fn save(
         &self,
         inode: &Inode<VexFs>,
-        generation: u64,
+        stamp: Stamp,
         watermark: &AtomicU64,
         go_on: GoOn<'_>,
     ) -> Result<u64> {
         let _writer = self.writer.lock();
         let watermark = watermark.load(Ordering::Acquire);
-        hashes_image::save(self, inode, generation, watermark, go_on)
+        hashes_image::save(self, inode, stamp, watermark, go_on)
     }
 
-    fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result {
+    fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>, since: u64) -> Result {
         let mut writer = self.writer.lock();
-        listed::reconcile(self, inode, &mut writer, rows)
+        listed::reconcile(self, inode, &mut writer, rows, since)
     }
 
     fn check(&self, inode: &Inode<VexFs>, watermark: u64, findings: &mut Findings) -> Result {

@@ -9,7 +9,7 @@ use super::image::{self, Reader as Image, Writer};
 use super::lists_codes::Model;
 use super::lists_image::{self, pieces, section, BLOCKS, HEADS, HEAD_BYTES};
 use super::lists_memory::Memory;
-use super::Structure;
+use super::{Stamp, Structure};
 use crate::container;
 use crate::VexFs;
 use kernel::prelude::*;
@@ -33,7 +33,7 @@ const STATE_SEED: usize = 1;
 pub(super) fn save(
     hashes: &Hashes,
     inode: &Inode<VexFs>,
-    generation: u64,
+    stamp: Stamp,
     watermark: u64,
     go_on: GoOn<'_>,
 ) -> Result<u64> {
@@ -54,7 +54,8 @@ pub(super) fn save(
             lists_image::bytes_section(CENTRE, &model.centroids),
         ];
         let mut header = image::header(KIND_LSH, &area, hashes.parameters(), &sections);
-        header.generation = generation;
+        header.generation = stamp.generation;
+        header.batch = stamp.batch;
         header.watermark = watermark;
         let state = [u64::from(scale), hashes.hasher.params.seed];
         for (to, from) in header.state.iter_mut().zip(state) {

@@ -235,15 +235,43 @@ pub(super) fn replace<L: Listed>(
     writer: &mut L::Writer,
     rows: Range<u64>,
 ) -> Result {
-    if rows.start >= L::taken(writer).end {
-        return Ok(());
-    }
     let taken = L::taken(writer);
     taken.moved = taken.moved.wrapping_add(1);
+    if rows.start >= taken.end {
+        return Ok(());
+    }
     // Where they are, their former vectors would say.
     lists.remove_where(|row| rows.contains(&row))?;
     let end = rows.end;
     lists.insert_live(inode, writer, rows, end)
+}
+
+/// As `Structure::restore`.
+pub(super) fn restore<L: Listed>(
+    lists: &L,
+    inode: &Inode<VexFs>,
+    writer: &mut L::Writer,
+    rows: &[u64],
+    untidy: bool,
+) -> Result {
+    let taken = L::taken(writer);
+    taken.moved = taken.moved.wrapping_add(1);
+    let below = rows.partition_point(|row| *row < taken.end);
+    let rows = rows.get(..below).unwrap_or(&[]);
+    let Some(last) = rows.last() else {
+        return Ok(());
+    };
+    let mut stale = untidy;
+    if let Some(loaded) = &mut taken.loaded {
+        // Those of the image are other rows.
+        stale |= rows.iter().any(|row| loaded.has(*row));
+        loaded.learn(rows);
+    }
+    if stale {
+        lists.remove_where(|row| rows.binary_search(&row).is_ok())?;
+    }
+    let end = last.saturating_add(1);
+    lists.insert_live(inode, writer, rows.iter().copied(), end)
 }
 
 /// As `Structure::reconcile`.
@@ -252,13 +280,14 @@ pub(super) fn reconcile<L: Listed>(
     inode: &Inode<VexFs>,
     writer: &mut L::Writer,
     rows: Range<u64>,
+    since: u64,
 ) -> Result {
     let taken = L::taken(writer);
     let Some(loaded) = &taken.loaded else {
         return Ok(());
     };
     let (end, last) = (rows.end, rows.end >= taken.end);
-    let Difference { gone, missing } = Difference::of(inode, rows, |row| loaded.has(row))?;
+    let Difference { gone, missing } = Difference::of(inode, rows, since, |row| loaded.has(row))?;
     remove_all(lists, inode, writer, &gone)?;
     lists.insert_live(inode, writer, missing.iter().copied(), end)?;
     if last {

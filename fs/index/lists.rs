@@ -15,7 +15,7 @@ use super::pool::{Idle, Pool, CANDIDATES};
 use super::search::Outcome;
 use super::{
     is_live, listed, lists_check, lists_image, lists_params, lists_search, lists_train, Counts,
-    Kind, Parameters, Query, Structure,
+    Kind, Parameters, Query, Stamp, Structure,
 };
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
@@ -440,27 +440,37 @@ impl Structure for Lists {
 
     fn replace(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result {
         let mut writer = self.writer.lock();
-        if self.model.as_ref().is_none() {
-            return Ok(());
-        }
+        writer.assigned = None;
         listed::replace(self, inode, &mut writer, rows)
+    }
+
+    fn restore(
+        &self,
+        inode: &Inode<VexFs>,
+        rows: &[u64],
+        _below: &dyn Fn() -> u64,
+        untidy: bool,
+    ) -> Result {
+        let mut writer = self.writer.lock();
+        writer.assigned = None;
+        listed::restore(self, inode, &mut writer, rows, untidy)
     }
 
     fn save(
         &self,
         inode: &Inode<VexFs>,
-        generation: u64,
+        stamp: Stamp,
         watermark: &AtomicU64,
         go_on: GoOn<'_>,
     ) -> Result<u64> {
         let _writer = self.writer.lock();
         let watermark = watermark.load(Ordering::Acquire);
-        lists_image::save(self, inode, generation, watermark, go_on)
+        lists_image::save(self, inode, stamp, watermark, go_on)
     }
 
-    fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result {
+    fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>, since: u64) -> Result {
         let mut writer = self.writer.lock();
-        listed::reconcile(self, inode, &mut writer, rows)
+        listed::reconcile(self, inode, &mut writer, rows, since)
     }
 
     fn check(&self, inode: &Inode<VexFs>, watermark: u64, findings: &mut Findings) -> Result {

@@ -7,7 +7,7 @@ use super::image::{self, load_words, Reader as Image, Writer};
 use super::lists::{Lists, SEED};
 use super::lists_codes::Model;
 use super::lists_memory::Memory;
-use super::Structure;
+use super::{Stamp, Structure};
 use crate::container;
 use crate::VexFs;
 use kernel::prelude::*;
@@ -89,7 +89,7 @@ pub(super) fn write_blocks(writer: &mut Writer<'_>, index: &ivf::Index<Memory>) 
 pub(super) fn save(
     lists: &Lists,
     inode: &Inode<VexFs>,
-    generation: u64,
+    stamp: Stamp,
     watermark: u64,
     go_on: GoOn<'_>,
 ) -> Result<u64> {
@@ -108,7 +108,8 @@ pub(super) fn save(
         ];
         let kind = lists.kind.number();
         let mut header = image::header(kind, &area, lists.parameters(), &sections);
-        header.generation = generation;
+        header.generation = stamp.generation;
+        header.batch = stamp.batch;
         header.watermark = watermark;
         let state = [
             u64::from(start.used),

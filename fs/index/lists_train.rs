@@ -50,7 +50,11 @@ pub(super) fn train(
 ) -> Result {
     let params = &lists.coder.params;
     // Loading takes `Node::rows`, which is never taken while lists are changed.
-    let charge = lists.writer.lock().training.take().ok_or(EINVAL)?;
+    let (charge, moved) = {
+        let mut writer = lists.writer.lock();
+        let charge = writer.training.take().ok_or(EINVAL)?;
+        (charge, writer.taken.moved)
+    };
     let mut batch = Batch::new(&lists.account, &lists.coder)?;
     let live = inode.node().container.lock().area.live;
     let sizes = sizes(params, live, rows);
@@ -70,10 +74,13 @@ pub(super) fn train(
     let mut writer = lists.writer.lock();
     make_room(lists, inode, &mut batch, &model, &assigned)?;
     lists.model.populate(model);
-    writer.assigned = Some(Assigned {
-        lists: assigned,
-        _charge: charge,
-    });
+    // Others are in the place of some rows now, or other bytes.
+    if writer.taken.moved == moved {
+        writer.assigned = Some(Assigned {
+            lists: assigned,
+            _charge: charge,
+        });
+    }
     Ok(())
 }
 

@@ -27,7 +27,7 @@
 //! Lock order: inode lock > `Node::rows` > a structure's writer > `Node::container`. Rows do not
 //! change while `Node::rows` is held, so a row and its code agree.
 
-use crate::container::{self, Container};
+use crate::container::{self, Container, Reading};
 use crate::scorer::{Candidates, Scan};
 use crate::VexFs;
 use budget::Account;
@@ -145,6 +145,15 @@ pub(crate) struct Counts {
     pub(crate) deleted: u64,
 }
 
+/// Which state of a container an image is of.
+#[derive(Clone, Copy)]
+pub(crate) struct Stamp {
+    /// That of the record that will refer to it.
+    pub(crate) generation: u64,
+    /// Rows that came with a later batch are not in it.
+    pub(crate) batch: u64,
+}
+
 /// How one search uses an index.
 #[derive(Clone, Copy)]
 pub(crate) struct Query {
@@ -208,19 +217,31 @@ pub(crate) trait Structure: Send + Sync {
     /// Follows rows that were overwritten. `Node::rows` is held exclusively.
     fn replace(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result;
 
-    /// Writes an image, numbered `generation`, of what is here, and of `watermark`. Changes wait meanwhile.
+    /// Takes in `rows`, which are in order and took the place of deleted ones, as far as [`Structure::extend`] has
+    /// passed them: all below what `below` says with this locked. If `untidy`, the deleted ones may still be here.
+    /// `Node::rows` is held shared. As [`Structure::extend`].
+    fn restore(
+        &self,
+        inode: &Inode<VexFs>,
+        rows: &[u64],
+        below: &dyn Fn() -> u64,
+        untidy: bool,
+    ) -> Result;
+
+    /// Writes an image, marked with `stamp`, of what is here, and of `watermark`. Changes wait meanwhile.
     /// Returns its inode, an orphan. What `go_on` says, `ENOSPC`, `ENOMEM`, `EIO`, and what metadata says.
     fn save(
         &self,
         inode: &Inode<VexFs>,
-        generation: u64,
+        stamp: Stamp,
         watermark: &AtomicU64,
         go_on: GoOn<'_>,
     ) -> Result<u64>;
 
-    /// Removes those of `rows` that are here but deleted, and takes in those that are not here but live.
-    /// `Node::rows` is held shared. As [`Structure::extend`].
-    fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>) -> Result;
+    /// Removes those of `rows` that are here but deleted, and takes in those that are not here but live. Those that
+    /// came after batch `since` are not here, whatever is in their place. `Node::rows` is held shared. As
+    /// [`Structure::extend`].
+    fn reconcile(&self, inode: &Inode<VexFs>, rows: Range<u64>, since: u64) -> Result;
 
     /// Checks everything that can be wrong, about the rows below `watermark`. Changes wait for short times. As
     /// [`Structure::extend`], and `EINTR`.
@@ -269,6 +290,8 @@ pub(crate) struct Index {
     changes: AtomicU64,
     /// It was said in the log that rows could not be taken in.
     warned: AtomicBool,
+    /// Deleted rows may be in the structure, for want of memory to remove them.
+    untidy: AtomicBool,
 }
 
 impl Index {
@@ -282,6 +305,7 @@ impl Index {
             stored: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             warned: AtomicBool::new(false),
+            untidy: AtomicBool::new(false),
         };
         Ok(Arc::new(index, GFP_KERNEL_ACCOUNT)?)
     }
@@ -301,18 +325,18 @@ impl Index {
         self.structure.account().used()
     }
 
-    /// Makes up for what happened to the first `end` rows since the index was saved.
+    /// Makes up for what happened to the first `end` rows since the index was saved, after batch `since`.
     ///
     /// # Errors
     ///
     /// As [`Index::catch_up`].
-    fn reconcile(&self, inode: &Inode<VexFs>, end: u64, go_on: GoOn<'_>) -> Result {
+    fn reconcile(&self, inode: &Inode<VexFs>, end: u64, since: u64, go_on: GoOn<'_>) -> Result {
         let mut first = 0u64;
         while first < end {
             self.may_go_on(go_on)?;
             let last = first.saturating_add(RECONCILED).min(end);
-            let reconcile = || self.structure.reconcile(inode, first..last);
-            inode.node().rows.read(reconcile)?;
+            let reconcile = || self.structure.reconcile(inode, first..last, since);
+            steadily(inode, reconcile)?;
             first = last;
         }
         Ok(())
@@ -324,6 +348,35 @@ impl Index {
             // What is not on the list is only not saved at unmount.
             let _ = inode.volume().register_unsaved(inode.ino());
         }
+    }
+
+    /// Takes in rows that took the place of deleted ones: below the watermark searches rely on it. Not to be killed, so
+    /// one that can't is dropped.
+    fn restore(&self, inode: &Inode<VexFs>, rows: &[u64]) {
+        let untidy = self.untidy.load(Ordering::Relaxed);
+        for rows in rows.chunks(RESTORED) {
+            task::cond_resched();
+            self.changed(inode, rows.len() as u64);
+            let below = || self.inserted_below();
+            let restore = || self.structure.restore(inode, rows, &below, untidy);
+            if let Err(e) = inode.node().rows.read(restore) {
+                self.lose(inode, "reused", e);
+                return;
+            }
+        }
+    }
+
+    /// Drops an index that does not know of rows below its watermark. A build may wait for locks that the caller holds,
+    /// so nobody waits for it here.
+    fn lose(&self, inode: &Inode<VexFs>, what: &str, e: Error) {
+        build::drop_from_memory(inode, self.kind, false);
+        pr_warn!(
+            "{}: inode {}: the {} index can't follow {what} rows (error {}) and is dropped\n",
+            inode.sb().id(),
+            inode.ino(),
+            self.kind.name(),
+            e.to_errno()
+        );
     }
 
     /// Takes in new rows; an index that can't be extended stays as it is.
@@ -347,6 +400,9 @@ impl Index {
     }
 }
 
+/// Rows that are taken in at once that took the place of deleted ones, while `Node::rows` is held.
+const RESTORED: usize = 256;
+
 /// Rows that are reconciled while `Node::rows` is held.
 const RECONCILED: u64 = 1024;
 
@@ -357,6 +413,12 @@ fn stopped() -> Error {
     } else {
         ECANCELED
     }
+}
+
+/// Runs `f` while rows that are live when it looks keep their bytes.
+fn steadily<R>(inode: &Inode<VexFs>, f: impl FnOnce() -> R) -> R {
+    let _reading = Reading::begin(inode);
+    inode.node().rows.read(f)
 }
 
 /// Whether a row is there and not deleted.
@@ -394,9 +456,9 @@ pub(crate) fn for_search(inode: &Inode<VexFs>, kind: u32) -> Result<Option<Used>
     .map(|used| used.map(Used::searched))
 }
 
-/// Keeps the indexes in step with rows that were inserted, and rows that they replace. The inode is
-/// locked exclusively, and the batch is published.
-pub(crate) fn inserted(inode: &Inode<VexFs>, replaced: &[u64]) {
+/// Keeps the indexes in step with rows that were inserted, those in `reused` in the place of deleted ones, and rows
+/// that they replace. The inode is locked exclusively, and the batch is published.
+pub(crate) fn inserted(inode: &Inode<VexFs>, reused: &[u64], replaced: &[u64]) {
     let (indexes, rows) = in_memory(inode);
     let stop = Stop::with_task();
     for (index, _) in &indexes {
@@ -405,11 +467,28 @@ pub(crate) fn inserted(inode: &Inode<VexFs>, replaced: &[u64]) {
         };
         index.take_in(inode, rows, &|| stop.check());
     }
+    restored(inode, reused);
     deleted(inode, replaced);
     if replaced.is_empty() {
-        checkpoint::save_changed(inode);
+        settled(inode);
     }
     build::outgrown(inode);
+}
+
+/// Takes in rows in the place of deleted ones. Not inlined: what comes after it wants the stack.
+#[inline(never)]
+fn restored(inode: &Inode<VexFs>, reused: &[u64]) {
+    if reused.is_empty() {
+        return;
+    }
+    for (ready, building) in &in_memory(inode).0 {
+        for index in [ready.as_deref(), building.as_deref()]
+            .into_iter()
+            .flatten()
+        {
+            index.restore(inode, reused);
+        }
+    }
 }
 
 /// Removes deleted rows from the indexes. The inode is locked exclusively, and the tombstones are
@@ -424,9 +503,20 @@ pub(crate) fn deleted(inode: &Inode<VexFs>, rows: &[u64]) {
             .flatten()
         {
             // Searches leave deleted rows out anyway; what could not be tidied up costs time.
-            let _ = index.structure.remove(inode, rows);
+            if index.structure.remove(inode, rows).is_err() {
+                index.untidy.store(true, Ordering::Relaxed);
+            }
             index.changed(inode, rows.len() as u64);
         }
+    }
+    settled(inode);
+}
+
+/// Notes that the indexes in memory know of the last batch, and saves those that have changed much.
+fn settled(inode: &Inode<VexFs>) {
+    {
+        let container: &mut Container = &mut inode.node().container.lock();
+        container.indexed = container.area.batch_done;
     }
     checkpoint::save_changed(inode);
 }
@@ -462,16 +552,8 @@ fn overwritten(inode: &Inode<VexFs>, rows: Range<u64>) {
             let Err(e) = index.structure.replace(inode, rows.start..end) else {
                 continue;
             };
-            // Searches may miss these rows from now on. What is on disk is marked already. A build waits
-            // for `Node::rows`, so nobody waits for it here.
-            build::drop_from_memory(inode, index.kind, false);
-            pr_warn!(
-                "{}: inode {}: the {} index can't follow overwritten rows (error {}) and is dropped\n",
-                inode.sb().id(),
-                inode.ino(),
-                index.kind.name(),
-                e.to_errno()
-            );
+            // What is on disk is marked already.
+            index.lose(inode, "overwritten", e);
             break;
         }
     }

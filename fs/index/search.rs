@@ -171,8 +171,7 @@ impl Visible for Snapshot<'_> {
 /// came by, though the search began before.
 fn deleted_since(scan: &Scan<'_>) -> Result<KVVec<u64>> {
     let candidates = scan.candidates;
-    let now = |c: &container::Container| c.area.rows.saturating_sub(c.area.live);
-    if container::with(scan.inode, |c| Ok(now(c)))? == candidates.deleted {
+    if container::with(scan.inode, |c| Ok(c.buried))? == candidates.buried {
         return Ok(KVVec::new());
     }
     let words = usize::try_from(candidates.rows.div_ceil(64))?;

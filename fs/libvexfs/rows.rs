@@ -49,7 +49,7 @@ pub fn set_meta<T: Txn>(
     row: u64,
     meta: &RowMeta,
 ) -> Result<()> {
-    upsert(t, root, owner, row, &meta.encode())
+    upsert(t, root, owner, row, meta.encode().as_slice())
 }
 
 /// The row of `key`; nothing if it has none.

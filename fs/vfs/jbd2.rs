@@ -158,6 +158,11 @@ impl<C: Callbacks> Journal<C> {
         Ok(journal)
     }
 
+    /// Whether transaction `tid` is on the medium.
+    pub fn is_committed(&self, tid: Tid) -> bool {
+        is_not_after(tid, self.commit_sequence())
+    }
+
     /// The last transaction that is committed.
     fn commit_sequence(&self) -> Tid {
         // SAFETY: Loaded by the type invariant.

@@ -104,6 +104,7 @@ static void vector_worker(uint64_t round, int worker)
 		if (c.op != VEXFS_OP_DELETE) {
 			b.vectors = PTR(rows);
 			b.tags = PTR(tags);
+			b.flags = n % 4 ? VEXFS_BATCH_REUSE : 0;
 		}
 		if (batch(fd, &b))
 			die("batch");

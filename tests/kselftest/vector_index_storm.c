@@ -92,6 +92,7 @@ static void change(unsigned int i, int fd, unsigned int writer, uint64_t *random
 	if (there) {
 		b.vectors = PTR(rows);
 		b.tags = PTR(tags);
+		b.flags = rnd(random) % 4 ? VEXFS_BATCH_REUSE : 0;
 	} else {
 		b.flags = VEXFS_BATCH_SKIP_MISSING;
 	}

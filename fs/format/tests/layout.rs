@@ -6,7 +6,7 @@ use vexfs_format::dirent::{Dirent, MAX_DIRENT};
 use vexfs_format::extent::Extent;
 use vexfs_format::geometry::{has_superblock, Geometry, BLOCKS_PER_GROUP, MAX_GROUPS};
 use vexfs_format::inode::{FLAG_VECTOR, MAX_SIZE};
-use vexfs_format::row::RowMeta;
+use vexfs_format::row::{RowMeta, REUSED_ROW_BYTES, ROW_BYTES};
 use vexfs_format::vector_area::{self, VectorArea};
 use vexfs_format::{header, seed, Error, Inode, InodeTime, Superblock, BLOCK_SIZE};
 
@@ -198,9 +198,72 @@ fn records_come_back_as_they_were_and_wrong_ones_are_refused() {
         key: u64::MAX,
         tags: 1 << 63,
         tomb_seq: 12345,
+        born_seq: 0,
     };
-    assert_eq!(RowMeta::parse(&row.encode()), Ok(row));
-    assert!(RowMeta::parse(&[0; 23]).is_err());
+    assert_eq!(RowMeta::parse(row.encode().as_slice()), Ok(row));
+    assert_eq!(row.encode().as_slice().len(), ROW_BYTES);
+    let reused = RowMeta {
+        born_seq: 12346,
+        ..row
+    };
+    assert_eq!(RowMeta::parse(reused.encode().as_slice()), Ok(reused));
+    assert_eq!(reused.encode().as_slice().len(), REUSED_ROW_BYTES);
+    for bytes in [23, 25, 31, 33] {
+        assert!(RowMeta::parse(&vec![1; bytes]).is_err());
+    }
+    assert!(RowMeta::parse(&[0; REUSED_ROW_BYTES]).is_err());
+}
+
+/// A life of a row: deleted by batch 3, another in its place by batch 6, that one deleted by batch 8, and so on; a crash
+/// may come after any batch, and the record may be ahead of it by one step.
+#[test]
+fn rows_are_deleted_and_reused_by_whole_batches() {
+    let of = |tomb_seq, born_seq| RowMeta {
+        key: 1,
+        tags: 2,
+        tomb_seq,
+        born_seq,
+    };
+    // The record from each batch on, and whether there is a row then.
+    let life = [
+        (0, of(0, 0), true),
+        (3, of(3, 0), false),
+        (6, of(3, 6), true),
+        (8, of(8, 6), false),
+        (9, of(8, 9), true),
+    ];
+    for (at, (batch, record, _)) in life.iter().enumerate() {
+        for done in 0..12 {
+            let now = life[..=at]
+                .iter()
+                .rfind(|(batch, ..)| *batch <= done)
+                .unwrap();
+            // A row is only used again when its deletion is on the medium.
+            let mut births = (1..=at).filter(|at| life[*at].2);
+            if !births.all(|at| done >= life[at - 1].0) {
+                continue;
+            }
+            assert_eq!(record.is_deleted(done), !now.2, "{record:?} after {done}");
+            let confirmed = record.confirmed(done);
+            assert_eq!(
+                confirmed.is_deleted(done),
+                !now.2,
+                "{record:?} after {done}"
+            );
+            assert_eq!(
+                confirmed.is_deleted(u64::MAX),
+                !now.2,
+                "{record:?} after {done}"
+            );
+            assert_eq!(confirmed.confirmed(done), confirmed);
+            assert_eq!(RowMeta::parse(confirmed.encode().as_slice()), Ok(confirmed));
+            assert_eq!(
+                confirmed == *record,
+                done >= *batch,
+                "{record:?} after {done}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -178,16 +178,18 @@ fn number(n: u64) -> Result<u32, Fail> {
 }
 
 /// The rows of a container that an index has, but for those that are deleted. It may have these, too: when they
-/// were deleted, the image may have been there, and who loads it leaves them out.
+/// were deleted, the image may have been there, and who loads it leaves them out, and takes in those that took their
+/// place since.
 struct Rows {
     /// They are below it.
     watermark: u64,
-    /// Those that are deleted, in order.
+    /// Those that are deleted, or other rows than when the image was written, in order.
     deleted: Vec<u64>,
 }
 
 impl Rows {
-    fn of<D: Device>(image: &Image<D>, owner: &Inode, watermark: u64) -> Result<Rows, Fail> {
+    fn of<D: Device>(image: &Image<D>, owner: &Inode, header: &ImageHeader) -> Result<Rows, Fail> {
+        let watermark = header.watermark;
         let area = &owner.vector;
         let mut deleted = Vec::new();
         if area.row_meta_ino != 0 {
@@ -196,8 +198,8 @@ impl Rows {
             let tree = image.read_inode(ino).map_err(failed)?.tree_root;
             rows::for_each_from(image, &tree, ino, 0, |row, meta| {
                 // A batch that was cut off has deleted nothing.
-                let is_deleted = meta.tomb_seq != 0 && meta.tomb_seq <= area.batch_done;
-                if row < watermark && is_deleted {
+                let is_other = meta.born_seq > header.batch;
+                if row < watermark && (is_other || meta.is_deleted(area.batch_done)) {
                     deleted.push(row);
                 }
                 Ok(row < watermark)
@@ -281,7 +283,7 @@ impl<D: Device> Reader<'_, D> {
             self.step("blocks of an index", data, all)?;
             self.data(data)?;
         }
-        let rows = Rows::of(self.image, index.owner, header.watermark)?;
+        let rows = Rows::of(self.image, index.owner, &header)?;
         Ok((header, rows))
     }
 

@@ -142,8 +142,7 @@ impl Walk<'_> {
             |row, record| {
                 let below = row < area.rows;
                 // A batch that was cut off has deleted nothing.
-                let is_deleted = record.tomb_seq != 0 && record.tomb_seq <= area.batch_done;
-                deleted += u64::from(below && is_deleted);
+                deleted += u64::from(below && record.is_deleted(area.batch_done));
                 Ok(below)
             },
         );

@@ -174,6 +174,8 @@ pub fn saved_with(kind: GraphKind, nbits: u32) -> Saved {
         watermark: WATERMARK,
         deleted: DELETED.to_vec(),
         batch: 5,
+        born: 0,
+        known: 0,
         vectors: rows.concat(),
         flags: 0,
     }

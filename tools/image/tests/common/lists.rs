@@ -43,6 +43,8 @@ pub struct Parts {
     pub deleted: Vec<u64>,
     /// The batch that deleted them; the container says that 5 are done.
     pub batch: u64,
+    pub born: u64,
+    pub known: u64,
     pub tables: Vec<Table>,
 }
 
@@ -222,6 +224,8 @@ pub fn lists_of(kind: u32, dim: u32, nlist: u32, code: Code, copies: u32) -> Par
         watermark: WATERMARK,
         deleted: DELETED.to_vec(),
         batch: 5,
+        born: 0,
+        known: 0,
         tables: vec![table(params, 7)],
     }
 }
@@ -249,6 +253,8 @@ pub fn hashes(dim: u32, code: Code) -> Parts {
         watermark: WATERMARK,
         deleted: DELETED.to_vec(),
         batch: 5,
+        born: 0,
+        known: 0,
         tables: (0..3).map(|seed| table(params, seed)).collect(),
     }
 }
@@ -351,6 +357,8 @@ impl Parts {
             watermark: self.watermark,
             deleted: self.deleted.clone(),
             batch: self.batch,
+            born: self.born,
+            known: self.known,
             vectors: Vec::new(),
             flags: 0,
         }

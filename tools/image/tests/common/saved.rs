@@ -31,6 +31,10 @@ pub struct Saved {
     pub deleted: Vec<u64>,
     /// The batch that deleted them; the container says that 5 are done.
     pub batch: u64,
+    /// The batch that put other rows in their place; 0 if none did.
+    pub born: u64,
+    /// The last batch that the image knows of.
+    pub known: u64,
     /// The rows, without gaps between them; none are holes, which read as zeros.
     pub vectors: Vec<u8>,
     /// Of the record.
@@ -47,6 +51,7 @@ impl Saved {
             kind: self.kind,
             generation: 1,
             watermark: self.watermark,
+            batch: self.known,
             dim: self.dim,
             element: ELEMENT_FLOAT32,
             metric: METRIC_L2SQ,
@@ -96,7 +101,10 @@ impl Saved {
                 stride,
                 align: 4,
                 rows: self.rows,
-                live: self.rows - self.deleted.len() as u64,
+                live: match self.born {
+                    1..=5 => self.rows,
+                    _ => self.rows - self.deleted.len() as u64,
+                },
                 batch_started: 6,
                 batch_done: 5,
                 row_meta_ino: meta,
@@ -121,6 +129,7 @@ impl Saved {
         for row in &self.deleted {
             let record = RowMeta {
                 tomb_seq: self.batch,
+                born_seq: self.born,
                 ..RowMeta::default()
             };
             rows::set_meta(&mut t, root, meta, *row, &record).unwrap();
