@@ -54,7 +54,7 @@ class Layout(unittest.TestCase):
             "ELEMENT_F32": vexfs.F32, "MAX_RESULTS": vexfs.MAX_RESULTS,
             "OP_INSERT": vexfs._INSERT, "OP_UPSERT": vexfs._UPSERT, "OP_DELETE": vexfs._DELETE,
             "OP_GET": vexfs._GET, "BATCH_BY_ROW": vexfs._BY_ROW,
-            "BATCH_SKIP_MISSING": vexfs._SKIP_MISSING, "SEARCH_RADIUS": vexfs._RADIUS,
+            "BATCH_SKIP_MISSING": vexfs._SKIP_MISSING, "BATCH_REUSE": vexfs._REUSE, "SEARCH_RADIUS": vexfs._RADIUS,
             "SEARCH_TAGS_ALL": vexfs._TAGS_ALL, "SEARCH_TAGS_ANY": vexfs._TAGS_ANY,
             "SEARCH_ROW_BITMAP": vexfs._ROW_BITMAP, "SEARCH_KEYS": vexfs._KEYS,
             "OUTCOME_PARTIAL": vexfs._PARTIAL, "BUILD_BACKGROUND": vexfs._BACKGROUND,
@@ -156,6 +156,9 @@ class StandIn:
                 key = keys[i] if keys else len(self.rows)
                 self.rows.append((key, tags[i], flat[i * self.row_bytes():(i + 1) * self.row_bytes()]))
             v["done"] = v["count"]
+            if v["flags"] & 4:
+                for i in range(v["count"]):
+                    self.write(v["rows"] + 8 * i, struct.pack("=Q", v["first_row"] + i))
         elif v["op"] == 4:
             by_row = v["flags"] & 1
             wanted = self.read(v["rows"] if by_row else v["keys"], v["count"], "Q")
@@ -218,6 +221,7 @@ class Client(unittest.TestCase):
         with vexfs.open(self.path) as again:
             self.assertEqual(again.dim, 2)
         self.assertRaises(ValueError, again.stats)
+        self.assertEqual(c.insert([[7, 8], [9, 10]], reuse=True), [3, 4])
 
     def test_search_sorts_and_counts(self):
         c = self.container()

@@ -45,7 +45,7 @@ KEY_NONE = ROW_NONE = 2**64 - 1
 MAX_RESULTS = 16777216
 
 _INSERT, _UPSERT, _DELETE, _GET = 1, 2, 3, 4
-_BY_ROW, _SKIP_MISSING = 1, 2
+_BY_ROW, _SKIP_MISSING, _REUSE = 1, 2, 4
 _RADIUS, _TAGS_ALL, _TAGS_ANY, _ROW_BITMAP, _KEYS = 1, 2, 4, 8, 16
 _PARTIAL = 1
 _REPLACE, _DROP, _BACKGROUND = 1, 2, 4
@@ -239,18 +239,24 @@ class Container:
             _address(rows), 0, 0, ROW_NONE, 0, 0))
         return out[9], out[10]
 
-    def _write(self, op, rows, keys, tags):
+    def _write(self, op, rows, keys, tags, reuse):
         vectors, count = _packed(rows, self.dim, self.element_type)
         keys, tags = _column(keys, count, "keys"), _column(tags, count, "tags")
-        return self._batch(op, count, stride=self._row_bytes, vectors=vectors, keys=keys, tags=tags)[1]
+        numbers = array.array("Q", [ROW_NONE]) * count if reuse else None
+        first = self._batch(op, count, _REUSE if reuse else 0, self._row_bytes, vectors, keys, tags, numbers)[1]
+        return list(numbers) if reuse else first
 
-    def insert(self, rows, keys=None, tags=None):
-        """Adds rows, all or none; returns the number of the first, the others follow."""
-        return self._write(_INSERT, rows, keys, tags)
+    def insert(self, rows, keys=None, tags=None, reuse=False):
+        """Adds rows, all or none; returns the number of the first, the others follow.
 
-    def upsert(self, rows, keys, tags=None):
+        With `reuse` they may take the places and the numbers of deleted ones, so that the file need not
+        grow; returns the number of each then.
+        """
+        return self._write(_INSERT, rows, keys, tags, reuse)
+
+    def upsert(self, rows, keys, tags=None, reuse=False):
         """Adds rows or replaces those that have the key, all or none; returns as `insert`."""
-        return self._write(_UPSERT, rows, keys, tags)
+        return self._write(_UPSERT, rows, keys, tags, reuse)
 
     @staticmethod
     def _select(keys, rows):

@@ -142,7 +142,9 @@ impl Backend for KernelFile {
         require(count.checked_mul(stride) == Some(bytes.len()))?;
         require(rows.keys.is_none_or(|keys| keys.len() == count))?;
         require(rows.tags.is_none_or(|tags| tags.len() == count))?;
+        let mut numbers = rows.reuse.then(|| vec![VEXFS_ROW_NONE; count]);
         let mut batch = vexfs_batch {
+            flags: if rows.reuse { VEXFS_BATCH_REUSE } else { 0 },
             op: if upsert {
                 VEXFS_OP_UPSERT
             } else {
@@ -153,16 +155,19 @@ impl Backend for KernelFile {
             vectors: input(Some(bytes)),
             keys: input(rows.keys),
             tags: input(rows.tags),
+            rows: numbers.as_deref_mut().map_or(0, output),
             ..FromZeros::new_zeroed()
         };
         // SAFETY: The kernel reads `count` vectors that start `vector_stride` bytes apart
         // and, because the stride must not be less than a vector, are that long at most:
         // the length of `bytes`, whatever the container's elements are. It reads `count` keys and tags, the
-        // lengths of those slices; all are borrowed for this call. `rows` is 0.
+        // lengths of those slices, and writes as many numbers to `rows` if that is not 0; all are
+        // borrowed for this call.
         unsafe { self.batch(&mut batch)? };
         Ok(Inserted {
             first_row: batch.first_row,
             count: batch.done,
+            rows: numbers,
         })
     }
 

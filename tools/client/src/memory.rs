@@ -184,6 +184,9 @@ impl Backend for MemoryFile {
             Ok(Inserted {
                 first_row: first as u64,
                 count: vectors.len() as u64,
+                rows: rows
+                    .reuse
+                    .then(|| (first as u64..).take(vectors.len()).collect()),
             })
         })
     }

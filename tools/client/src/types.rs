@@ -198,6 +198,8 @@ pub struct Rows<'a> {
     pub keys: Option<&'a [u64]>,
     /// `n` tag masks. Without them a row has no tags.
     pub tags: Option<&'a [u64]>,
+    /// They may take the places and the numbers of deleted rows, so that the file need not grow.
+    pub reuse: bool,
 }
 
 impl<'a> Rows<'a> {
@@ -207,6 +209,7 @@ impl<'a> Rows<'a> {
             vectors: vectors.into(),
             keys: None,
             tags: None,
+            reuse: false,
         }
     }
 
@@ -214,6 +217,14 @@ impl<'a> Rows<'a> {
     pub fn with_keys(self, keys: &'a [u64]) -> Self {
         Self {
             keys: Some(keys),
+            ..self
+        }
+    }
+
+    /// The same rows, which may take the places of deleted ones.
+    pub fn reusing_deleted(self) -> Self {
+        Self {
+            reuse: true,
             ..self
         }
     }
@@ -228,12 +239,14 @@ impl<'a> Rows<'a> {
 }
 
 /// What an insert or upsert did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inserted {
-    /// Number of the first row; the others of the batch follow it.
+    /// Number of the first row; the others of the batch follow it, if they may not take the places of deleted ones.
     pub first_row: u64,
     /// Rows added.
     pub count: u64,
+    /// Number of each, if they may.
+    pub rows: Option<Vec<u64>>,
 }
 
 /// Rows that are meant, by key or by number.

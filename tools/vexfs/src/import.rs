@@ -162,6 +162,8 @@ fn fill(
             vectors: vectors.as_vectors(),
             keys: keys.as_deref(),
             tags: tags.as_deref(),
+            // Who replaces rows has no use for their numbers.
+            reuse: mode == Mode::Upsert,
         };
         let before = Instant::now();
         let done = match mode {
