@@ -5,8 +5,9 @@
  *
  *   bench_index VEXFS_DIR NAME BASE QUERIES ROUNDS [TURNS TRUTH]
  *
- * BASE and QUERIES are .npy arrays of float32; the metric is L2, NAME is for the output. 9/10 of the rows are there before the build, with tags that a half, a tenth, a
- * hundredth and a thousandth of them have; the rest comes in batches of 256 afterwards.
+ * BASE and QUERIES are .npy arrays of float32; the metric is L2, NAME is for the output. 9/10 of
+ * the rows are there before the build, with tags that a half, a tenth, a hundredth and a
+ * thousandth of them have; the rest comes in batches of 256 afterwards.
  * Searches are measured with all queries in one call, and with one in each, in turn for
  * each ef. Recall@10 is against the exact search of the same kernel.
  *
@@ -19,22 +20,9 @@
  * Prints one JSON object per line; the best round counts.
  */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <time.h>
-#include <unistd.h>
+#include "index.h"
 
-#include "../../uapi/vexfs.h"
-#include "bench.h"
-
-#define K 10
 #define MAX_ROUNDS 32
-#define BATCH 256
 
 static const unsigned int efs[] = { 10, 11, 12, 13, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64, 96, 128 };
 #define EFS (sizeof(efs) / sizeof(*efs))
@@ -42,55 +30,6 @@ static const unsigned int efs[] = { 10, 11, 12, 13, 14, 16, 18, 20, 24, 28, 32, 
 /* Tag bit i is on so many of the rows, at random. */
 static const double shares[] = { 0.5, 0.1, 0.01, 0.001 };
 #define SHARES (sizeof(shares) / sizeof(*shares))
-
-/* What is searched in, and for what. */
-struct data {
-	const char *name;
-	size_t n, dim, nq;
-	float *rows, *queries;
-};
-
-/* Reads a matrix whose elements have 4 bytes, of the type that `descr` names. */
-static void *read_npy(const char *path, const char *descr, size_t *rows, size_t *columns)
-{
-	FILE *f = fopen(path, "r");
-	unsigned char start[10];
-	char header[1024], *shape;
-	size_t len;
-	void *out;
-
-	if (!f || fread(start, 1, sizeof(start), f) != sizeof(start))
-		die(path);
-	len = start[8] | start[9] << 8;
-	errno = EINVAL;
-	if (memcmp(start, "\x93NUMPY\x01", 7) || len >= sizeof(header) || fread(header, 1, len, f) != len)
-		die(path);
-	header[len] = 0;
-	shape = strstr(header, "'shape': (");
-	if (!strstr(header, descr) || !shape || sscanf(shape, "'shape': (%zu, %zu)", rows, columns) != 2)
-		die(path);
-	out = malloc(*rows * *columns * 4);
-	if (!out || fread(out, 4 * *columns, *rows, f) != *rows)
-		die(path);
-	fclose(f);
-	return out;
-}
-
-static int create(const char *dir, const char *name, size_t dim)
-{
-	struct vexfs_create_vector c = {
-		.size = sizeof(c), .dim = dim, .element_type = VEXFS_ELEMENT_F32,
-		.metric = VEXFS_METRIC_L2,
-	};
-	char path[4096];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
-	if (fd < 0 || ioctl(fd, VEXFS_IOCTL_CREATE_VECTOR, &c))
-		die(path);
-	return fd;
-}
 
 static double insert(int fd, const struct data *d, size_t from, size_t to, const uint64_t *tags)
 {
@@ -132,25 +71,6 @@ static double search(int fd, const struct data *d, size_t each, struct vexfs_hit
 		s->rows_exact += one.rows_exact;
 	}
 	return now() - start;
-}
-
-/* The share of the hits wanted that were found, and the share of places that are filled. */
-static double recall(const struct vexfs_hit *got, const struct vexfs_hit *want, size_t nq,
-		     double *filled)
-{
-	size_t same = 0, wanted = 0, full = 0;
-
-	for (size_t q = 0; q < nq; q++, got += K, want += K)
-		for (int i = 0; i < K; i++) {
-			if (want[i].row == VEXFS_ROW_NONE)
-				continue;
-			wanted++;
-			full += got[i].row != VEXFS_ROW_NONE;
-			for (int j = 0; j < K; j++)
-				same += got[j].row == want[i].row;
-		}
-	*filled = wanted ? (double)full / wanted : 1;
-	return wanted ? (double)same / wanted : 1;
 }
 
 static void wait_for_turn(const char *dir, int round)

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The guest's part of the index benchmark: bench_index with the arguments that follow the
-# directory, on a fresh volume.
+# The guest's part of the index benchmarks: bench_index or bench_churn with the arguments that
+# follow the directory, on a fresh volume.
 set -eu
 program=$1
 shift

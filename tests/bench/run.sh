@@ -5,11 +5,11 @@
 # speed on one processor. Standard output is one JSON object per line.
 #
 #   ROWS=200000 DIM=384 BATCH=4096 ROUNDS=7 SIMD_ROUNDS=5 INDEX_ROWS=100000 INDEX_ROUNDS=5 \
-#       tests/bench/run.sh [insert] [index]
+#       CHURN=10 tests/bench/run.sh [insert] [index] [churn]
 #
 # Indexes are measured over the embeddings of tests/data, and over INDEX_ROWS synthetic rows of 128.
 # INDEX_DATA="BASE.npy QUERIES.npy" are other vectors instead, float16 or float32. INDEX_M is another m than the
-# kernel's default.
+# kernel's default. Then each of these embeddings, or of the vectors of INDEX_DATA, is deleted and inserted again CHURN times.
 #
 #   PEERS=1    indexes beside hnswlib, FAISS and USearch, which are fetched; of 1,000,000 rows by
 #              default, for which they take an hour to build. INDEX_KEEP=DIR keeps them.
@@ -19,9 +19,9 @@ set -euo pipefail
 cd "$ROOT"
 out=$ROOT/build/bench
 release=${CARGO_TARGET_DIR:-$ROOT/target}/release
-wanted=" ${*:-insert index} "
+wanted=" ${*:-insert index churn} "
 mkdir -p "$out"
-for name in bench bench_index; do
+for name in bench bench_index bench_churn; do
 	cc -O3 -march=native -Wall -Wextra -o "$out/$name" "tests/bench/$name.c"
 done
 say "bench: $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), one thread, User-Mode Linux"
@@ -40,7 +40,7 @@ if [[ $wanted == *" insert "* ]]; then
 	undisturbed qemu/vm --uml --mem 3G --disk 2G --disk 2G --env SIMD_ROUNDS -- tests/bench/guest.sh "$out/bench" \
 		"${ROWS:-200000}" "${DIM:-384}" "${BATCH:-4096}" "${ROUNDS:-7}"
 fi
-[[ $wanted == *" index "* ]] || exit 0
+[[ $wanted == *" index "* || $wanted == *" churn "* ]] || exit 0
 
 [ -z "${PEERS:-}" ] || eval "$(scripts/peers)"
 
@@ -66,7 +66,10 @@ widened() {
 	mkdir -p "$out/data/$1"
 	"$release/vectors" widen "$2" "$out/data/$1/base.npy"
 	"$release/vectors" widen "$3" "$out/data/$1/queries.npy"
-	indexes "$1" "$out/data/$1"
+	[[ $wanted != *" index "* ]] || indexes "$1" "$out/data/$1"
+	[[ $wanted != *" churn "* ]] ||
+		undisturbed qemu/vm --uml --mem "${INDEX_MEM:-3G}" --disk 4G -- tests/bench/index.sh "$out/bench_churn" "$1" \
+			"$out/data/$1/base.npy" "$out/data/$1/queries.npy" "${CHURN:-10}"
 }
 
 if [ -n "${INDEX_DATA:-}" ]; then
@@ -75,6 +78,7 @@ if [ -n "${INDEX_DATA:-}" ]; then
 	exit
 fi
 widened kdocs-12000 tests/data/kdocs/base_f16.npy tests/data/kdocs/questions_f16.npy
+[[ $wanted == *" index "* ]] || exit 0
 rows=${INDEX_ROWS:-$([ -n "${PEERS:-}" ] && echo 1000000 || echo 100000)}
 "$release/vectors" synthetic "$rows" 1000 "$out/data/synthetic-$rows"
 indexes "synthetic-$rows" "$out/data/synthetic-$rows"
