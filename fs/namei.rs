@@ -279,41 +279,14 @@ impl Names for VexFs {
     }
 
     fn unlink(dir: &Inode<Self>, name: &[u8], inode: &Inode<Self>) -> Result {
-        let (tree, revokes) = dir_credits(dir)?;
-        let mut txn = dir
-            .volume()
-            .begin(
-                dir.sb(),
-                tree + orphan::CREDITS + 1,
-                revokes + orphan::REVOKES,
-            )?
-            .essential();
-        remove_entry(&mut txn, dir, name)?;
-        dir.touch_mtime_ctime();
-        node::store_locked(&mut txn, dir, Change::Data)?;
-        lost_name(&mut txn, inode)?;
-        txn.stop()
+        remove(dir, name, inode)
     }
 
     fn rmdir(dir: &Inode<Self>, name: &[u8], inode: &Inode<Self>) -> Result {
         if !dir::is_empty(&node::root(inode)).map_err(|e| errno::of(dir.sb(), e))? {
             return Err(ENOTEMPTY);
         }
-        let (tree, revokes) = dir_credits(dir)?;
-        let mut txn = dir
-            .volume()
-            .begin(
-                dir.sb(),
-                tree + orphan::CREDITS + 1,
-                revokes + orphan::REVOKES,
-            )?
-            .essential();
-        remove_entry(&mut txn, dir, name)?;
-        dir.drop_nlink();
-        dir.touch_mtime_ctime();
-        node::store_locked(&mut txn, dir, Change::Data)?;
-        lost_name(&mut txn, inode)?;
-        txn.stop()
+        remove(dir, name, inode)
     }
 
     fn rename(from: &Side<'_, Self>, to: &Side<'_, Self>, flags: u32) -> Result {
@@ -333,6 +306,23 @@ impl Names for VexFs {
         symlink::read(&reader(inode), &root, inode.ino(), buffer)
             .map_err(|e| errno::of(inode.sb(), e))
     }
+}
+
+/// Removes a name, and the inode if that was its last one.
+fn remove(dir: &Inode<VexFs>, name: &[u8], inode: &Inode<VexFs>) -> Result {
+    let (tree, revokes) = dir_credits(dir)?;
+    let (credits, revokes) = (tree + orphan::CREDITS + 1, revokes + orphan::REVOKES);
+    let volume = dir.volume();
+    let mut txn = volume.begin(dir.sb(), credits, revokes)?.essential();
+    remove_entry(&mut txn, dir, name)?;
+    if inode.is_dir() {
+        // Its link to its parent.
+        dir.drop_nlink();
+    }
+    dir.touch_mtime_ctime();
+    node::store_locked(&mut txn, dir, Change::Data)?;
+    lost_name(&mut txn, inode)?;
+    txn.stop()
 }
 
 /// Credits and revokes of a change in both directories of a rename and in two inodes.

@@ -4,7 +4,7 @@
 
 use super::codes::Arithmetic;
 use super::graph::{Graph, Scratch};
-use super::search::{is_asked_for, Outcome, Snapshot};
+use super::search::{is_asked_for, or_default, Outcome, Snapshot};
 use super::{Query, Structure};
 use crate::scorer::{Candidates, Scan};
 use crate::search::scanned_together;
@@ -36,11 +36,10 @@ pub(super) fn plan(
     if s.k > MAX_EF {
         return Ok(None);
     }
-    let or = |value, default| if value == 0 { default } else { value };
-    let ef = or(s.ef, hnsw::Query::default_ef(s.k)).max(s.k);
+    let ef = or_default(s.ef, hnsw::Query::default_ef(s.k)).max(s.k);
     let query = Query {
         effort: ef,
-        rerank: or(s.rerank, graph.codec.default_rerank(s.k, ef)).max(s.k),
+        rerank: or_default(s.rerank, graph.codec.default_rerank(s.k, ef)).max(s.k),
         allowed: candidates.filtered.then(|| candidates.count(watermark)),
     };
     let exact = graph.graph.plan(&graph_query(&query), s.k as usize) == Plan::Exact

@@ -5,11 +5,11 @@
 use super::budget::{Account, Charge};
 use super::hashes::Hashes;
 use super::hashes_hasher::Hasher;
-use super::listed::{self, or_default};
+use super::listed;
 use super::lists::errno;
 use super::lists_scorer::{QueryMemory, Scorer as Codes};
 use super::pool;
-use super::search::{Outcome, Snapshot};
+use super::search::{or_default, Outcome, Snapshot};
 use super::Query;
 use crate::scorer::{Candidates, Scan};
 use kernel::prelude::*;

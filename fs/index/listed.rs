@@ -153,14 +153,6 @@ pub(super) fn plan(
     Ok(index.then_some(query))
 }
 
-/// What a search asks for, or the default if it does not say.
-pub(super) fn or_default(asked: u32, default: u32) -> u32 {
-    match asked {
-        0 => default,
-        asked => asked,
-    }
-}
-
 /// Runs `search` for each of the packed queries of `scan`, whose rows have `bytes` bytes.
 ///
 /// # Errors

@@ -2,11 +2,11 @@
 
 //! Searches in inverted lists.
 
-use super::listed::{self, or_default};
+use super::listed;
 use super::lists::{errno, Lists};
 use super::lists_memory::Scratch;
 use super::lists_scorer::Scorer;
-use super::search::{Outcome, Snapshot};
+use super::search::{or_default, Outcome, Snapshot};
 use super::Query;
 use crate::scorer::{Candidates, Scan};
 use kernel::prelude::*;

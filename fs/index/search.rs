@@ -86,6 +86,14 @@ impl Walk {
     }
 }
 
+/// What a search asks for, or the default if it does not say.
+pub(super) fn or_default(asked: u32, default: u32) -> u32 {
+    match asked {
+        0 => default,
+        asked => asked,
+    }
+}
+
 /// Whether who searches names the index and says how to search it: then it is not for the planner to decide, however
 /// few rows there are. With a filter it is.
 pub(super) fn is_asked_for(s: &uapi::vexfs_search, candidates: &Candidates) -> bool {
