@@ -142,7 +142,7 @@ kselftests() {
 arm64_programs() {
 	if want vector; then
 		programs posix | grep -vE '_(readdir|space)$'
-		echo vector_batch vector_create vector_index vector_types
+		echo vector_batch vector_batch_errors vector_create vector_index vector_types
 		return
 	fi
 	programs posix

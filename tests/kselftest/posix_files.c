@@ -294,23 +294,8 @@ FIXTURE_VARIANT_ADD(symlink_length, 255) { .length = 255 };
 FIXTURE_VARIANT_ADD(symlink_length, 1024) { .length = 1024 };
 FIXTURE_VARIANT_ADD(symlink_length, 4094) { .length = 4094 };
 FIXTURE_VARIANT_ADD(symlink_length, 4095) { .length = 4095 };
-FIXTURE_SETUP(symlink_length)
-{
-	const char *dir = getenv("VEXFS_TEST_DIR");
-
-	self->path[0] = 0;
-	if (!dir)
-		SKIP(return, "VEXFS_TEST_DIR is not set");
-	snprintf(self->path, sizeof(self->path), "%s/sym.XXXXXX", dir);
-	ASSERT_NE(NULL, mkdtemp(self->path));
-	OK(chdir(self->path));
-}
-FIXTURE_TEARDOWN_PARENT(symlink_length)
-{
-	if (self->path[0]) {
-		EXPECT_EQ(0, remove_tree(self->path));
-	}
-}
+BOX_SETUP(symlink_length, "VEXFS_TEST_DIR")
+BOX_TEARDOWN(symlink_length)
 
 TEST_F_TIMEOUT(symlink_length, is_read_back, CASE_SECONDS)
 {

@@ -8,26 +8,13 @@
 FIXTURE(box) { char path[PATH_MAX]; };
 FIXTURE_SETUP(box)
 {
-	const char *dir = getenv("VEXFS_TEST_DIR");
-
 	self->path[0] = 0;
-	if (!dir)
-		SKIP(return, "VEXFS_TEST_DIR is not set");
 	if (geteuid())
 		SKIP(return, "only root can become another user");
-	snprintf(self->path, sizeof(self->path), "%s/perm.XXXXXX", dir);
-	ASSERT_NE(NULL, mkdtemp(self->path));
-	OK(chmod(self->path, 0755));
-	OK(chdir(self->path));
+	BOX_ENTER("VEXFS_TEST_DIR");
 	umask(0);
 }
-FIXTURE_TEARDOWN_PARENT(box)
-{
-	if (self->path[0]) {
-		EXPECT_EQ(0, chdir("/"));
-		EXPECT_EQ(0, remove_tree(self->path));
-	}
-}
+BOX_TEARDOWN(box)
 
 #define ALICE 1001
 #define BOB 1002

@@ -109,23 +109,11 @@ FIXTURE_VARIANT_ADD(list_of, 50) { .count = 50 };
 FIXTURE_VARIANT_ADD(list_of, 300) { .count = 300 };
 FIXTURE_SETUP(list_of)
 {
-	const char *dir = getenv("VEXFS_TEST_DIR");
-
-	self->path[0] = 0;
-	if (!dir)
-		SKIP(return, "VEXFS_TEST_DIR is not set");
-	snprintf(self->path, sizeof(self->path), "%s/list.XXXXXX", dir);
-	ASSERT_NE(NULL, mkdtemp(self->path));
-	OK(chdir(self->path));
+	BOX_ENTER("VEXFS_TEST_DIR");
 	ASSERT_EQ(0, enter("d"));
 	ASSERT_EQ(0, make_many("keep", 0, variant->count));
 }
-FIXTURE_TEARDOWN_PARENT(list_of)
-{
-	if (self->path[0]) {
-		EXPECT_EQ(0, remove_tree(self->path));
-	}
-}
+BOX_TEARDOWN(list_of)
 
 static void is_complete_with_small_buffers(struct __test_metadata *_metadata, int count)
 {

@@ -334,23 +334,8 @@ FIXTURE_VARIANT(random_io) { int n; };
 FIXTURE_VARIANT_ADD(random_io, seed_1) { 1 };
 FIXTURE_VARIANT_ADD(random_io, seed_2) { 2 };
 FIXTURE_VARIANT_ADD(random_io, seed_3) { 3 };
-FIXTURE_SETUP(random_io)
-{
-	const char *dir = getenv("VEXFS_TEST_DIR");
-
-	self->path[0] = 0;
-	if (!dir)
-		SKIP(return, "VEXFS_TEST_DIR is not set");
-	snprintf(self->path, sizeof(self->path), "%s/rio.XXXXXX", dir);
-	ASSERT_NE(NULL, mkdtemp(self->path));
-	OK(chdir(self->path));
-}
-FIXTURE_TEARDOWN_PARENT(random_io)
-{
-	if (self->path[0]) {
-		EXPECT_EQ(0, remove_tree(self->path));
-	}
-}
+BOX_SETUP(random_io, "VEXFS_TEST_DIR")
+BOX_TEARDOWN(random_io)
 
 TEST_F_TIMEOUT(random_io, matches_a_copy_in_memory, 600)
 {

@@ -95,23 +95,8 @@ FIXTURE_VARIANT_ADD(date, year_2038) { 0x7fffffff };
 FIXTURE_VARIANT_ADD(date, after_2038) { 0x80000000ll };
 FIXTURE_VARIANT_ADD(date, year_2106) { 0xffffffffll };
 FIXTURE_VARIANT_ADD(date, year_2400) { 13600000000ll };
-FIXTURE_SETUP(date)
-{
-	const char *dir = getenv("VEXFS_TEST_DIR");
-
-	self->path[0] = 0;
-	if (!dir)
-		SKIP(return, "VEXFS_TEST_DIR is not set");
-	snprintf(self->path, sizeof(self->path), "%s/date.XXXXXX", dir);
-	ASSERT_NE(NULL, mkdtemp(self->path));
-	OK(chdir(self->path));
-}
-FIXTURE_TEARDOWN_PARENT(date)
-{
-	if (self->path[0]) {
-		EXPECT_EQ(0, remove_tree(self->path));
-	}
-}
+BOX_SETUP(date, "VEXFS_TEST_DIR")
+BOX_TEARDOWN(date)
 
 TEST_F_TIMEOUT(date, is_kept_to_the_nanosecond, CASE_SECONDS)
 {

@@ -55,24 +55,8 @@ FIXTURE_VARIANT_ADD(create_aligned, 384_to_64) { 384, 64, 1536 };
 FIXTURE_VARIANT_ADD(create_aligned, 385_to_64) { 385, 64, 1600 };
 FIXTURE_VARIANT_ADD(create_aligned, 100_to_4096) { 100, 4096, 4096 };
 FIXTURE_VARIANT_ADD(create_aligned, 65536_to_4096) { 65536, 4096, 262144 };
-FIXTURE_SETUP(create_aligned)
-{
-	const char *dir = getenv("VEXFS_TEST_DIR");
-	struct statfs fs;
-
-	self->path[0] = 0;
-	if (!dir || statfs(dir, &fs) || fs.f_type != VEXFS_SUPER_MAGIC)
-		SKIP(return, "not on VexFS");
-	snprintf(self->path, sizeof(self->path), "%s/al.XXXXXX", dir);
-	ASSERT_NE(NULL, mkdtemp(self->path));
-	OK(chdir(self->path));
-}
-FIXTURE_TEARDOWN_PARENT(create_aligned)
-{
-	if (self->path[0]) {
-		EXPECT_EQ(0, remove_tree(self->path));
-	}
-}
+VECTOR_SETUP(create_aligned)
+BOX_TEARDOWN(create_aligned)
 
 TEST_F_TIMEOUT(create_aligned, rows_start_at_multiples_of_the_stride, CASE_SECONDS)
 {
@@ -272,15 +256,7 @@ ABI(get_vector_stats, VEXFS_IOCTL_GET_VECTOR_STATS, vexfs_vector_stats);
 ABI_GROWN(get_index_stats, VEXFS_IOCTL_GET_INDEX_STATS, vexfs_index_stats, 96);
 FIXTURE_SETUP(abi)
 {
-	const char *dir = getenv("VEXFS_TEST_DIR");
-	struct statfs fs;
-
-	self->path[0] = 0;
-	if (!dir || statfs(dir, &fs) || fs.f_type != VEXFS_SUPER_MAGIC)
-		SKIP(return, "not on VexFS");
-	snprintf(self->path, sizeof(self->path), "%s/abi.XXXXXX", dir);
-	ASSERT_NE(NULL, mkdtemp(self->path));
-	OK(chdir(self->path));
+	VECTOR_ENTER();
 	self->arg = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	/* The argument ends where memory ends, in tests that want that. */
 	OK(munmap(self->arg + 4096, 4096));
@@ -315,12 +291,7 @@ FIXTURE_SETUP(abi)
 	}
 	*(uint32_t *)self->arg = variant->size;
 }
-FIXTURE_TEARDOWN_PARENT(abi)
-{
-	if (self->path[0]) {
-		EXPECT_EQ(0, remove_tree(self->path));
-	}
-}
+BOX_TEARDOWN(abi)
 
 #define ABI_CASE(name) TEST_F_TIMEOUT(abi, name, CASE_SECONDS)
 #define CALL(arg) ERR(ioctl(self->fd, variant->command, arg))

@@ -21,24 +21,8 @@ EXACT(33);
 EXACT(128);
 EXACT(384);
 EXACT(1537);
-FIXTURE_SETUP(exact)
-{
-	const char *dir = getenv("VEXFS_TEST_DIR");
-	struct statfs fs;
-
-	self->path[0] = 0;
-	if (!dir || statfs(dir, &fs) || fs.f_type != VEXFS_SUPER_MAGIC)
-		SKIP(return, "not on VexFS");
-	snprintf(self->path, sizeof(self->path), "%s/ex.XXXXXX", dir);
-	ASSERT_NE(NULL, mkdtemp(self->path));
-	OK(chdir(self->path));
-}
-FIXTURE_TEARDOWN_PARENT(exact)
-{
-	if (self->path[0]) {
-		EXPECT_EQ(0, remove_tree(self->path));
-	}
-}
+VECTOR_SETUP(exact)
+BOX_TEARDOWN(exact)
 
 TEST_F_TIMEOUT(exact, search_agrees_with_the_oracle, CASE_SECONDS)
 {
@@ -280,16 +264,9 @@ FIXTURE(filtered) {
 };
 FIXTURE_SETUP(filtered)
 {
-	const char *dir = getenv("VEXFS_TEST_DIR");
 	struct vexfs_batch b;
-	struct statfs fs;
 
-	self->path[0] = 0;
-	if (!dir || statfs(dir, &fs) || fs.f_type != VEXFS_SUPER_MAGIC)
-		SKIP(return, "not on VexFS");
-	snprintf(self->path, sizeof(self->path), "%s/fi.XXXXXX", dir);
-	ASSERT_NE(NULL, mkdtemp(self->path));
-	OK(chdir(self->path));
+	VECTOR_ENTER();
 	self->fd = container("f", 12, VEXFS_METRIC_L2);
 	ASSERT_LE(0, self->fd);
 	self->rows = new_rows(1, 0, 300, 12);
@@ -308,12 +285,7 @@ FIXTURE_SETUP(filtered)
 		self->dead[i] = true;
 	}
 }
-FIXTURE_TEARDOWN_PARENT(filtered)
-{
-	if (self->path[0]) {
-		EXPECT_EQ(0, remove_tree(self->path));
-	}
-}
+BOX_TEARDOWN(filtered)
 
 #define FILTERED(name) TEST_F_TIMEOUT(filtered, name, CASE_SECONDS)
 

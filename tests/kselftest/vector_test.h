@@ -334,34 +334,29 @@ static inline const char *search_is_wrong(int fd, const struct model *m, const f
 		SKIP(return, "not on VexFS");				\
 } while (0)
 
-/* Every vector test needs VexFS; others are told apart by their type. */
+/* As BOX_ENTER. Every vector test needs VexFS; others are told apart by their type. */
+#define VECTOR_ENTER() do {						\
+	const char *on_ = getenv("VEXFS_TEST_DIR");			\
+	struct statfs fs_;						\
+									\
+	self->path[0] = 0;						\
+	if (on_ && !getenv("VEXFS_FORCE") &&				\
+	    (statfs(on_, &fs_) || fs_.f_type != VEXFS_SUPER_MAGIC))	\
+		SKIP(return, "%s is not on VexFS", on_);		\
+	BOX_ENTER("VEXFS_TEST_DIR");					\
+} while (0)
+
+#define VECTOR_SETUP(box)						\
+FIXTURE_SETUP(box)							\
+{									\
+	VECTOR_ENTER();							\
+}
+
 #define VECTOR_FIXTURE(box)						\
 FIXTURE(box) {								\
 	char path[PATH_MAX];						\
 };									\
-FIXTURE_SETUP(box)							\
-{									\
-	const char *dir = getenv("VEXFS_TEST_DIR");			\
-	struct statfs fs;						\
-									\
-	self->path[0] = 0;						\
-	if (!dir)							\
-		SKIP(return, "VEXFS_TEST_DIR is not set");		\
-	OK(statfs(dir, &fs));						\
-	if (fs.f_type != VEXFS_SUPER_MAGIC && !getenv("VEXFS_FORCE"))	\
-		SKIP(return, "%s is not on VexFS", dir);		\
-	snprintf(self->path, sizeof(self->path), "%s/vec.XXXXXX", dir);	\
-	ASSERT_NE(NULL, mkdtemp(self->path));				\
-	OK(chmod(self->path, 0755));					\
-	OK(chdir(self->path));						\
-	umask(0022);							\
-}									\
-FIXTURE_TEARDOWN_PARENT(box)							\
-{									\
-	if (!self->path[0])						\
-		return;							\
-	EXPECT_EQ(0, chdir("/"));					\
-	EXPECT_EQ(0, remove_tree(self->path));				\
-}
+VECTOR_SETUP(box)							\
+BOX_TEARDOWN(box)
 
 #endif /* VECTOR_TEST_H */

@@ -341,6 +341,36 @@ static inline bool load_faults(volatile char *p)
 	return faulted;
 }
 
+/* In the setup of a fixture that has a path: a new, empty working directory in that of @variable. */
+#define BOX_ENTER(variable) do {					\
+	const char *dir_ = getenv(variable);				\
+									\
+	self->path[0] = 0;						\
+	if (!dir_)							\
+		SKIP(return, variable " is not set");			\
+	snprintf(self->path, sizeof(self->path), "%s/test.XXXXXX", dir_); \
+	ASSERT_NE(NULL, mkdtemp(self->path));				\
+	OK(chmod(self->path, 0755));					\
+	OK(chdir(self->path));						\
+	umask(0022);							\
+} while (0)
+
+/* Of fixtures that have variants. */
+#define BOX_SETUP(box, variable)					\
+FIXTURE_SETUP(box)							\
+{									\
+	BOX_ENTER(variable);						\
+}
+
+#define BOX_TEARDOWN(box)						\
+FIXTURE_TEARDOWN_PARENT(box)						\
+{									\
+	if (!self->path[0])						\
+		return;							\
+	EXPECT_EQ(0, chdir("/"));					\
+	EXPECT_EQ(0, remove_tree(self->path));				\
+}
+
 /*
  * The fixture of most tests: the working directory is a new, empty one on the
  * filesystem under test.
@@ -349,26 +379,8 @@ static inline bool load_faults(volatile char *p)
 FIXTURE(box) {								\
 	char path[PATH_MAX];						\
 };									\
-FIXTURE_SETUP(box)							\
-{									\
-	const char *dir = getenv(variable);				\
-									\
-	self->path[0] = 0;						\
-	if (!dir)							\
-		SKIP(return, variable " is not set");			\
-	snprintf(self->path, sizeof(self->path), "%s/test.XXXXXX", dir); \
-	ASSERT_NE(NULL, mkdtemp(self->path));				\
-	OK(chmod(self->path, 0755));					\
-	OK(chdir(self->path));						\
-	umask(0022);							\
-}									\
-FIXTURE_TEARDOWN_PARENT(box)							\
-{									\
-	if (!self->path[0])						\
-		return;							\
-	EXPECT_EQ(0, chdir("/"));					\
-	EXPECT_EQ(0, remove_tree(self->path));				\
-}
+BOX_SETUP(box, variable)						\
+BOX_TEARDOWN(box)
 
 /* A test in such a directory. */
 #define CASE(name) TEST_F_TIMEOUT(box, name, CASE_SECONDS)
