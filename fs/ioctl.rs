@@ -466,13 +466,7 @@ fn check_index(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
         return Err(EBADF);
     }
     let kind = Kind::from_uapi(c.index_kind).ok_or(EINVAL)?;
-    let found = index::check(inode, kind, repair)?;
-    c.rows = found.rows;
-    c.faults = found.faults;
-    c.unreachable = found.unreachable;
-    c.wrong_codes = found.wrong_codes;
-    c.wrong_rows = found.wrong_rows;
-    c.bad_images = u64::from(found.bad_image);
+    c.set_findings(&index::check(inode, kind, repair)?);
     write(argument, &c, size)
 }
 

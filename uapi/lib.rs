@@ -124,3 +124,73 @@ const _: () = assert!(size_of::<vexfs_vector_stats>() >= first_size::VECTOR_STAT
 const _: () = assert!(size_of::<vexfs_index_stats>() >= first_size::INDEX_STATS);
 const _: () = assert!(size_of::<vexfs_index_check>() >= first_size::INDEX_CHECK);
 const _: () = assert!(size_of::<vexfs_hit>() == 24);
+
+/// What a check of an index found: of one in use, which [`vexfs_index_check`] tells, or of its image alone, by
+/// `fsck.vexfs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Rows looked at.
+    pub rows: u64,
+    /// Rules of its structure that the index breaks: at least so many.
+    pub faults: u64,
+    /// Rows that no search of the index can come by.
+    pub unreachable: u64,
+    /// Rows whose code is not that of their vector.
+    pub wrong_codes: u64,
+    /// Live rows that the index lacks, and deleted ones that it has.
+    pub wrong_rows: u64,
+    /// What is on disk is damaged, outdated, of another index, or can't be read.
+    pub bad_image: bool,
+}
+
+impl Findings {
+    /// Whether nothing is wrong.
+    pub fn is_sound(&self) -> bool {
+        let rows = self.rows;
+        let sound = Findings {
+            rows,
+            ..Findings::default()
+        };
+        *self == sound
+    }
+}
+
+/// How many rows there are, and what is wrong.
+impl core::fmt::Display for Findings {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let wrong = [
+            (self.faults, "rules of the index broken"),
+            (self.unreachable, "rows that can't be reached"),
+            (self.wrong_codes, "codes that are not those of their rows"),
+            (self.wrong_rows, "rows missing, or there though deleted"),
+            (u64::from(self.bad_image), "image damaged or outdated"),
+        ];
+        write!(f, "{} rows checked", self.rows)?;
+        let mut wrong = wrong.iter().filter(|(n, _)| *n > 0);
+        wrong.try_for_each(|(n, what)| write!(f, ", {n} {what}"))
+    }
+}
+
+impl vexfs_index_check {
+    /// What the kernel says that it found.
+    pub fn findings(&self) -> Findings {
+        Findings {
+            rows: self.rows,
+            faults: self.faults,
+            unreachable: self.unreachable,
+            wrong_codes: self.wrong_codes,
+            wrong_rows: self.wrong_rows,
+            bad_image: self.bad_images > 0,
+        }
+    }
+
+    /// Says what was found.
+    pub fn set_findings(&mut self, found: &Findings) {
+        self.rows = found.rows;
+        self.faults = found.faults;
+        self.unreachable = found.unreachable;
+        self.wrong_codes = found.wrong_codes;
+        self.wrong_rows = found.wrong_rows;
+        self.bad_images = u64::from(found.bad_image);
+    }
+}

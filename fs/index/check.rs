@@ -7,36 +7,8 @@ use super::{build, checkpoint, Kind, Parameters, Request};
 use crate::container;
 use crate::VexFs;
 use kernel::prelude::*;
+use vexfs_uapi::Findings;
 use vexfs_vfs::Inode;
-
-/// What a check found.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Findings {
-    /// Rows looked at.
-    pub(crate) rows: u64,
-    /// Rules of its structure that the index breaks.
-    pub(crate) faults: u64,
-    /// Rows that no search of the index can come by.
-    pub(crate) unreachable: u64,
-    /// Rows whose code is not that of their vector.
-    pub(crate) wrong_codes: u64,
-    /// Live rows that are not in the index, and deleted rows that are.
-    pub(crate) wrong_rows: u64,
-    /// The image is damaged, outdated, or can't be read.
-    pub(crate) bad_image: bool,
-}
-
-impl Findings {
-    fn any(&self) -> bool {
-        let counted = [
-            self.faults,
-            self.unreachable,
-            self.wrong_codes,
-            self.wrong_rows,
-        ];
-        self.bad_image || counted.iter().any(|n| *n > 0)
-    }
-}
 
 /// Checks the index of a kind; with `repair`, builds it anew if anything is wrong with it. Not with the
 /// inode locked: searches go on meanwhile, and batches wait for short times.
@@ -47,7 +19,7 @@ impl Findings {
 pub(crate) fn check(inode: &Inode<VexFs>, kind: Kind, repair: bool) -> Result<Findings> {
     checkpoint::load(inode, kind.number())?;
     let (findings, parameters) = look(inode, kind)?;
-    if repair && findings.any() {
+    if repair && !findings.is_sound() {
         let request = Request {
             kind,
             parameters,

@@ -4,7 +4,6 @@
 
 use super::budget::{Account, Charge};
 use super::catch_up::GoOn;
-use super::check::Findings;
 use super::codes::{self, Arithmetic, Codec, Vectors};
 use super::graph_memory::{Memory, Work};
 use super::image::Reader as Image;
@@ -27,7 +26,7 @@ use vexfs_ann::hnsw::params::{visited_words, Defaults};
 use vexfs_ann::hnsw::{self, Params, RepairMemory, Store, NOWHERE};
 use vexfs_ann::topk::TopK;
 use vexfs_simd_ffi::Elem;
-use vexfs_uapi as uapi;
+use vexfs_uapi::{self as uapi, Findings};
 use vexfs_vfs::{task, Inode};
 
 /// Rows taken in while `Node::rows` and the writer's lock are held: some milliseconds.

@@ -2,7 +2,6 @@
 
 //! Whether a graph is sound, and of the rows that its container has.
 
-use super::check::Findings;
 use super::codes::Arithmetic;
 use super::graph::{Graph, Scratch};
 use super::is_live;
@@ -11,6 +10,7 @@ use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use vexfs_ann::hnsw::params::visited_words;
 use vexfs_ann::hnsw::{CheckMemory, Numeric, Store, NOWHERE};
+use vexfs_uapi::Findings;
 use vexfs_vfs::Inode;
 
 /// Checks the graph's links. Nobody changes them meanwhile.

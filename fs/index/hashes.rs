@@ -5,7 +5,6 @@
 
 use super::budget::Account;
 use super::catch_up::GoOn;
-use super::check::Findings;
 use super::hashes_hasher::{params, Chunk, Hashed, Hasher, PIECE};
 use super::hashes_search::{self, Scratch};
 use super::image::Reader as Image;
@@ -30,7 +29,7 @@ use vexfs_ann::ivf;
 use vexfs_ann::ivf::params::MAX_ROWS;
 use vexfs_ann::lsh::Params;
 use vexfs_ann::topk::TopK;
-use vexfs_uapi as uapi;
+use vexfs_uapi::{self as uapi, Findings};
 use vexfs_vfs::page_cache::Pinned;
 use vexfs_vfs::rwlock::RwLock;
 use vexfs_vfs::{task, Inode};

@@ -4,7 +4,6 @@
 
 use super::budget::{Account, Charge};
 use super::catch_up::GoOn;
-use super::check::Findings;
 use super::image::Reader as Image;
 use super::listed::{Elsewhere, Extent, Listed, Taken};
 use super::lists_codes::{Coder, Model};
@@ -27,7 +26,7 @@ use libvexfs::format::VectorArea;
 use vexfs_ann::ivf::params::MAX_ROWS;
 use vexfs_ann::ivf::{self, Params};
 use vexfs_ann::topk::TopK;
-use vexfs_uapi as uapi;
+use vexfs_uapi::{self as uapi, Findings};
 use vexfs_vfs::array::Array;
 use vexfs_vfs::rwlock::RwLock;
 use vexfs_vfs::{task, Inode};

@@ -2,13 +2,13 @@
 
 //! Whether inverted lists are sound, and of the rows that their container has.
 
-use super::check::Findings;
 use super::lists::{errno, Lists};
 use super::lists_loader::{Loader, Source};
 use super::lists_memory::{Batch, Memory};
 use crate::VexFs;
 use kernel::prelude::*;
 use vexfs_ann::ivf::{self, Fault, Met};
+use vexfs_uapi::Findings;
 use vexfs_vfs::{task, Inode};
 
 /// Slots that are looked at while changes wait, but for the last list's: some hundred microseconds.

@@ -42,7 +42,7 @@ use resident::Used;
 use search::Outcome;
 use slots::Slot;
 use vexfs_ann::topk::TopK;
-use vexfs_uapi as uapi;
+use vexfs_uapi::{self as uapi, Findings};
 use vexfs_vfs::work::Stop;
 use vexfs_vfs::{task, Inode};
 
@@ -86,7 +86,7 @@ mod summary;
 
 pub(crate) use budget::Budget;
 pub(crate) use build::{build, drop, Build, Request};
-pub(crate) use check::{check, Findings};
+pub(crate) use check::check;
 pub(crate) use libvexfs::format::index::Parameters;
 pub(crate) use slots::Indexes;
 pub(crate) use summary::summary;

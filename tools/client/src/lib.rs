@@ -36,13 +36,13 @@ pub use error::{Error, Failure, Operation, Result};
 pub use half::{bf16, f16};
 pub use rustix::io::Errno;
 pub use types::{
-    BuildOptions, Counters, CreateOptions, ElementType, Fetched, FetchedRow, Findings, Hit,
-    IndexKind, IndexState, IndexStats, Inserted, Isa, Metric, Rows, SearchOptions, SearchResult,
-    Select, Stats,
+    BuildOptions, Counters, CreateOptions, ElementType, Fetched, FetchedRow, Hit, IndexKind,
+    IndexState, IndexStats, Inserted, Isa, Metric, Rows, SearchOptions, SearchResult, Select,
+    Stats,
 };
 pub use vectors::{VectorBuf, Vectors};
 /// The interface as the kernel has it: bounds, reserved values, raw structures.
-pub use vexfs_uapi as uapi;
+pub use vexfs_uapi::{self as uapi, Findings};
 
 use std::path::{Path, PathBuf};
 use zerocopy::FromZeros;
@@ -336,14 +336,7 @@ impl Container {
             .backend
             .check_index(kind, repair)
             .map_err(self.refused(Operation::Check))?;
-        Ok(Findings {
-            rows: raw.rows,
-            faults: raw.faults,
-            unreachable: raw.unreachable,
-            wrong_codes: raw.wrong_codes,
-            wrong_rows: raw.wrong_rows,
-            bad_images: raw.bad_images,
-        })
+        Ok(raw.findings())
     }
 
     /// What the container is and has done.

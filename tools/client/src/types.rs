@@ -540,31 +540,3 @@ pub struct IndexStats {
     /// The errno that ended the last build in the background, or 0.
     pub build_error: u32,
 }
-
-/// What a check of an index found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Findings {
-    /// Rows looked at.
-    pub rows: u64,
-    /// Rules of its structure that the index breaks.
-    pub faults: u64,
-    /// Rows that no walk through the index comes by.
-    pub unreachable: u64,
-    /// Rows whose code is not that of their vector.
-    pub wrong_codes: u64,
-    /// Live rows that the index lacks, and deleted ones that it has.
-    pub wrong_rows: u64,
-    /// 1 if what is on disk is damaged or outdated.
-    pub bad_images: u64,
-}
-
-impl Findings {
-    /// Whether nothing is wrong.
-    pub fn is_sound(&self) -> bool {
-        *self
-            == Findings {
-                rows: self.rows,
-                ..Findings::default()
-            }
-    }
-}

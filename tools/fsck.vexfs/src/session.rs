@@ -204,21 +204,8 @@ impl Session {
             }
             return;
         }
-        let numbers = [
-            findings.faults,
-            findings.unreachable,
-            findings.wrong_codes,
-            findings.wrong_rows,
-        ];
-        let wrong = findings.bad_image || numbers.iter().any(|n| *n > 0);
-        if self.verbose || wrong {
-            let [faults, unreachable, codes, rows] = numbers;
-            let all = findings.rows;
-            let bad = if findings.bad_image { "bad" } else { "whole" };
-            println!(
-                "{of}: {all} rows, {faults} faults, {unreachable} unreachable, \
-                 {codes} wrong codes, {rows} wrong rows, image {bad}"
-            );
+        if self.verbose || !findings.is_sound() {
+            println!("{of}: {findings}");
         }
     }
 

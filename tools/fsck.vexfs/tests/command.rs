@@ -91,8 +91,7 @@ fn a_sound_volume_is_sound_in_every_mode() {
     wants(0, &["clean"], &["-p"], &path);
     wants(0, &["clean"], &["-a"], &path);
     wants(0, &["no terminal to ask on", "sound"], &[], &path);
-    let numbers = "inode 11: the hnsw index: 290 rows, 0 faults, 0 unreachable, 0 wrong codes, \
-                   0 wrong rows, image whole";
+    let numbers = "inode 11: the hnsw index: 290 rows checked\n";
     wants(0, &[numbers], &["-n", "-v"], &path);
     assert_eq!(fs::read(&path).unwrap(), before);
 }
@@ -125,11 +124,14 @@ fn each_kind_of_damage_is_said_then_mended_or_left() {
 fn a_damaged_index_is_forgotten_and_its_space_is_free() {
     type Wrong = fn(&mut common::saved::Saved);
     let damage: [(&str, Wrong); 3] = [
-        ("290 rows, 0 faults, 1 unreachable", graph::cut_off),
-        ("0 unreachable, 1 wrong codes", |s| {
+        (
+            "290 rows checked, 1 rows that can't be reached\n",
+            graph::cut_off,
+        ),
+        ("checked, 1 codes that are not those of their rows\n", |s| {
             graph::change_node(s, 5, |words| words[3] ^= 4);
         }),
-        ("1 wrong rows, image whole", |s| {
+        ("checked, 1 rows missing, or there though deleted\n", |s| {
             s.deleted.remove(0);
         }),
     ];

@@ -25,23 +25,7 @@ use vexfs_format::index::{
     KIND_LSH, KIND_PQ, RECORD_STALE, SUMS,
 };
 use vexfs_format::{Inode, BLOCK_SIZE};
-
-/// What is wrong with an index, in numbers: those of `vexfs scrub`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Findings {
-    /// Rows below the watermark.
-    pub rows: u64,
-    /// Rules of its structure that the index breaks: at least so many.
-    pub faults: u64,
-    /// Rows that no search of the index can come by.
-    pub unreachable: u64,
-    /// Rows whose code is not that of their vector.
-    pub wrong_codes: u64,
-    /// Live rows that are not in the index.
-    pub wrong_rows: u64,
-    /// The image is damaged, of another index, or can't be read.
-    pub bad_image: bool,
-}
+use vexfs_uapi::Findings;
 
 /// An index to look at.
 pub struct Index<'a> {

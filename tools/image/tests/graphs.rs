@@ -7,8 +7,8 @@ mod common;
 use common::graph::{change_node, code_words, cut_off, saved, saved_with};
 use common::saved::{checked, findings, Saved};
 use vexfs_format::index::RECORD_STALE;
-use vexfs_image::indexes::Findings;
 use vexfs_simd_host::GraphKind;
+use vexfs_uapi::Findings;
 
 #[test]
 fn a_sound_graph_passes_and_damage_is_found() {

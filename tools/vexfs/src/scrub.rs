@@ -18,6 +18,8 @@ struct Report {
     wrong_codes: u64,
     wrong_rows: u64,
     bad_images: u64,
+    #[serde(skip)]
+    found: Findings,
 }
 
 #[derive(Debug, Serialize)]
@@ -27,7 +29,7 @@ struct Scrubbed {
     indexes: Vec<Report>,
 }
 
-fn report(kind: IndexKind, found: &Findings) -> Report {
+fn report(kind: IndexKind, found: Findings) -> Report {
     Report {
         kind: kind.name(),
         sound: found.is_sound(),
@@ -36,7 +38,8 @@ fn report(kind: IndexKind, found: &Findings) -> Report {
         unreachable: found.unreachable,
         wrong_codes: found.wrong_codes,
         wrong_rows: found.wrong_rows,
-        bad_images: found.bad_images,
+        bad_images: found.bad_image.into(),
+        found,
     }
 }
 
@@ -53,7 +56,7 @@ pub fn scrub(args: &args::Scrub, volume: &dyn Volume, output: &mut Output<'_>) -
             continue;
         }
         match container.check_index(kind, args.repair) {
-            Ok(found) => indexes.push(report(kind, &found)),
+            Ok(found) => indexes.push(report(kind, found)),
             Err(e) if e.errno() == Some(Errno::NOENT) => (),
             Err(e) => return Err(e.into()),
         }
@@ -71,20 +74,7 @@ pub fn scrub(args: &args::Scrub, volume: &dyn Volume, output: &mut Output<'_>) -
                 (false, true) => "was damaged, built anew",
                 (false, false) => "DAMAGED",
             };
-            writeln!(
-                to,
-                "{}: {} {verdict}, {} rows checked",
-                scrubbed.file, r.kind, r.rows
-            )?;
-            let found = [
-                (r.faults, "rules of the index are broken"),
-                (r.unreachable, "rows can't be reached"),
-                (r.wrong_codes, "rows have a code that is not theirs"),
-                (r.wrong_rows, "rows are missing, or there though deleted"),
-                (r.bad_images, "image on disk is damaged or outdated"),
-            ];
-            let mut found = found.into_iter().filter(|(n, _)| *n > 0);
-            found.try_for_each(|(n, what)| writeln!(to, "  {n} {what}"))
+            writeln!(to, "{}: {} {verdict}, {}", scrubbed.file, r.kind, r.found)
         })
     })?;
     if damaged > 0 && !args.repair {

@@ -3,11 +3,12 @@
 //! What containers own besides their rows: no hidden inode is without an owner, or has two.
 
 use super::{IndexFound, Mend, Seen, Stopped, Walk};
-use crate::indexes::{self, Findings, Index};
+use crate::indexes::{self, Index};
 use crate::{Device, Image};
 use libvexfs::{index, rows};
 use vexfs_format::inode::{FLAG_HIDDEN, FLAG_VECTOR};
 use vexfs_format::{Inode, ORPHAN_INO};
+use vexfs_uapi::Findings;
 
 impl Walk<'_> {
     pub(super) fn containers<D: Device>(&mut self, image: &mut Image<D>) -> Result<(), Stopped> {

@@ -15,12 +15,12 @@ mod containers;
 mod groups;
 mod inodes;
 
-use crate::indexes::Findings;
 use crate::{Device, Image};
 use libvexfs::alloc::{initial_block_bitmap, GroupSummary};
 use libvexfs::Error;
 use vexfs_format::group::PAYLOAD_BYTES;
 use vexfs_format::Geometry;
+use vexfs_uapi::Findings;
 
 /// What a sound volume holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

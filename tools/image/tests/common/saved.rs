@@ -14,8 +14,8 @@ use vexfs_format::inode::{FLAG_HIDDEN, FLAG_IMAGE, FLAG_VECTOR};
 use vexfs_format::row::RowMeta;
 use vexfs_format::vector_area::{stride, ELEMENT_FLOAT32, METRIC_L2SQ};
 use vexfs_format::{Inode, VectorArea, BLOCK_SIZE, ROOT_INO};
-use vexfs_image::indexes::Findings;
 use vexfs_image::{check, crc, Image, MemDevice};
+use vexfs_uapi::Findings;
 
 /// What the image of an index says, and what its container does.
 pub struct Saved {
