@@ -341,8 +341,6 @@ static void check_vectors(uint64_t round, int worker, struct record *log, int re
 		problem("%s: no number of whole batches from %llu on gives this state (%llu rows, %llu live)",
 			name, (unsigned long long)acknowledged, (unsigned long long)st.rows,
 			(unsigned long long)st.live);
-	if (st.rows % BATCH)
-		problem("%s: %llu rows are not whole batches", name, (unsigned long long)st.rows);
 	if (live != st.live || b.done != live)
 		problem("%s: %llu rows are live, %llu keys are found", name,
 			(unsigned long long)st.live, (unsigned long long)live);
