@@ -20,10 +20,11 @@ VECTOR_FIXTURE(box)
 #define FIXED 3072
 
 FIXTURE_VARIANT(box) {
-	unsigned int kind;
+	unsigned int kind, ntables;
 };
 FIXTURE_VARIANT_ADD(box, hnsw) { VEXFS_INDEX_HNSW };
 FIXTURE_VARIANT_ADD(box, ivf) { VEXFS_INDEX_IVF };
+FIXTURE_VARIANT_ADD(box, ivf_two_lists) { VEXFS_INDEX_IVF, 2 };
 FIXTURE_VARIANT_ADD(box, pq) { VEXFS_INDEX_PQ };
 FIXTURE_VARIANT_ADD(box, lsh) { VEXFS_INDEX_LSH };
 
@@ -142,10 +143,11 @@ static void *searcher(void *arg)
 
 TEST_F_TIMEOUT(box, an_index_takes_less_than_half_of_its_rows, 1500)
 {
-	uint64_t n = quick() ? 1000 : 30000;
+	uint64_t n = quick() ? (variant->ntables ? 2000 : 1000) : 30000;
 	long raw = n * DIM * 4 / 1024, slack = 512 + raw / 50, half = raw / 2 + (quick() ? FIXED : 0);
 	long index, peak, counted, searching;
-	struct vexfs_build_index b = { .size = sizeof(b), .index_kind = variant->kind };
+	struct vexfs_build_index b = { .size = sizeof(b), .index_kind = variant->kind, .ntables = variant->ntables };
+	struct vexfs_build_index drop = { .size = sizeof(drop), .flags = VEXFS_BUILD_DROP, .index_kind = variant->kind };
 	struct vexfs_index_stats st = { .size = sizeof(st), .index_kind = variant->kind };
 	int fd = container("f", DIM, VEXFS_METRIC_L2);
 	pthread_t sampling, threads[SEARCHERS];
@@ -162,13 +164,11 @@ TEST_F_TIMEOUT(box, an_index_takes_less_than_half_of_its_rows, 1500)
 	OK(fsync(fd));
 	/* What the first index of all leaves behind is not this one's. */
 	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b));
-	b.flags = VEXFS_BUILD_DROP;
-	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b));
+	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &drop));
 	before = settled_memory();
 	most = 0;
 	stop = false;
 	pthread_create(&sampling, NULL, sampler, NULL);
-	b.flags = 0;
 	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b));
 	stop = true;
 	pthread_join(sampling, NULL);
@@ -184,6 +184,7 @@ TEST_F_TIMEOUT(box, an_index_takes_less_than_half_of_its_rows, 1500)
 	       100 * counted / raw, index, 100 * index / raw, after.vmalloc - before.vmalloc,
 	       after.slab - before.slab, peak, 100 * peak / raw);
 	EXPECT_EQ(n + 1, st.nodes);
+	EXPECT_EQ(variant->ntables ?: st.ntables, st.ntables);
 	EXPECT_GT(raw / 2, counted);
 	/* Of few rows a half is about what the kernel's own memory comes and goes by. */
 	EXPECT_GT(raw / 2 + (quick() ? slack : 0), index);
@@ -203,8 +204,7 @@ TEST_F_TIMEOUT(box, an_index_takes_less_than_half_of_its_rows, 1500)
 	TH_LOG("after eight searches at a time %ld KiB (%ld %%)", searching, 100 * searching / raw);
 	EXPECT_GT(half, searching);
 
-	b.flags = VEXFS_BUILD_DROP;
-	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b));
+	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &drop));
 	after = settled_memory();
 	TH_LOG("dropped, %ld KiB are left", after.used - before.used);
 	EXPECT_GE(slack, after.used - before.used);
@@ -220,7 +220,7 @@ TEST_F_TIMEOUT(box, indexes_of_every_type_take_less_than_half_of_their_rows, 150
 		/* Rows of bits are so short that scratch memory of a search counts beside fewer. */
 		uint64_t n = (quick() ? 1000 : 30000) * (t->bits == 1 ? 4 : 1);
 		long raw = n * row_size(t, DIM) / 1024, counted;
-		struct vexfs_build_index b = { .size = sizeof(b), .index_kind = variant->kind };
+		struct vexfs_build_index b = { .size = sizeof(b), .index_kind = variant->kind, .ntables = variant->ntables };
 		struct vexfs_index_stats st = { .size = sizeof(st), .index_kind = variant->kind };
 		struct vexfs_create_vector arg = { 0 };
 		int fd;
