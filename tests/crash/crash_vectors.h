@@ -67,6 +67,12 @@ static unsigned int dim_of(uint64_t round)
 	return round / 4 % 2 ? 24 : 48;
 }
 
+/* And lists with rows in one each, and in two. */
+static unsigned int copies_of(uint64_t round)
+{
+	return 1 + round % 2;
+}
+
 /* Rows are in clusters of some 80: of rows without any, which nobody has, defaults find less. */
 static void vector_of(float *row, uint64_t round, uint64_t key, uint64_t version)
 {
@@ -121,6 +127,8 @@ static void vector_worker(uint64_t round, int worker)
 				build.m = 8;
 				build.ef_construction = 40;
 			}
+			if (kind == VEXFS_INDEX_IVF)
+				build.ntables = copies_of(round);
 			/* With no row left there is nothing to train on. */
 			if (!ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &build))
 				indexed |= 1 << kind;
@@ -226,6 +234,17 @@ static void check_searches(int fd, const char *name, uint64_t round, const float
 			if (!f->there)
 				continue;
 			f->hops += s.hops;
+			for (int i = 0; i < K; i++) {
+				uint64_t key = hits[i].key;
+
+				if (key != VEXFS_KEY_NONE && (key >= KEYS || rows[key] != hits[i].row))
+					problem("%s: index kind %u finds row %llu, which no key has", name,
+						s.index_kind, (unsigned long long)hits[i].row);
+				for (int j = 0; j < i; j++)
+					if (key != VEXFS_KEY_NONE && hits[j].row == hits[i].row)
+						problem("%s: index kind %u finds key %llu twice", name,
+							s.index_kind, (unsigned long long)key);
+			}
 			for (int i = 0; i < K && i < live; i++) {
 				f->wanted++;
 				for (int j = 0; j < K; j++)
@@ -236,8 +255,8 @@ static void check_searches(int fd, const char *name, uint64_t round, const float
 }
 
 /* Says how an index of the container is; an acknowledged one must be there and in order. */
-static void check_index(int fd, const char *name, const struct vexfs_index_stats *before, bool acknowledged,
-			const struct found *found, uint64_t live)
+static void check_index(int fd, const char *name, uint64_t round, const struct vexfs_index_stats *before,
+			bool acknowledged, const struct found *found, uint64_t live)
 {
 	struct vexfs_index_stats after = { .size = sizeof(after), .index_kind = before->index_kind };
 	struct vexfs_index_check check = { .size = sizeof(check), .index_kind = before->index_kind };
@@ -253,6 +272,8 @@ static void check_index(int fd, const char *name, const struct vexfs_index_stats
 	if (live && (after.state != VEXFS_INDEX_READY || after.nodes != live))
 		problem("%s: index kind %u is in state %u with %llu rows of %llu", name, kind, after.state,
 			(unsigned long long)after.nodes, (unsigned long long)live);
+	if (kind == VEXFS_INDEX_IVF && after.ntables != copies_of(round))
+		problem("%s: rows are in %u lists each, were to be in %u", name, after.ntables, copies_of(round));
 	if (acknowledged && kind != VEXFS_INDEX_HNSW && found->wanted && !found->hops)
 		problem("%s: searches did without index kind %u", name, kind);
 	if (recall < 950)
@@ -264,9 +285,9 @@ static void check_index(int fd, const char *name, const struct vexfs_index_stats
 			name, kind, (unsigned long long)check.faults, (unsigned long long)check.unreachable,
 			(unsigned long long)check.wrong_codes, (unsigned long long)check.wrong_rows,
 			check.bad_images ? "bad" : "good");
-	printf("# round index kind %u: %s before, recall@10 %u in 1000, %llu hops, %llu nodes, %llu deleted, nlist %u\n",
+	printf("# round index kind %u: %s before, recall@10 %u in 1000, %llu hops, %llu nodes, %llu deleted, nlist %u, ntables %u\n",
 	       kind, before->state == VEXFS_INDEX_STORED ? "on disk" : "in memory", recall, found->hops,
-	       (unsigned long long)after.nodes, (unsigned long long)after.deleted, after.nlist);
+	       (unsigned long long)after.nodes, (unsigned long long)after.deleted, after.nlist, after.ntables);
 }
 
 /* Checks the searches of the container, and its indexes, of which those of the bits @acknowledged must be there. */
@@ -287,7 +308,7 @@ static void check_indexes(int fd, const char *name, uint64_t round, uint64_t ack
 	check_searches(fd, name, round, got, rows, found);
 	for (int which = 0; which < PER_ROUND; which++)
 		if (found[which].there)
-			check_index(fd, name, &before[which], acknowledged >> kind_of(round, which) & 1,
+			check_index(fd, name, round, &before[which], acknowledged >> kind_of(round, which) & 1,
 				    &found[which], live);
 }
 
