@@ -30,6 +30,10 @@ FIXTURE_VARIANT_ADD(scratch, hnsw) {
 FIXTURE_VARIANT_ADD(scratch, ivf) {
 	{ .index_kind = VEXFS_INDEX_IVF, .nlist = 8, .nsub = 4, .nbits = 4 },
 };
+/* Without codes, which the one above has: what a second list asks for is the same. */
+FIXTURE_VARIANT_ADD(scratch, ivf_two_lists) {
+	{ .index_kind = VEXFS_INDEX_IVF, .nlist = 8, .nbits = 32, .ntables = 2 },
+};
 FIXTURE_VARIANT_ADD(scratch, pq) {
 	{ .index_kind = VEXFS_INDEX_PQ, .nbits = 4 },
 };
