@@ -305,6 +305,33 @@ CASE(a_graph_made_for_no_rows_is_made_anew_once_there_are_some)
 	free_rows(&rows);
 }
 
+/* Of many rows a sample is looked at, and it must not be that none of it is left. */
+CASE(a_graph_knows_the_mean_of_rows_of_which_every_other_one_is_deleted)
+{
+	enum { N = 10002 };
+	struct rows rows = typed_rows(&types[0], 1, N, 4, 0);
+	uint64_t *gone = malloc(N / 2 * sizeof(*gone));
+	struct vexfs_batch b = {
+		.op = VEXFS_OP_DELETE, .flags = VEXFS_BATCH_BY_ROW, .rows = PTR(gone), .count = N / 2,
+	};
+	struct vexfs_create_vector arg = { 0 };
+	int fd = typed_container("f", &types[0], 4, VEXFS_METRIC_L2, &arg);
+
+	if (!on_vexfs())
+		SKIP(return, "not on VexFS");
+	OK(insert_rows(fd, &rows, 0, N, NULL));
+	for (uint64_t i = 0; i < N / 2; i++)
+		gone[i] = 2 * i;
+	OK(batch(fd, &b));
+	OK(build(fd, (struct vexfs_build_index){ .m = 4, .ef_construction = 8 }));
+	/* A graph that knows of no rows is built anew. */
+	OK(insert_rows(fd, &rows, 0, 1, NULL));
+	EXPECT_EQ(VEXFS_INDEX_READY, graph_stats(fd).state);
+	close(fd);
+	free_rows(&rows);
+	free(gone);
+}
+
 /* As long as rows may be for an index, and one element longer. */
 CASE(rows_too_long_for_an_index_are_told)
 {
