@@ -204,7 +204,7 @@ fn advice(operation: Operation, errno: Errno) -> Option<&'static str> {
         }
         (Search, Errno::TOOBIG) => "too many hits are asked for; use a smaller k or fewer queries",
         (Search, Errno::INVAL) => {
-            "a query holds a NaN, an infinity or a bit behind its last element, or an option is out of range; check k, at most 16384"
+            "a query holds a NaN, an infinity or a bit behind its last element, or an option is out of range: k is at most 16384, ef and rerank 4096, nprobe 65536"
         }
         (Search, Errno::NOENT) => {
             "it has no index of that kind; leave out --index or search with --exact"

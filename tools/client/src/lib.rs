@@ -320,7 +320,8 @@ impl Container {
             deleted: raw.deleted,
             watermark: raw.watermark,
             resident_bytes: raw.resident_bytes,
-            digest: digest.then_some(raw.digest),
+            // 0 while there is none.
+            digest: Some(raw.digest).filter(|digest| *digest != 0),
             build_watermark: raw.build_watermark,
             build_rows: raw.build_rows,
             build_error: raw.build_error,

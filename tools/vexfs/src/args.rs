@@ -195,7 +195,7 @@ pub struct Search {
     #[arg(long, value_name = "MASK", value_parser = number)]
     pub tags_all: Option<u64>,
     /// Only rows with one of these tag bits
-    #[arg(long, value_name = "MASK", value_parser = number)]
+    #[arg(long, visible_alias = "filter-tag", value_name = "MASK", value_parser = number)]
     pub tags_any: Option<u64>,
     /// Only the first N queries
     #[arg(long, value_name = "N")]
@@ -413,6 +413,7 @@ mod tests {
         assert!(parse(&["vexfs", "search", "f", "--row", "1", "--key", "2"]).is_err());
         assert!(parse(&["vexfs", "search", "f", "--row", "1", "-k", "5", "--json"]).is_ok());
         assert!(parse(&["vexfs", "search", "f", "--row", "1", "-k", "0"]).is_err());
+        assert!(parse(&["vexfs", "search", "f", "--row", "1", "--filter-tag", "0x6"]).is_ok());
         assert!(parse(&["vexfs", "import", "f", "s.npy", "--create"]).is_err());
         assert!(parse(&["vexfs", "delete", "f"]).is_err());
     }

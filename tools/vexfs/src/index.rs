@@ -177,6 +177,13 @@ fn list(args: &args::Stats, volume: &dyn Volume, output: &mut Output<'_>) -> Res
         indexes,
     };
     output.print(&list, |to| {
+        if list.indexes.is_empty() {
+            return writeln!(
+                to,
+                "{}: no index, searches compare with every row",
+                list.file
+            );
+        }
         list.indexes.iter().try_for_each(|r| line(to, r))
     })
 }

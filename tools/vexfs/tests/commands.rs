@@ -314,6 +314,7 @@ fn indexes_are_listed_and_missing_ones_are_named() {
     b.json("import @c @base.npy --create --metric l2");
     let list = b.json("index list @c");
     assert_eq!(list["indexes"].as_array().map(Vec::len), Some(0));
+    assert!(b.run("index list @c").unwrap().0.contains("no index"));
     // Containers in memory have none.
     let error = b.run("index build @c").unwrap_err();
     assert!(error.contains("no index of that kind yet"), "{error}");

@@ -16,7 +16,9 @@ use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
-use vexfs_client::{Access, Container, Counters, Errno, Hit, IndexKind, SearchOptions, Volume};
+use vexfs_client::{
+    Access, Container, Counters, Errno, Hit, IndexKind, IndexState, SearchOptions, Volume,
+};
 
 const EF: &[u32] = &[10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
 const NPROBE: &[u32] = &[1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128];
@@ -166,12 +168,19 @@ fn built(container: &Container) -> Result<Vec<IndexKind>> {
             continue;
         }
         match container.index_stats(kind, false) {
-            Ok(_) => kinds.push(kind),
+            Ok(stats) if is_usable(stats.state) => kinds.push(kind),
+            Ok(_) => (),
             Err(e) if e.errno() == Some(Errno::NOENT) => (),
             Err(e) => return Err(e.into()),
         }
     }
     Ok(kinds)
+}
+
+/// Whether searches use an index in this state, so that there is something to measure.
+fn is_usable(state: Option<IndexState>) -> bool {
+    use IndexState::{Ready, Rebuilding, Stored};
+    matches!(state, Some(Ready | Rebuilding | Stored))
 }
 
 /// What the parameter of an index is set to.
@@ -331,6 +340,18 @@ mod tests {
         assert_eq!(share(&[hits(&[1, 1, 1])], &want), 1.0 / 3.0);
         assert_eq!(share(&[hits(&[])], &want), 0.0);
         assert_eq!(share(&[hits(&[1])], &[hits(&[])]), 1.0, "nothing to find");
+    }
+
+    #[test]
+    fn an_index_whose_build_failed_or_goes_on_is_not_measured() {
+        assert!(is_usable(Some(IndexState::Stored)) && is_usable(Some(IndexState::Rebuilding)));
+        for state in [
+            IndexState::Failed,
+            IndexState::Building,
+            IndexState::Unusable,
+        ] {
+            assert!(!is_usable(Some(state)), "{state:?}");
+        }
     }
 
     #[test]
