@@ -252,9 +252,15 @@ fn insert(
     };
     let keys = list(b.keys)?;
     let tags = list(b.tags)?;
+    let mut numbers = KVVec::new();
     if b.rows != 0 {
-        // Found out before anything changes.
-        write_rows(b, |_| NO_ROW)?;
+        // Whether there is memory, here and there, is found out before anything changes.
+        numbers.resize(
+            usize::try_from(b.count).map_err(|_| E2BIG)?,
+            NO_ROW,
+            GFP_KERNEL | __GFP_NOWARN,
+        )?;
+        write_u64s(b.rows, &numbers)?;
     }
     let vectors = Vectors {
         address: usize::try_from(b.vectors).map_err(|_| EFAULT)?,
@@ -282,23 +288,13 @@ fn insert(
     let places = outcome.map_err(|error| BatchError { error, row: failed })?;
     b.done = b.count;
     b.first_row = places.row(0);
+    for (number, index) in numbers.iter_mut().zip(0..) {
+        *number = places.row(index);
+    }
     if b.rows != 0 {
-        write_rows(b, |index| places.row(index))?;
+        write_u64s(b.rows, &numbers)?;
     }
     Ok(())
-}
-
-/// Tells which rows the vectors of a batch have become. Not inlined: what comes between wants the stack.
-#[inline(never)]
-fn write_rows(b: &uapi::vexfs_batch, row: impl Fn(u64) -> u64) -> Result {
-    let count = usize::try_from(b.count)?;
-    let mut numbers = KVVec::with_capacity(count, GFP_KERNEL | __GFP_NOWARN)?;
-    for index in 0..b.count {
-        numbers
-            .push_within_capacity(row(index))
-            .map_err(|_| ENOMEM)?;
-    }
-    write_u64s(b.rows, &numbers)
 }
 
 /// The live rows that a batch names, by row or by key.

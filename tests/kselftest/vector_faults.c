@@ -215,6 +215,36 @@ static int run_upsert(struct world *w, int round)
 	return 0;
 }
 
+/* Rows in the place of deleted ones, once there are some whose deletion is on the medium. */
+static int run_reuse(struct world *w, int round)
+{
+	uint64_t rows[AT_ONCE];
+	struct vexfs_batch b = { .op = VEXFS_OP_UPSERT, .flags = VEXFS_BATCH_REUSE, .count = AT_ONCE,
+				 .vectors = PTR(w->fresh), .keys = PTR(w->fresh_keys), .rows = PTR(rows) };
+	int err;
+
+	for (int i = 0; i < AT_ONCE; i++)
+		w->fresh_keys[i] = 1000 + i;
+	err = batch(w->fd, &b) ? errno : 0;
+	end_faults();
+	if (!err) {
+		for (uint64_t row = 0; row < w->n; row++)
+			if (w->keys[row] < 1000 + AT_ONCE)
+				w->dead[row] = true;
+		for (int i = 0; i < AT_ONCE; i++) {
+			memcpy(w->rows + rows[i] * DIM, w->fresh + i * DIM, DIM * 4);
+			w->keys[rows[i]] = w->fresh_keys[i];
+			w->dead[rows[i]] = false;
+			if (rows[i] >= w->n)
+				w->n = rows[i] + 1;
+		}
+		if (fsync(w->fd))
+			err = errno;
+	}
+	errno = err;
+	return err ? -1 : 0;
+}
+
 static int run_delete(struct world *w, int round)
 {
 	uint64_t row = round % N;
@@ -473,7 +503,7 @@ TEST_F_TIMEOUT(scratch, allocations_that_fail_##name, 1500)		\
 	all_of(_metadata, operations);					\
 }
 
-FAULT_CASE(in_batches, { "insert", run_insert }, { "upsert", run_upsert }, { "delete", run_delete },
+FAULT_CASE(in_batches, { "insert", run_insert }, { "upsert", run_upsert }, { "reuse", run_reuse }, { "delete", run_delete },
 	   { "overwrite", run_overwrite }, { "save", run_save })
 FAULT_CASE(in_builds, { "build", run_build }, { "drop", run_drop }, { "check", run_check })
 FAULT_CASE(in_searches, { "exact", run_exact }, { "search", run_search },
