@@ -36,6 +36,12 @@ else
 	say "bench: no huge pages for the guest's memory, which needs root: rates of indexes are a tenth lower or more"
 fi
 
+# What ran before has left memory in pieces, of which huge pages can't be made, for the guest or for others.
+sync
+for of in drop_caches compact_memory; do
+	{ echo 1 >"/proc/sys/vm/$of"; } 2>/dev/null || say "bench: no $of, which needs root"
+done
+
 if [[ $wanted == *" insert "* ]]; then
 	undisturbed qemu/vm --uml --mem 3G --disk 2G --disk 2G --env SIMD_ROUNDS -- tests/bench/guest.sh "$out/bench" \
 		"${ROWS:-200000}" "${DIM:-384}" "${BATCH:-4096}" "${ROUNDS:-7}"
