@@ -223,7 +223,7 @@ static void check_searches(int fd, const char *name, uint64_t round, const float
 			s.index_kind = kind_of(round, which);
 			s.ef = s.index_kind == VEXFS_INDEX_HNSW ? 100 : 0;
 			/* What the defaults are; without a word the planner takes few rows to be compared at once. */
-			s.nprobe = s.index_kind == VEXFS_INDEX_IVF ? 64 : s.index_kind == VEXFS_INDEX_LSH ? 5 : 0;
+			s.nprobe = s.index_kind == VEXFS_INDEX_IVF ? 64 : s.index_kind == VEXFS_INDEX_LSH ? 8 : 0;
 			s.rerank = s.index_kind == VEXFS_INDEX_PQ ? 300 : 0;
 			s.hits = PTR(hits);
 			s.hops = 0;
