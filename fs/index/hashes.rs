@@ -310,6 +310,7 @@ impl Listed for Hashes {
         for row in rows.filter(|row| is_live(inode, *row)) {
             task::cond_resched();
             let hashed = writer.hash(inode, &self.hasher, &mut pinned, row, end)?;
+            self.remove_row(row, hashed.buckets)?;
             self.insert(row, &hashed)?;
         }
         Ok(())
@@ -433,7 +434,7 @@ impl Structure for Hashes {
         share::each(threads, wide.iter_mut(), || Ok(()), hash)?;
         for chunk in &*wide {
             for (at, row) in chunk.rows.clone().enumerate() {
-                if is_live(inode, row) {
+                if chunk.is_hashed(at) && is_live(inode, row) {
                     let hashed = chunk.hashed(&self.hasher, at)?;
                     self.insert(row, &hashed)?;
                     // Who deleted it meanwhile has not found it.

@@ -259,6 +259,8 @@ pub(super) const PIECE: u64 = 64;
 /// Rows that one thread hashes and encodes.
 pub(super) struct Chunk {
     pub(super) rows: Range<u64>,
+    /// A bit for each that was live when it was hashed.
+    live: u64,
     /// Of each of these rows a bucket for each table, then codes and factors; anything for rows that are not live.
     buckets: KVVec<u32>,
     codes: KVVec<u8>,
@@ -286,6 +288,7 @@ impl Chunk {
         let codes = rows.saturating_mul(coder.layout.nsub as usize);
         Ok(Chunk {
             rows: 0..0,
+            live: 0,
             buckets: charge.make(buckets)?,
             codes: charge.make(codes)?,
             factors: charge.make(rows)?,
@@ -299,12 +302,19 @@ impl Chunk {
     /// Hashes and encodes the live ones of its rows. Rows below `end` may be read on the way.
     pub(super) fn hash(&mut self, inode: &Inode<VexFs>, hasher: &Hasher, end: u64) -> Result {
         let mut pinned = Pinned::new()?;
+        self.live = 0;
         for (at, row) in self.rows.clone().enumerate() {
             if is_live(inode, row) {
                 self.hash_row(inode, hasher, &mut pinned, at, row, end)?;
+                self.live |= 1 << at;
             }
         }
         Ok(())
+    }
+
+    /// Whether its row `at` was hashed. One that took a deleted one's place since was not.
+    pub(super) fn is_hashed(&self, at: usize) -> bool {
+        self.live >> at & 1 != 0
     }
 
     /// Reads, hashes and encodes `row` as its row `at`, which is below [`PIECE`].

@@ -106,7 +106,8 @@ pub(super) trait Listed {
     /// Removes the rows that `gone` says yes to from whatever lists they are in.
     fn remove_where(&self, gone: impl FnMut(u64) -> bool) -> Result;
 
-    /// Takes in the live ones of `rows`, none of which is here. `end` rows may be read on the way.
+    /// Takes in the live ones of `rows`, each of which is in none of the lists, or in its own, if there are several: then it
+    /// is there once afterwards, too. `end` rows may be read on the way.
     fn insert_live(
         &self,
         inode: &Inode<VexFs>,
@@ -253,7 +254,9 @@ pub(super) fn restore<L: Listed>(
     let Some(last) = rows.last() else {
         return Ok(());
     };
-    let mut stale = untidy;
+    // Who extends the lists without the inode locked, as a build does, may have met them after they were published. Then
+    // they are in their own lists; of one list all would have to be looked through for each.
+    let mut stale = untidy || lists.extent().nlist <= 1;
     if let Some(loaded) = &mut taken.loaded {
         // Those of the image are other rows.
         stale |= rows.iter().any(|row| loaded.has(*row));

@@ -260,7 +260,7 @@ impl Listed for Lists {
                 return Ok(());
             }
             self.encode(inode, batch, None, end)?;
-            self.append(inode, batch, |_| ())?;
+            self.append(inode, batch, self.coder.params.nlist > 1, |_| ())?;
         }
     }
 
@@ -409,7 +409,7 @@ impl Structure for Lists {
             taken.end = last.max(taken.end);
             batch.fill((first..last).filter(|row| is_live(inode, *row)))?;
             self.encode(inode, batch, assigned.as_ref(), end)?;
-            self.append(inode, batch, |row| {
+            self.append(inode, batch, false, |row| {
                 watermark.store(row.saturating_add(1), Ordering::Release);
             })?;
             last

@@ -55,12 +55,13 @@ impl Lists {
         })
     }
 
-    /// Puts the encoded rows of `batch` into their lists, in order. `in_lists` is told each of them once it and all
-    /// before it are.
+    /// Puts the encoded rows of `batch` into their lists, in order; those that are there already, if that can be, for a
+    /// second time, in place of the first. `in_lists` is told each of them once it and all before it are.
     pub(super) fn append(
         &self,
         inode: &Inode<VexFs>,
         batch: &mut Batch,
+        again: bool,
         mut in_lists: impl FnMut(u64),
     ) -> Result {
         let Lent {
@@ -79,6 +80,9 @@ impl Lists {
                 let at = i.saturating_mul(step);
                 let codes = memory.codes.get(at..at.saturating_add(step));
                 let codes = codes.ok_or(EINVAL)?;
+                if again {
+                    writer.delete_from_all(lists, *row).map_err(errno)?;
+                }
                 while let Err(e) = writer.append_to(lists, *row, codes, factors) {
                     match e {
                         ivf::Error::Full => index.store().grow_by_one()?,
@@ -134,7 +138,7 @@ impl Lists {
         let encode = |(): &mut (), batch: &mut Batch| self.encode(inode, batch, known, end);
         share::each(threads, wide.iter_mut(), || Ok(()), encode)?;
         for batch in wide {
-            self.append(inode, batch, |row| {
+            self.append(inode, batch, false, |row| {
                 watermark.store(row.saturating_add(1), Ordering::Release);
             })?;
         }

@@ -319,6 +319,49 @@ SCRATCH_CASE(indexes_know_the_new_rows)
 	}
 }
 
+SCRATCH_CASE(a_build_beside_has_each_row_once)
+{
+	const unsigned int at_once = 50;
+	float *vectors = malloc(N * DIM * sizeof(float));
+
+	NEED_VEXFS();
+	FOR_EACH_WAY_OF_CHANGES(way) {
+		uint64_t keys[N], drawn[50], rows[50], state = 5;
+		unsigned int kind = way->build.index_kind, version = 0;
+		struct vexfs_index_check c = { .size = sizeof(c), .index_kind = kind };
+		struct vexfs_index_stats st = { 0 };
+		int fd = container("f", DIM, VEXFS_METRIC_L2);
+
+		ASSERT_LE(0, fd);
+		for (unsigned int i = 0; i < N; i++) {
+			keys[i] = i;
+			contents(vectors + i * DIM, i, 0);
+		}
+		OK(insert(fd, vectors, keys, N));
+		for (unsigned int builds = 0; builds < (quick() ? 2 : 20); builds++) {
+			OK(build_way(fd, way, VEXFS_BUILD_BACKGROUND | (builds ? VEXFS_BUILD_REPLACE : 0)));
+			do {
+				draw(drawn, at_once, N, &state);
+				version++;
+				for (unsigned int j = 0; j < at_once; j++)
+					contents(vectors + j * DIM, drawn[j], version);
+				OK(insert_again(fd, VEXFS_OP_UPSERT, vectors, drawn, NULL, at_once, rows));
+				OK(fsync(fd));
+				OK(stats_of_kind(fd, kind, &st));
+			} while (st.state == VEXFS_INDEX_BUILDING || st.state == VEXFS_INDEX_REBUILDING);
+			OK(ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &c));
+			EXPECT_EQ(0, c.faults + c.unreachable + c.wrong_codes + c.wrong_rows + c.bad_images)
+				TH_LOG("%s: faults %llu, rows %llu, codes %llu", way->name, (unsigned long long)c.faults,
+				       (unsigned long long)c.wrong_rows, (unsigned long long)c.wrong_codes);
+			OK(stats_of_kind(fd, kind, &st));
+			EXPECT_EQ(N, st.nodes);
+		}
+		close(fd);
+		OK(unlink("f"));
+	}
+	free(vectors);
+}
+
 SCRATCH_CASE(the_flag_is_for_inserts_alone)
 {
 	float *vectors = new_rows(1, 0, 10, DIM);
