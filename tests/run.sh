@@ -154,7 +154,7 @@ arm64_programs() {
 posix_job() {
 	trap 'kill $vm 2>/dev/null; exit 130' INT TERM
 	want kselftest && kselftests kselftest "$out/kselftest.log" "$bin" -- $(programs posix)
-	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector | grep -vE '_(numa|fsck)$')
+	want vector && kselftests vector "$out/vector.log" "$bin" -- $(programs vector | grep -vE '_(numa|fsck|reuse)$')
 	want debug && kselftests debug "$out/debug.log" "$bin" --debug --mem 2G --timeout "${VEXFS_GUEST_SECONDS:-14400}" -- \
 		${VEXFS_PROGRAMS:-$(programs posix) $(programs vector)}
 	return 0
@@ -182,7 +182,7 @@ other_jobs() {
 	want isa && isa
 	want arm64 && kselftests arm64 "$out/arm64.log" "$arm64_bin" --arch arm64 --env VEXFS_TEST_ISA=neondot -- \
 		$(arm64_programs) vector_search:simd=neon
-	want vector && kselftests numa "$out/numa.log" "$bin" --nodes 2 -- vector_numa vector_fsck vector_types:simd=scalar
+	want vector && kselftests numa "$out/numa.log" "$bin" --nodes 2 -- vector_numa vector_fsck vector_reuse vector_types:simd=scalar
 	want images && guest images "$out/images.log" --cpu 1 --mem 512M --disk 24M --disk 24M --disk 12M --timeout 3600 -- \
 		tests/images/guest.sh "$bin/image_check" "${VEXFS_IMAGE_ROUNDS:-4}" "$VEXFS_SEED"
 	return 0

@@ -215,6 +215,9 @@ TEST_F_TIMEOUT(box, indexes_of_every_type_take_less_than_half_of_their_rows, 150
 {
 	bool of_bits = variant->kind == VEXFS_INDEX_IVF || variant->kind == VEXFS_INDEX_LSH;
 
+	/* Of few rows it says nothing about a second list. */
+	if (quick() && variant->ntables)
+		return;
 	for (int which = 0; which < TYPES; which++) {
 		const struct type *t = &types[which];
 		/* Rows of bits are so short that scratch memory of a search counts beside fewer. */
