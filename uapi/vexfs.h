@@ -304,11 +304,12 @@ struct vexfs_search {
  *	dimension; by default of 4 elements each, or 8 with 8 bits, where these divide it
  * @nbits: bits of a code. HNSW: 1, 4 or 8 for each element; 4 by default, or 1 where
  *	that would take half of the rows' own memory, as with elements of a byte, or
- *	where rows are too long for 4; 1 alone for BINARY. IVF: 1 for a sign of each element (RaBitQ), the default for rows of more than 128 bytes
- *	that are not BINARY; 4 or 8 for each of @nsub sub-quantisers, 4 the
- *	default with @nsub; 32 for no codes: the rows of lists are compared exactly.
- *	PQ: 4, the default, or 8. LSH: hash bits of a table, 1 to VEXFS_MAX_NBITS and at
- *	most the dimension; by default such that a bucket has 128 to 256 rows
+ *	where rows are too long for 4; 1 alone for BINARY. IVF: 1 for a sign of each
+ *	element (RaBitQ), the default for rows of more than 128 bytes that are not
+ *	BINARY; 4 or 8 for each of @nsub sub-quantisers, 4 the default with @nsub; 32
+ *	for no codes: the rows of lists are compared exactly. PQ: 4, the default, or 8.
+ *	LSH: hash bits of a table, 1 to VEXFS_MAX_NBITS and at most the dimension; by
+ *	default such that a bucket has 128 to 256 rows
  * @ntables: LSH: hash tables, 1 to VEXFS_MAX_NTABLES; by default 4, or as many
  *	as take two fifths of the rows' own memory. IVF: lists that a row is in, 1 or,
  *	if there are as many, 2, which takes more memory and less time for the same recall,

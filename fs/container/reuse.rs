@@ -130,8 +130,9 @@ impl Drop for Reading<'_> {
     }
 }
 
-/// Up to `count` deleted rows, in order, whose place others may take. Those that come without keys get their row's number for one, so it
-/// must not be the key of another row. The inode is locked exclusively. Not inlined: what comes after it wants the stack.
+/// Up to `count` deleted rows, in order, whose place others may take. Those that come without keys get their row's
+/// number for one, so it must not be the key of another row. The inode is locked exclusively. Not inlined: what comes
+/// after it wants the stack.
 ///
 /// # Errors
 ///
