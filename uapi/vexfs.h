@@ -142,7 +142,7 @@ struct vexfs_create_vector {
  *
  * Rows are added behind the last one, and the file grows with each, whatever was
  * deleted. With VEXFS_BATCH_REUSE they take the place and the number of deleted rows
- * first, so a file whose rows come and go stays about as large as it was. Those are used
+ * first, and the rest are added, so a file whose rows come and go stays about as large as it was. Those are used
  * that no search may look at any more and whose deletion is on the medium; while a
  * sixteenth of the rows waits for that, the batch sees to it, as fsync(2) does.
  *
