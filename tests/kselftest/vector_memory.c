@@ -65,13 +65,20 @@ static struct memory memory_now(void)
 	int fd = open("/proc/meminfo", O_RDONLY);
 	struct memory m = { 0 };
 	char text[8192] = "";
+	long before, after;
 
+	/*
+	 * Pages that go from a processor's list to the free ones between two readings, some MiB
+	 * at a time, are in neither: so the list is read on both sides.
+	 */
+	before = free_of_processors();
 	if (read(fd, text, sizeof(text) - 1) < 0)
 		perror("/proc/meminfo");
 	close(fd);
+	after = free_of_processors();
 	m.used = line_of(text, "MemTotal:") - line_of(text, "MemFree:") - line_of(text, "Buffers:") -
 		 line_of(text, "\nCached:") - line_of(text, "SReclaimable:") -
-		 line_of(text, "AnonPages:") - line_of(text, "PageTables:") - free_of_processors();
+		 line_of(text, "AnonPages:") - line_of(text, "PageTables:") - (before > after ? before : after);
 	m.vmalloc = line_of(text, "VmallocUsed:");
 	m.slab = line_of(text, "SUnreclaim:");
 	return m;
