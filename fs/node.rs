@@ -16,6 +16,7 @@ use kernel::prelude::*;
 use kernel::sync::{new_mutex, Mutex};
 use libvexfs::format::{self, inode::TREE_ROOT_BYTES, InodeTime};
 use vexfs_vfs::inode::Time;
+use vexfs_vfs::killable::KillableMutex;
 use vexfs_vfs::new_inode::{Fields, Got};
 use vexfs_vfs::page_cache::RwSem;
 use vexfs_vfs::{IRef, Inode, SuperBlock};
@@ -33,7 +34,7 @@ pub(crate) struct Node {
     pub(crate) rows: RwSem,
     /// Held by who reads or writes the image of an index, or overwrites rows that one is of.
     #[pin]
-    pub(crate) images: Mutex<()>,
+    pub(crate) images: KillableMutex,
     /// Changes whenever a mapping that was handed out may be wrong.
     sequence: AtomicU32,
     /// `State::disk.size`, for readers without the lock.
@@ -61,7 +62,7 @@ impl Node {
             }),
             container <- new_mutex!(Container::new()),
             rows <- RwSem::new(),
-            images <- new_mutex!((), "vexfs_images"),
+            images <- KillableMutex::new(),
             sequence: AtomicU32::new(0),
             disk_size: AtomicU64::new(0),
             sync_tid: AtomicU32::new(0),

@@ -50,10 +50,11 @@ impl Budget {
     /// Takes `bytes`. Indexes are dropped that are not in use and that the disk has, if that makes enough room.
     fn take(&self, bytes: u64) -> Result {
         while let Err(missing) = self.take_what_is_left(bytes) {
-            let enough = self.residents.droppable() >= missing;
-            if !enough || self.residents.drop_oldest().is_none() {
+            if self.residents.droppable() < missing {
                 return Err(ENOMEM);
             }
+            // If it came into use just now, another one may do.
+            let _ = self.residents.drop_oldest();
         }
         Ok(())
     }

@@ -83,7 +83,8 @@ fn begin(inode: &Inode<VexFs>, request: &Request) -> Result<KBox<Build>> {
     wait_for_save(inode, kind, &stop)?;
     let (claim, lost) = Claim::take(inode, kind, stop, by_itself, may)?;
     claim.with_slot(inode, |slot| slot.begun(by_itself));
-    let before = checkpoint::define(inode, &claim, kind, &request.parameters);
+    let before = checkpoint::define(inode, &claim, kind, &request.parameters)
+        .inspect_err(|_| claim.give_up(inode, |_| {}))?;
     let build = Build {
         request: *request,
         claim: claim.clone(),
@@ -164,7 +165,7 @@ fn wait_for_save(inode: &Inode<VexFs>, kind: Kind, stop: &Stop) -> Result {
         stop.check()?;
         task::cond_resched();
         // Who saves holds it, or is about to.
-        core::mem::drop(inode.node().images.lock());
+        core::mem::drop(inode.node().images.lock_killable()?);
     }
     Ok(())
 }
@@ -306,24 +307,32 @@ fn reserve(inode: &Inode<VexFs>, index: &Index, live: u64, rows: u64) -> Result 
 ///
 /// `ENOENT` if there is none, and those of [`checkpoint::forget`].
 pub(crate) fn drop(inode: &Inode<VexFs>, kind: Kind) -> Result {
-    let stored = container::with(inode, |c| Ok(c.indexes.slot(kind).record.is_some()))?;
-    let (any, job) = drop_from_memory(inode, kind, true);
-    if let Some(job) = job {
+    // Loads what the disk says.
+    container::with(inode, |_| Ok(()))?;
+    let dropped = drop_from_memory(inode, kind, true);
+    if let Some(job) = dropped.job {
         job.end();
     }
-    if !any && !stored {
-        return Err(ENOENT);
+    match dropped.record {
+        Some(record) => checkpoint::forget(inode, kind, &record),
+        None if dropped.any => Ok(()),
+        None => Err(ENOENT),
     }
-    checkpoint::forget(inode, kind)
 }
 
-/// Has searches not use the index of a kind any more, and tells a build to end. Says whether there was
-/// either, and returns the build, if it goes on in the background. `forever` if its record is about to go too.
-pub(super) fn drop_from_memory(
-    inode: &Inode<VexFs>,
-    kind: Kind,
-    forever: bool,
-) -> (bool, Option<Going>) {
+/// What [`drop_from_memory`] has found.
+pub(super) struct Dropped {
+    /// There was an index in memory, or a build.
+    any: bool,
+    /// What is on disk.
+    record: Option<IndexRecord>,
+    /// The build, if it goes on in the background.
+    job: Option<Going>,
+}
+
+/// Has searches not use the index of a kind any more, and tells a build to end. `forever` if its record is
+/// about to go too.
+pub(super) fn drop_from_memory(inode: &Inode<VexFs>, kind: Kind, forever: bool) -> Dropped {
     let mut container = inode.node().container.lock();
     let slot = container.indexes.slot(kind);
     let record = slot.record;
@@ -349,5 +358,9 @@ pub(super) fn drop_from_memory(
     {
         index.cancelled.store(true, Ordering::Relaxed);
     }
-    (any, dropped.job)
+    Dropped {
+        any,
+        record,
+        job: dropped.job,
+    }
 }

@@ -64,7 +64,7 @@ fn look(inode: &Inode<VexFs>, kind: Kind) -> Result<(Findings, Parameters)> {
 
 /// Reads the image of an index, if it has one, and verifies it.
 fn check_image(inode: &Inode<VexFs>, kind: Kind) -> Result {
-    let _images = inode.node().images.lock();
+    let _images = inode.node().images.lock_killable()?;
     let (area, record) = container::with(inode, |c| Ok((c.area, c.indexes.slot(kind).record)))?;
     match record.filter(|record| record.image_ino != 0) {
         Some(record) => Image::new(inode.sb(), record.image_ino, kind.number(), &area)?.verify(),

@@ -72,7 +72,7 @@ pub(super) fn load(inode: &Inode<VexFs>, kind: u32) -> Result {
     if wanted(inode, kind)?.is_none() {
         return Ok(());
     }
-    let _images = inode.node().images.lock();
+    let _images = inode.node().images.lock_killable()?;
     while let Some((kind, record)) = wanted(inode, kind)? {
         let may = |slot: &Slot| match slot.is_ready() {
             true => Err(EBUSY),
@@ -185,13 +185,14 @@ fn read_image(
 ///
 /// # Errors
 ///
-/// `ENOENT` if there is none, or not any more; `EROFS`; what `go_on` says; `ENOSPC`, `EIO` and what metadata says.
+/// `ENOENT` if there is none, or not any more; `EROFS`; `EINTR`; what `go_on` says; `ENOSPC`, `EIO` and what metadata
+/// says.
 /// The image so far stays then.
 pub(super) fn save(inode: &Inode<VexFs>, kind: Kind, go_on: GoOn<'_>) -> Result {
     if inode.sb().is_read_only() {
         return Err(EROFS);
     }
-    let _images = inode.node().images.lock();
+    let _images = inode.node().images.lock_killable()?;
     // At unmount and in the background no system call holds a frozen volume off.
     inode
         .sb()
@@ -313,13 +314,17 @@ fn write_record(
 
 /// Records that an index is to be built, if there is none, so that a build that a crash or an unmount cuts off
 /// starts again. What can't be recorded does not. Returns what was recorded before.
+///
+/// # Errors
+///
+/// `EINTR`.
 pub(super) fn define(
     inode: &Inode<VexFs>,
     claim: &Claim,
     kind: Kind,
     parameters: &Parameters,
-) -> Option<IndexRecord> {
-    let _images = inode.node().images.lock();
+) -> Result<Option<IndexRecord>> {
+    let _images = inode.node().images.lock_killable()?;
     let before = inode.node().container.lock().indexes.slot(kind).record;
     let record = IndexRecord {
         parameters: *parameters,
@@ -328,10 +333,11 @@ pub(super) fn define(
     if before.is_none_or(|before| before.image_ino == 0) {
         set_definition(inode, claim, kind, Some(record));
     }
-    before
+    Ok(before)
 }
 
-/// Takes back what [`define`] recorded, after a build that failed by itself.
+/// Takes back what [`define`] recorded, after a build that failed by itself; also if the task is killed, as
+/// nobody else would.
 pub(super) fn undefine(
     inode: &Inode<VexFs>,
     claim: &Claim,
@@ -385,24 +391,34 @@ pub(super) fn rebuild(inode: &Inode<VexFs>, kind: u32) {
     }
 }
 
-/// Forgets the index of a kind on disk, if there is one. Searches do not use it any more.
+/// Forgets the index of a kind that `dropped` was the record of, unless somebody has built another one
+/// meanwhile. Searches do not use it any more.
 ///
 /// # Errors
 ///
-/// `EROFS`, and what metadata says. It stays on disk then.
-pub(super) fn forget(inode: &Inode<VexFs>, kind: Kind) -> Result {
-    let _images = inode.node().images.lock();
-    let record = container::with(inode, |c| Ok(c.indexes.slot(kind).record))?;
-    let Some(record) = record else {
-        return Ok(());
+/// `EINTR`, `EROFS`, and what metadata says. It stays on disk then.
+pub(super) fn forget(inode: &Inode<VexFs>, kind: Kind, dropped: &IndexRecord) -> Result {
+    let same = |slot: &Slot| {
+        // Its rows may have been overwritten since. Without an image it may be what a later build has defined.
+        let image = |record: &IndexRecord| (record.image_ino, record.generation);
+        slot.record.as_ref().map(image) == Some(image(dropped))
+            && (dropped.image_ino != 0 || slot.claim.is_none())
     };
+    let _images = inode.node().images.lock_killable()?;
+    if !container::with(inode, |c| Ok(same(c.indexes.slot(kind))))? {
+        return Ok(());
+    }
     if inode.sb().is_read_only() {
         return Err(EROFS);
     }
     inode.sb().with_internal_write(|| {
-        set_record(inode, kind, None, |_| true)?;
-        if record.image_ino != 0 {
-            image::discard(inode.sb(), record.image_ino);
+        match set_record(inode, kind, None, same) {
+            // A build has begun just now.
+            Err(ENOENT) => return Ok(()),
+            other => other?,
+        }
+        if dropped.image_ino != 0 {
+            image::discard(inode.sb(), dropped.image_ino);
         }
         Ok(())
     })
@@ -413,9 +429,9 @@ pub(super) fn forget(inode: &Inode<VexFs>, kind: Kind) -> Result {
 ///
 /// # Errors
 ///
-/// What `f` returns; before that, what metadata says.
+/// What `f` returns; before that, `EINTR`, and what metadata says.
 pub(super) fn overwriting<R>(inode: &Inode<VexFs>, f: impl FnOnce() -> Result<R>) -> Result<R> {
-    let _images = inode.node().images.lock();
+    let _images = inode.node().images.lock_killable()?;
     let fresh = |record: &IndexRecord| record.image_ino != 0 && record.flags & RECORD_STALE == 0;
     let mut tid = None;
     for kind in Kind::ALL {

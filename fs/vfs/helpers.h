@@ -159,6 +159,10 @@ int vexfs_read_folio(struct address_space *mapping, pgoff_t index, struct folio 
 /* Tasks, locks, memory, and work for other threads: helpers_task.c. */
 void vexfs_init_rwsem(struct rw_semaphore *sem);
 void vexfs_init_rwlock(struct rw_semaphore *sem);
+void vexfs_init_mutex(struct mutex *mutex);
+void vexfs_mutex_lock(struct mutex *mutex);
+int vexfs_mutex_lock_killable(struct mutex *mutex);
+void vexfs_mutex_unlock(struct mutex *mutex);
 unsigned int vexfs_nofs_save(void);
 void vexfs_nofs_restore(unsigned int flags);
 bool vexfs_fatal_signal_pending(void);

@@ -24,6 +24,27 @@ void vexfs_init_rwlock(struct rw_semaphore *sem)
 	init_rwsem(sem);
 }
 
+void vexfs_init_mutex(struct mutex *mutex)
+{
+	mutex_init(mutex);
+}
+
+/* Macros where locks are checked. */
+void vexfs_mutex_lock(struct mutex *mutex)
+{
+	mutex_lock(mutex);
+}
+
+int vexfs_mutex_lock_killable(struct mutex *mutex)
+{
+	return mutex_lock_killable(mutex);
+}
+
+void vexfs_mutex_unlock(struct mutex *mutex)
+{
+	mutex_unlock(mutex);
+}
+
 unsigned int vexfs_nofs_save(void)
 {
 	return memalloc_nofs_save();

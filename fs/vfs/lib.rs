@@ -21,6 +21,7 @@
 //! arena.rs        large arrays that grow while they are read
 //! array.rs        large arrays of a fixed length
 //! rwlock.rs       a value behind a read-write semaphore
+//! killable.rs     a lock that tasks can be killed in the wait for
 //! fpu.rs          sections that may use vector registers
 //! sort.rs         sorting
 //! task.rs         current task, memory scopes, clocks, random numbers
@@ -74,6 +75,7 @@ pub mod inode;
 mod inode_cache;
 pub mod iomap;
 pub mod jbd2;
+pub mod killable;
 pub mod mount;
 pub mod namei;
 pub mod new_inode;
