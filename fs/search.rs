@@ -205,128 +205,167 @@ fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search, stop: &Stop) -> Resu
         if s.filter_key_count > u64::from(uapi::VEXFS_MAX_FILTER_KEYS) {
             return Err(E2BIG);
         }
-        let keys = ioctl::read_u64s(s.filter_keys, s.filter_key_count)?;
-        Some(Named::by(inode, keys, stop)?)
+        let mut keys = ioctl::read_u64s(s.filter_keys, s.filter_key_count)?;
+        // Neighbours are near each other in the map, too.
+        keys.sort_unstable();
+        Some(keys)
     } else {
         None
     };
-    let tags_all = if has(uapi::VEXFS_SEARCH_TAGS_ALL) {
-        s.tags_all
-    } else {
-        0
+    let filter = Filter {
+        keys,
+        tags_all: if has(uapi::VEXFS_SEARCH_TAGS_ALL) {
+            s.tags_all
+        } else {
+            0
+        },
+        tags_any: has(uapi::VEXFS_SEARCH_TAGS_ANY).then_some(s.tags_any),
     };
-    let tags_any = has(uapi::VEXFS_SEARCH_TAGS_ANY).then_some(s.tags_any);
-    let filtered = bitmap.is_some() || keys.is_some() || tags_all != 0 || tags_any.is_some();
-
+    let filtered = bitmap.is_some() || filter.keys.is_some() || filter.is_of_tags();
+    let all = |c: &container::Container| {
+        (!filtered && c.deleted() == 0).then_some((c.area.rows, c.buried))
+    };
+    if let Some((rows, buried)) = container::with(inode, |c| Ok(all(c)))? {
+        return Ok(Candidates {
+            buried,
+            ..Candidates::new(rows)
+        });
+    }
+    let mut named = Named::by(inode, filter, stop)?;
     container::with(inode, |c| {
-        let rows = c.area.rows;
-        let buried = c.buried;
-        if !filtered && c.deleted() == 0 {
-            return Ok(Candidates {
-                buried,
-                ..Candidates::new(rows)
-            });
-        }
-        let words = usize::try_from(rows.div_ceil(64))?;
-        let mut allowed = KVVec::from_elem(0u64, words, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
-        match &keys {
-            Some(named) => named.write(c, &mut allowed),
-            None => allowed.fill(u64::MAX),
-        }
+        named.follow(c)?;
+        let mut allowed = named.rows;
         for (index, word) in allowed.iter_mut().enumerate() {
             if let Some(bitmap) = &bitmap {
                 *word &= bitmap.get(index).copied().unwrap_or(0);
             }
             *word &= !c.tombstones.get(index).copied().unwrap_or(0);
         }
-        if tags_all != 0 || tags_any.is_some() {
-            for row in 0..rows {
-                let tags = c.tags_of(row);
-                let ok = tags & tags_all == tags_all && tags_any.is_none_or(|any| tags & any != 0);
-                if let (false, Some(word)) = (ok, allowed.get_mut((row / 64) as usize)) {
-                    *word &= !(1 << (row % 64));
-                }
-            }
-        }
         Ok(Candidates {
-            rows,
+            rows: c.area.rows,
             bitmap: Some(allowed),
             filtered,
-            buried,
+            buried: c.buried,
         })
     })
 }
 
 /// Keys that are looked up while the container is locked.
 const KEYS_AT_ONCE: usize = 256;
+/// Words of 64 rows whose tags are looked at while it is.
+const TAGGED_AT_ONCE: usize = 1024;
 
-/// The rows that a filter names by their keys.
-struct Named {
+/// What a filter asks of the keys and tags of rows.
+struct Filter {
     /// In order.
-    keys: KVVec<u64>,
-    /// A bit for each row there was at first, if its key is among these.
+    keys: Option<KVVec<u64>>,
+    tags_all: u64,
+    tags_any: Option<u64>,
+}
+
+impl Filter {
+    fn is_of_tags(&self) -> bool {
+        self.tags_all != 0 || self.tags_any.is_some()
+    }
+
+    fn takes_tags(&self, tags: u64) -> bool {
+        tags & self.tags_all == self.tags_all && self.tags_any.is_none_or(|any| tags & any != 0)
+    }
+
+    /// A bit for each of the first 64 rows that have these tags, or none where there are fewer.
+    fn tagged(&self, tags: &[u64]) -> u64 {
+        let bit = |row| u64::from(self.takes_tags(tags.get(row).copied().unwrap_or(0))) << row;
+        (0..64).map(bit).fold(0, |word, bit| word | bit)
+    }
+
+    fn takes(&self, c: &container::Container, row: u64) -> bool {
+        let is_named = |keys: &KVVec<u64>| keys.binary_search(&c.key_of(row)).is_ok();
+        self.takes_tags(c.tags_of(row)) && self.keys.as_ref().is_none_or(is_named)
+    }
+}
+
+/// The rows that a filter takes, some of them deleted.
+struct Named {
+    filter: Filter,
+    /// A bit for each row.
     rows: KVVec<u64>,
-    /// How many rows that were.
+    /// How many rows there were at first.
     end: u64,
     /// The last batch then.
     batch: u64,
 }
 
 impl Named {
-    /// Looks `keys` up, some at a time: others use the container meanwhile. A [`Reading`] has begun.
+    /// Looks the rows up, some at a time: others use the container meanwhile. A [`Reading`] has begun.
     ///
     /// # Errors
     ///
     /// `ENOMEM`, what `stop` says, and what reading says.
-    fn by(inode: &Inode<VexFs>, mut keys: KVVec<u64>, stop: &Stop) -> Result<Self> {
-        // Neighbours are near each other in the map, too.
-        keys.sort_unstable();
+    fn by(inode: &Inode<VexFs>, filter: Filter, stop: &Stop) -> Result<Self> {
         let (end, batch) = container::with(inode, |c| Ok((c.area.rows, c.area.batch_done)))?;
         let words = usize::try_from(end.div_ceil(64))?;
-        let mut rows = KVVec::from_elem(0u64, words, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
-        for keys in keys.chunks(KEYS_AT_ONCE) {
+        let before = if filter.keys.is_some() { 0 } else { u64::MAX };
+        let mut rows = KVVec::from_elem(before, words, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
+        for keys in filter
+            .keys
+            .iter()
+            .flat_map(|keys| keys.chunks(KEYS_AT_ONCE))
+        {
             stop.check()?;
             task::cond_resched();
             container::with(inode, |c| {
                 for key in keys {
                     if let Some(row) = c.find(inode.sb(), *key)? {
-                        set_bit(&mut rows, row);
+                        set_bit(&mut rows, row, true);
                     }
                 }
                 Ok(())
             })?;
         }
+        if filter.is_of_tags() {
+            let mut first = 0;
+            for words in rows.chunks_mut(TAGGED_AT_ONCE) {
+                stop.check()?;
+                task::cond_resched();
+                container::with(inode, |c| {
+                    for word in words {
+                        let tags = c.tags.get(first..).unwrap_or(&[]);
+                        first = first.saturating_add(64);
+                        *word &= filter.tagged(tags);
+                    }
+                    Ok(())
+                })?;
+            }
+        }
         Ok(Named {
-            keys,
+            filter,
             rows,
             end,
             batch,
         })
     }
 
-    /// Writes a bit for each row that has one of the keys now, and for some that were deleted since.
-    fn write(&self, c: &container::Container, allowed: &mut [u64]) {
-        for (to, from) in allowed.iter_mut().zip(&self.rows) {
-            *to = *from;
-        }
-        // A row keeps its key, so only rows that came meanwhile are missing: behind the last one then, or in the place
-        // of deleted ones.
-        let mut add = |row| {
-            if self.keys.binary_search(&c.key_of(row)).is_ok() {
-                set_bit(allowed, row);
-            }
-        };
-        (self.end..c.area.rows).for_each(&mut add);
+    /// Adds what came since. `ENOMEM`.
+    fn follow(&mut self, c: &container::Container) -> Result {
+        let words = usize::try_from(c.area.rows.div_ceil(64))?;
+        self.rows
+            .resize(words, 0, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
+        // A row keeps its key and tags, so only rows that came meanwhile are missing: behind the last one then, or in
+        // the place of deleted ones.
+        let Named { filter, rows, .. } = self;
+        let mut look = |row| set_bit(rows, row, filter.takes(c, row));
+        (self.end..c.area.rows).for_each(&mut look);
         if c.has_births() && c.area.batch_done != self.batch {
             let came = |row: &u64| c.born(*row) > self.batch;
-            (0..self.end).filter(came).for_each(add);
+            (0..self.end).filter(came).for_each(look);
         }
+        Ok(())
     }
 }
 
-fn set_bit(words: &mut [u64], row: u64) {
+fn set_bit(words: &mut [u64], row: u64, to: bool) {
     if let Some(word) = words.get_mut((row / 64) as usize) {
-        *word |= 1 << (row % 64);
+        *word = *word & !(1 << (row % 64)) | u64::from(to) << (row % 64);
     }
 }
 
