@@ -13,8 +13,7 @@ use kernel::uaccess::UserSlice;
 use libvexfs::format::{vector_area, VectorArea};
 use vexfs_uapi as uapi;
 use vexfs_vfs::file::OpenFile;
-use vexfs_vfs::work;
-use vexfs_vfs::Inode;
+use vexfs_vfs::{task, work, Inode};
 use zerocopy::{FromBytes as FromUser, Immutable, IntoBytes as ToUser, KnownLayout};
 
 /// The largest structure of a future caller that is looked at.
@@ -297,7 +296,16 @@ fn insert(
     Ok(())
 }
 
-/// The live rows that a batch names, by row or by key.
+/// Rows that are looked up while the container is locked.
+const RESOLVED_AT_ONCE: usize = 256;
+/// How often that is begun anew as batches come in between, before it is done with the container locked throughout.
+const RESOLVED_AGAIN: u32 = 8;
+
+/// The live rows that a batch names, by row or by key, all in one state of the container.
+///
+/// # Errors
+///
+/// `EINVAL` without names, `EFAULT`, `EINTR`, `ENOMEM`, and what reading says.
 fn resolve(inode: &Inode<VexFs>, b: &uapi::vexfs_batch) -> Result<KVVec<Option<u64>>> {
     let by_row = b.flags & uapi::VEXFS_BATCH_BY_ROW != 0;
     let address = if by_row { b.rows } else { b.keys };
@@ -305,19 +313,33 @@ fn resolve(inode: &Inode<VexFs>, b: &uapi::vexfs_batch) -> Result<KVVec<Option<u
         return Err(EINVAL);
     }
     let named = read_u64s(address, b.count)?;
-    let mut found = KVVec::with_capacity(named.len(), GFP_KERNEL | __GFP_NOWARN)?;
-    // All under one lock, so that the answer is one state of the container.
-    container::with(inode, |c| {
-        for name in &named {
-            let row = if by_row {
-                c.is_live(*name).then_some(*name)
-            } else {
-                c.find(inode.sb(), *name)?
-            };
-            found.push_within_capacity(row).map_err(|_| ENOMEM)?;
+    let mut found = KVVec::from_elem(None, named.len(), GFP_KERNEL | __GFP_NOWARN)?;
+    let mut look_up = |at_once: usize| {
+        let before = container::with(inode, |c| Ok(c.state()))?;
+        for (names, rows) in named.chunks(at_once).zip(found.chunks_mut(at_once)) {
+            if task::fatal_signal_pending() {
+                return Err(EINTR);
+            }
+            task::cond_resched();
+            container::with(inode, |c| {
+                for (name, row) in names.iter().zip(rows) {
+                    *row = if by_row {
+                        c.is_live(*name).then_some(*name)
+                    } else {
+                        c.find(inode.sb(), *name)?
+                    };
+                }
+                Ok(())
+            })?;
         }
-        Ok(())
-    })?;
+        container::with(inode, |c| Ok(c.state() == before || at_once >= named.len()))
+    };
+    for _ in 0..RESOLVED_AGAIN {
+        if look_up(RESOLVED_AT_ONCE)? {
+            return Ok(found);
+        }
+    }
+    look_up(named.len())?;
     Ok(found)
 }
 

@@ -162,6 +162,11 @@ impl Container {
         Ok(record.ok_or_else(|| errno::of(sb, lost))?.tomb_seq)
     }
 
+    /// What is another value after each batch: rows, tombstones and batches so far.
+    pub(crate) fn state(&self) -> (u64, u64, u64) {
+        (self.area.rows, self.buried, self.area.batch_done)
+    }
+
     /// How many rows are deleted.
     pub(crate) fn deleted(&self) -> u64 {
         self.area.rows.saturating_sub(self.area.live)

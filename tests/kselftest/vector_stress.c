@@ -359,4 +359,76 @@ CASE(a_search_for_many_keys_lets_others_in_and_can_be_killed)
 	free(keys);
 }
 
+/* The keys of a batch are looked up in pieces, and all in one state of the container. */
+CASE(a_get_of_many_keys_lets_others_in_and_sees_one_state)
+{
+	enum { ROWS = 4000, SOME = 64 };
+	unsigned int n = quick() ? 60000 : 500000;
+	uint64_t *keys = malloc(n * sizeof(*keys)), *found = malloc(n * sizeof(*found)), own[ROWS];
+	float *rows = new_rows(1, 0, ROWS, DIM);
+	struct vexfs_batch get = {
+		.op = VEXFS_OP_GET, .count = n, .keys = PTR(keys), .rows = PTR(found),
+	};
+	static struct onlooker onlooker;
+	unsigned int answers = 0, mixed = 0;
+	double begun, took, killed;
+	pthread_t thread;
+	pid_t child;
+
+	if (!on_vexfs())
+		SKIP(return, "not on VexFS");
+	for (unsigned int i = 0; i < ROWS; i++)
+		own[i] = 1000000 + i;
+	onlooker.fd = container("f", DIM, VEXFS_METRIC_L2);
+	OK(insert(onlooker.fd, rows, own, ROWS));
+	for (unsigned int i = 0; i < n; i++)
+		keys[i] = own[i % ROWS];
+	ASSERT_EQ(0, pthread_create(&thread, NULL, look_on, &onlooker));
+	begun = now();
+	OK(batch(onlooker.fd, &get));
+	took = now() - begun;
+	onlooker.stop = true;
+	pthread_join(thread, NULL);
+	EXPECT_EQ(n, get.done);
+	for (unsigned int i = 0; i < onlooker.answers; i++)
+		answers += onlooker.at[i] > begun + took * 0.3 && onlooker.at[i] < begun + took * 0.9;
+	EXPECT_LE(3, answers);
+	child = fork();
+	if (!child) {
+		batch(onlooker.fd, &get);
+		_exit(0);
+	}
+	usleep(took / 10 * 1e6);
+	killed = now();
+	OK(kill(child, SIGKILL));
+	ASSERT_EQ(child, waitpid(child, NULL, 0));
+	EXPECT_GT(took * 2 / 3, now() - killed);
+
+	/* Rows are replaced a batch at a time meanwhile: all of some keys are of one batch. */
+	child = fork();
+	if (!child) {
+		struct vexfs_batch replace = {
+			.op = VEXFS_OP_UPSERT, .count = SOME, .vectors = PTR(rows), .keys = PTR(own),
+		};
+
+		for (;;)
+			batch(onlooker.fd, &replace);
+	}
+	for (unsigned int i = 0; i < n; i++)
+		keys[i] = own[i % SOME];
+	for (int round = 0; round < 2; round++) {
+		OK(batch(onlooker.fd, &get));
+		for (unsigned int i = 0; i < n; i++)
+			mixed += found[i] != found[0] + i % SOME;
+	}
+	EXPECT_EQ(0, mixed);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	TH_LOG("%u keys took %.2f s, others were answered %u times meanwhile", n, took, answers);
+	close(onlooker.fd);
+	free(rows);
+	free(keys);
+	free(found);
+}
+
 TEST_HARNESS_MAIN
