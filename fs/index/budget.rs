@@ -78,24 +78,39 @@ impl Budget {
 
 /// What one index has taken of a budget.
 ///
-/// A structure that is to be built is made first, then asked what it needs: that is taken in one piece, with what it
-/// has by then, so that no other index is dropped for the sake of one that does not fit.
+/// A structure that is to be built is made first, then asked what it needs until it is built: that is taken in one piece,
+/// with what it has by then, so that no other index is dropped for the sake of one that does not fit.
 pub(crate) struct Account {
     budget: Arc<Budget>,
     used: AtomicU64,
     /// What is used is taken of the budget, and `ahead` besides.
     open: AtomicBool,
     ahead: AtomicU64,
+    /// Taken as well, and used for moments only: by what must not fail for want of room.
+    spare: AtomicU64,
+    /// Memory is only counted, not made.
+    measures: bool,
 }
 
 impl Account {
     /// An account without anything, which takes nothing of the budget before [`Account::open`]. `ENOMEM`.
     pub(super) fn new(budget: &Arc<Budget>) -> Result<Arc<Self>> {
+        Account::make(budget, false)
+    }
+
+    /// An account whose charges say how much memory there would be, and make none. `ENOMEM`.
+    pub(super) fn measuring(&self) -> Result<Arc<Self>> {
+        Account::make(&self.budget, true)
+    }
+
+    fn make(budget: &Arc<Budget>, measures: bool) -> Result<Arc<Self>> {
         let account = Account {
             budget: budget.clone(),
             used: AtomicU64::new(0),
             open: AtomicBool::new(false),
             ahead: AtomicU64::new(0),
+            spare: AtomicU64::new(0),
+            measures,
         };
         Ok(Arc::new(account, GFP_KERNEL_ACCOUNT)?)
     }
@@ -111,7 +126,7 @@ impl Account {
     pub(super) fn open(&self, bytes: u64) -> Result {
         let so_far = match self.open.load(Ordering::Relaxed) {
             true => 0,
-            false => self.used(),
+            false => self.held(),
         };
         self.budget.take(so_far.saturating_add(bytes))?;
         self.ahead.fetch_add(bytes, Ordering::Relaxed);
@@ -129,8 +144,30 @@ impl Account {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Bytes that are used, and those that are spare.
+    pub(super) fn held(&self) -> u64 {
+        self.used()
+            .saturating_add(self.spare.load(Ordering::Relaxed))
+    }
+
     /// Takes `bytes`. `ENOMEM`.
     pub(super) fn take(&self, bytes: u64) -> Result {
+        self.take_room(bytes)?;
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Has `bytes` spare from now on, if it has less. One caller at a time. `ENOMEM`.
+    pub(super) fn keep_spare(&self, bytes: u64) -> Result {
+        if let Some(more @ 1..) = bytes.checked_sub(self.spare.load(Ordering::Relaxed)) {
+            self.take_room(more)?;
+            self.spare.fetch_add(more, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Takes `bytes` of what was taken ahead, then of the budget.
+    fn take_room(&self, bytes: u64) -> Result {
         if self.open.load(Ordering::Relaxed) {
             let less = |ahead: u64| Some(ahead.saturating_sub(bytes));
             let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
@@ -141,7 +178,6 @@ impl Account {
                 })?;
             }
         }
-        self.used.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 
@@ -157,6 +193,9 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         self.settle();
+        if self.open.load(Ordering::Relaxed) {
+            self.budget.give(self.spare.load(Ordering::Relaxed));
+        }
     }
 }
 
@@ -206,6 +245,9 @@ impl Charge {
         let more = bytes(len).saturating_sub(bytes(memory.len()));
         self.account.take(more)?;
         self.bytes = self.bytes.saturating_add(more);
+        if self.account.measures {
+            return Ok(());
+        }
         // The old memory goes first, so that there is never more than what is taken.
         *memory = KVVec::new();
         match KVVec::from_elem(T::default(), len, GFP_KERNEL_ACCOUNT) {

@@ -284,11 +284,11 @@ impl Build {
 fn reserve(inode: &Inode<VexFs>, index: &Index, live: u64, rows: u64) -> Result {
     let live = u32::try_from(live).map_err(|_| EFBIG)?;
     let structure = &index.structure;
-    let (account, needs) = (structure.account(), structure.bytes_with(live, rows));
+    let (account, more) = (structure.account(), structure.bytes_with(live, rows)?);
+    let needs = account.held().saturating_add(more);
     let reserved = account
-        .open(needs)
+        .open(more)
         .and_then(|()| structure.reserve(live, rows));
-    account.settle();
     reserved.inspect_err(|_| {
         let (id, ino, name) = (inode.sb().id(), inode.ino(), index.kind.name());
         let left = inode.volume().index_memory.left();

@@ -222,6 +222,14 @@ impl Graph {
         Ok(graph)
     }
 
+    /// Scratch memory, charged to `account`, for inserts and searches among `nodes` nodes.
+    fn scratch_for(&self, account: &Arc<Account>, nodes: u32) -> Result<Scratch> {
+        let mut scratch = Scratch::new(account, &self.codec)?;
+        let candidates = self.graph.params().ef_construction as usize;
+        scratch.work.reserve(nodes, candidates.max(CANDIDATES))?;
+        Ok(scratch)
+    }
+
     /// Inserts the row that is the vector of `arithmetic`. If it is there already, that is fine. The
     /// writer's lock is held, or `grow`, which makes room for so many nodes and places, takes it.
     fn insert(
@@ -234,7 +242,7 @@ impl Graph {
         let memory = self.graph.store();
         let candidates = self.graph.params().ef_construction as usize;
         loop {
-            work.reserve(memory, candidates)?;
+            work.reserve(memory.nodes(), candidates)?;
             match self
                 .graph
                 .insert(&mut work.lend(candidates), arithmetic, row)
@@ -276,18 +284,19 @@ impl Graph {
         if self.graph.store().place(row).is_none() {
             return Ok(());
         }
-        work.reserve(self.graph.store(), 0)?;
+        work.reserve(self.graph.store().nodes(), 0)?;
         match self.graph.delete(&mut work.lend(0), arithmetic, row) {
             Ok(()) | Err(hnsw::Error::Missing) => Ok(()),
             Err(e) => Err(errno(e)),
         }
     }
 
-    /// Makes sure that paths lead to all rows.
+    /// Makes sure that paths lead to all rows. Its memory is what [`Memory::spare_with`] says, so that no index can't
+    /// be saved for want of room under `index_memory=`.
     fn repair(&self, work: &mut Work, arithmetic: &mut Arithmetic<'_>) -> Result {
         let used = self.graph.counts().used;
         let candidates = self.graph.params().ef_construction as usize;
-        work.reserve(self.graph.store(), candidates)?;
+        work.reserve(self.graph.store().nodes(), candidates)?;
         let mut queue = KVVec::from_elem(0u32, used as usize, GFP_KERNEL)?;
         let mut parents = KVVec::from_elem(0u32, used as usize, GFP_KERNEL)?;
         let mut visited = KVVec::from_elem(0u64, visited_words(used), GFP_KERNEL)?;
@@ -354,19 +363,25 @@ impl Structure for Graph {
         self.graph.digest()
     }
 
-    fn bytes_with(&self, live: u32, rows: u64) -> u64 {
-        self.graph.store().bytes_with(live, rows)
+    fn bytes_with(&self, live: u32, rows: u64) -> Result<u64> {
+        let store = self.graph.store();
+        let measure = self.account.measuring()?;
+        let scratch = self.scratch_for(&measure, store.nodes_with(live))?;
+        let small = Scratch::new(&measure, &self.codec)?;
+        let bytes = scratch.work.charged();
+        // The writer's grows by as much.
+        let grown = bytes.saturating_sub(small.work.charged());
+        Ok(store
+            .bytes_with(live, rows)
+            .saturating_add(store.spare_with(live))
+            .saturating_add(bytes)
+            .saturating_add(grown))
     }
 
     fn reserve(&self, live: u32, rows: u64) -> Result {
         self.graph.store().grow(live, rows)?;
-        self.pool.prepare(|| {
-            let mut scratch = Scratch::new(&self.account, &self.codec)?;
-            let candidates = self.graph.params().ef_construction as usize;
-            let candidates = candidates.max(CANDIDATES);
-            scratch.work.reserve(self.graph.store(), candidates)?;
-            Ok(scratch)
-        })
+        let nodes = self.graph.store().nodes();
+        self.pool.prepare(|| self.scratch_for(&self.account, nodes))
     }
 
     /// Made for no rows, it has codes around nothing.

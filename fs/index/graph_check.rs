@@ -13,7 +13,7 @@ use vexfs_ann::hnsw::{CheckMemory, Numeric, Store, NOWHERE};
 use vexfs_uapi::Findings;
 use vexfs_vfs::Inode;
 
-/// Checks the graph's links. Nobody changes them meanwhile.
+/// Checks the graph's links. Nobody changes them meanwhile, or has what is spare of its account.
 pub(super) fn links(graph: &Graph, findings: &mut Findings) -> Result {
     let counts = graph.graph.image();
     let (used, uppers) = (counts.used as usize, counts.used_uppers as usize);

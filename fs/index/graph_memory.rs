@@ -66,6 +66,25 @@ impl Memory {
             .saturating_add(self.places.bytes_with(rows))
     }
 
+    /// Nodes that there is room for, at most, with room for `nodes`: chunks are filled.
+    pub(crate) fn nodes_with(&self, nodes: u32) -> u32 {
+        let bytes = self.nodes.bytes_with(nodes);
+        let nodes = bytes.checked_div(self.layout.node_bytes() as u64);
+        nodes.unwrap_or(0).min(u64::from(MAX_NODES)) as u32
+    }
+
+    /// Bytes that must be spare with room for `nodes` nodes: what a repair takes for a moment, or a check.
+    pub(crate) fn spare_with(&self, nodes: u32) -> u64 {
+        let nodes = self.nodes_with(nodes);
+        let words = u64::from(nodes)
+            .saturating_mul(2)
+            .saturating_add(u64::from(self.layout.upper_blocks(nodes)));
+        let visited = visited_words(nodes) as u64;
+        words
+            .saturating_mul(size_of::<u32>() as u64)
+            .saturating_add(visited.saturating_mul(size_of::<u64>() as u64))
+    }
+
     /// Makes room for `nodes` nodes and places for `rows` rows. One caller at a time.
     ///
     /// # Errors
@@ -80,6 +99,9 @@ impl Memory {
         let charged = self.charged.load(Ordering::Relaxed);
         if let Some(more @ 1..) = after.checked_sub(charged) {
             self.account.take(more)?;
+            // Last: what nodes have no room for is left to searches.
+            let spare = self.account.keep_spare(self.spare_with(nodes));
+            spare.inspect_err(|_| self.account.give(more))?;
             // INVARIANT: taken before the arenas grow. If they cannot, the next call needs less.
             self.charged.store(after, Ordering::Relaxed);
         }
@@ -149,9 +171,9 @@ impl Work {
         })
     }
 
-    /// Makes room for as many nodes as `memory` has now, and for `candidates` candidates.
-    pub(crate) fn reserve(&mut self, memory: &Memory, candidates: usize) -> Result {
-        let words = visited_words(memory.nodes());
+    /// Makes room for `nodes` nodes, and for `candidates` candidates.
+    pub(crate) fn reserve(&mut self, nodes: u32, candidates: usize) -> Result {
+        let words = visited_words(nodes);
         self.charge.widen(&mut self.visited, words)?;
         self.charge.widen(&mut self.candidates, candidates)
     }

@@ -10,7 +10,7 @@ use crate::scorer::{Candidates, Scan};
 use crate::search::scanned_together;
 use kernel::prelude::*;
 use vexfs_ann::hnsw::params::MAX_EF;
-use vexfs_ann::hnsw::{self, Plan};
+use vexfs_ann::hnsw::{self, Plan, Store};
 use vexfs_ann::planner::{self, Container};
 use vexfs_ann::topk::TopK;
 use vexfs_uapi as uapi;
@@ -75,7 +75,7 @@ pub(super) fn search(
     let query = graph_query(query);
     let candidates = graph.graph.candidates(&query);
     let Scratch { work, vectors } = scratch;
-    work.reserve(graph.graph.store(), candidates)?;
+    work.reserve(graph.graph.store().nodes(), candidates)?;
     let bytes = graph.codec.row_bytes();
     let mut arithmetic = Arithmetic::new(scan.inode, &graph.codec, vectors)?;
     let mut visible = Snapshot::new(scan, end);

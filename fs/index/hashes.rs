@@ -172,6 +172,15 @@ impl Hashes {
         Ok(hashes)
     }
 
+    /// Scratch memory, charged to `account`, for searches among `rows` rows.
+    fn scratch_for(&self, account: &Arc<Account>, rows: u64) -> Result<Scratch> {
+        let mut scratch = Scratch::new(account, &self.hasher)?;
+        // Rows will be added, and a search marks all that it has seen.
+        let probes = self.hasher.params.default_nprobe();
+        scratch.reserve(rows.saturating_mul(2).max(LEAST_ROWS), probes, CANDIDATES)?;
+        Ok(scratch)
+    }
+
     /// Puts a row into its buckets. If it can't, it is in none.
     fn insert(&self, row: u64, hashed: &Hashed<'_>) -> Result {
         let Hashed {
@@ -362,11 +371,17 @@ impl Structure for Hashes {
         })
     }
 
-    fn bytes_with(&self, live: u32, _rows: u64) -> u64 {
-        self.sum(|table| {
+    fn bytes_with(&self, live: u32, rows: u64) -> Result<u64> {
+        let tables = self.sum(|table| {
             let blocks = blocks_for(table.params(), u64::from(live));
             table.store().bytes_with(blocks)
-        })
+        });
+        let measure = self.account.measuring()?;
+        let _scratch = self.scratch_for(&measure, rows)?;
+        let learning = self.hasher.bytes_to_learn(&measure, rows)?;
+        Ok(tables
+            .saturating_add(measure.used())
+            .saturating_add(learning))
     }
 
     fn reserve(&self, live: u32, rows: u64) -> Result {
@@ -381,13 +396,7 @@ impl Structure for Hashes {
             }
             Ok::<(), Error>(())
         })?;
-        self.pool.prepare(|| {
-            let mut scratch = Scratch::new(&self.account, &self.hasher)?;
-            // Rows will be added, and a search marks all that it has seen.
-            let probes = self.hasher.params.default_nprobe();
-            scratch.reserve(rows.saturating_mul(2).max(LEAST_ROWS), probes, CANDIDATES)?;
-            Ok(scratch)
-        })
+        self.pool.prepare(|| self.scratch_for(&self.account, rows))
     }
 
     fn train(&self, inode: &Inode<VexFs>, rows: u64, _threads: u32, go_on: GoOn<'_>) -> Result {

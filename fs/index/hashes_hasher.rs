@@ -180,6 +180,33 @@ impl Hasher {
         Ok(())
     }
 
+    /// Bytes of the rows that [`Hasher::near`] compares, if there are `rows`.
+    fn sample_bytes(&self, rows: u64) -> usize {
+        let bytes = self.coder.rows.vector_bytes();
+        let most = (SAMPLE_BYTES / bytes.max(1)).clamp(1, SAMPLE_ROWS);
+        // Building takes less than half of the rows' own memory.
+        let others = usize::try_from(rows / 4).unwrap_or(most).clamp(1, most);
+        others.saturating_add(NEAR_ROWS).saturating_mul(bytes)
+    }
+
+    /// Bytes that [`Hasher::learn`] takes for a moment, if there are `rows` rows. Nothing is made on account of
+    /// `measure`. `ENOMEM`.
+    pub(super) fn bytes_to_learn(&self, measure: &Arc<Account>, rows: u64) -> Result<u64> {
+        if self.scale().is_some() {
+            return Ok(0);
+        }
+        let mut charge = Charge::new(measure.clone(), 0)?;
+        LoadMemory::new(&mut charge, &self.coder)?;
+        let dim = self.coder.rows.dim;
+        let sums = size_of::<u64>().saturating_mul(dim);
+        let mean = self.coder.rows.vector_bytes().saturating_add(sums);
+        let sample = match self.params.family {
+            Family::Signs => 0,
+            Family::Cells => self.sample_bytes(rows),
+        };
+        Ok(charge.bytes().saturating_add(mean.max(sample) as u64))
+    }
+
     /// Writes the mean of some rows, as vectors, to `centre`, if there is one.
     fn find_centre(
         &self,
@@ -219,10 +246,7 @@ impl Hasher {
     ) -> Result<u32> {
         let coder = &self.coder;
         let bytes = coder.rows.vector_bytes();
-        let most = (SAMPLE_BYTES / bytes.max(1)).clamp(1, SAMPLE_ROWS);
-        // Building takes less than half of the rows' own memory.
-        let others = usize::try_from(rows / 4)?.clamp(1, most);
-        let len = others.saturating_add(NEAR_ROWS).saturating_mul(bytes);
+        let len = self.sample_bytes(rows);
         let mut charge = Charge::new(account.clone(), len as u64)?;
         let mut sample = Array::zeros(len)?;
         let mut memory = LoadMemory::new(&mut charge, coder)?;

@@ -194,6 +194,17 @@ impl Lists {
     }
 }
 
+impl Lists {
+    /// Scratch memory, charged to `account`, for searches among `rows` rows.
+    fn scratch_for(&self, account: &Arc<Account>, rows: u64) -> Result<Scratch> {
+        let mut scratch = Scratch::new(account, &self.coder)?;
+        // Rows will be added.
+        let rows = rows.saturating_mul(2).max(LEAST_ROWS);
+        scratch.reserve(CANDIDATES, self.coder.marked(rows))?;
+        Ok(scratch)
+    }
+}
+
 impl Listed for Lists {
     type Writer = Writer;
 
@@ -328,17 +339,20 @@ impl Structure for Lists {
         self.index.read(|index| index.digest())
     }
 
-    fn bytes_with(&self, live: u32, rows: u64) -> u64 {
-        let blocks = blocks_for(&self.coder.params, u64::from(live));
+    fn bytes_with(&self, live: u32, rows: u64) -> Result<u64> {
+        let (params, live) = (&self.coder.params, u64::from(live));
+        let blocks = blocks_for(params, live);
         let bytes = self.index.read(|index| index.store().bytes_with(blocks));
-        if self.model.as_ref().is_some() {
-            return bytes;
+        let measure = self.account.measuring()?;
+        let _scratch = self.scratch_for(&measure, rows)?;
+        let mut more = measure.used();
+        if self.model.as_ref().is_none() {
+            more = more.saturating_add(lists_train::bytes(params, live, rows));
+            // One that loads rows, and one that finds their lists.
+            let batch = Batch::new(&measure.measuring()?, &self.coder)?;
+            more = more.saturating_add(batch.bytes().saturating_mul(2));
         }
-        bytes.saturating_add(lists_train::bytes(
-            &self.coder.params,
-            u64::from(live),
-            rows,
-        ))
+        Ok(bytes.saturating_add(more))
     }
 
     fn reserve(&self, live: u32, rows: u64) -> Result {
@@ -352,13 +366,7 @@ impl Structure for Lists {
         }
         let blocks = blocks_for(&self.coder.params, u64::from(live));
         self.index.read(|index| index.store().grow(blocks))?;
-        self.pool.prepare(|| {
-            let mut scratch = Scratch::new(&self.account, &self.coder)?;
-            // Rows will be added.
-            let rows = rows.saturating_mul(2).max(LEAST_ROWS);
-            scratch.reserve(CANDIDATES, self.coder.marked(rows))?;
-            Ok(scratch)
-        })
+        self.pool.prepare(|| self.scratch_for(&self.account, rows))
     }
 
     fn train(&self, inode: &Inode<VexFs>, rows: u64, threads: u32, go_on: GoOn<'_>) -> Result {

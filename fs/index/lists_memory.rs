@@ -188,10 +188,15 @@ pub(super) struct Batch {
     pub(super) rows: KVec<u64>,
     pub(super) lists: KVec<u32>,
     pub(super) factors: KVec<[u32; 3]>,
-    _charge: Charge,
+    charge: Charge,
 }
 
 impl Batch {
+    /// Bytes that are charged for it.
+    pub(super) fn bytes(&self) -> u64 {
+        self.charge.bytes()
+    }
+
     /// Scratch memory that is charged to `account`.
     pub(super) fn new(account: &Arc<Account>, coder: &Coder) -> Result<Self> {
         let mut charge = Charge::new(account.clone(), 0)?;
@@ -210,7 +215,7 @@ impl Batch {
             rows: KVec::with_capacity(BATCH, GFP_KERNEL_ACCOUNT)?,
             lists: KVec::from_elem(0, slots, GFP_KERNEL_ACCOUNT)?,
             factors: KVec::from_elem([0; 3], slots, GFP_KERNEL_ACCOUNT)?,
-            _charge: charge,
+            charge,
         })
     }
 }

@@ -176,8 +176,9 @@ pub(crate) trait Structure: Send + Sync {
     /// A checksum: equal for equal indexes. Changes wait meanwhile.
     fn digest(&self) -> u64;
 
-    /// Bytes that this takes of the budget with room for `live` rows, numbered below `rows`.
-    fn bytes_with(&self, live: u32, rows: u64) -> u64;
+    /// Bytes that this takes of the budget with room for `live` rows, numbered below `rows`, with scratch memory for a
+    /// search; what training takes among them, if it is to come. `ENOMEM`.
+    fn bytes_with(&self, live: u32, rows: u64) -> Result<u64>;
 
     /// Makes room for `live` rows, numbered below `rows`. `ENOMEM`, `EFBIG`.
     fn reserve(&self, live: u32, rows: u64) -> Result;

@@ -179,7 +179,8 @@ impl Residents {
     /// Bytes that dropping all that can be dropped would give back.
     pub(super) fn droppable(&self) -> u64 {
         self.sum(How::Wait, |state| {
-            state.idle().map_or(0, |index| index.charged())
+            let held = |index: &Arc<Index>| index.structure.account().held();
+            state.idle().map_or(0, held)
         })
     }
 

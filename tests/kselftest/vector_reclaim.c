@@ -4,6 +4,7 @@
  * what the disk has as well is dropped when somebody else needs the room.
  */
 #include "vector_lists.h"
+#include <sys/klog.h>
 
 VECTOR_FIXTURE(box)
 SCRATCH_FIXTURE(scratch)
@@ -332,6 +333,69 @@ SCRATCH_CASE(lists_that_were_outgrown_wait_for_memory)
 	EXPECT_LT(lists, when_built(_metadata, fd, kind).nlist);
 	EXPECT_EQ(0, stats_now(_metadata, fd, kind).build_error);
 	close(fd);
+	free(rows);
+	free(queries);
+}
+
+/* What the log says last of the memory that an index needs, or 0. */
+static unsigned long long said_to_need(void)
+{
+	static char log[1 << 20];
+	int len = klogctl(3 /* all */, log, sizeof(log) - 1);
+	unsigned long long bytes = 0;
+
+	log[len > 0 ? len : 0] = 0;
+	for (char *at = log; (at = strstr(at, " rows needs ")); at++)
+		sscanf(at, " rows needs %llu bytes, index_memory=", &bytes);
+	return bytes;
+}
+
+/*
+ * It is enough to build the index, and then also for what is done with it: rows are deleted
+ * and paths repaired, it is saved, checked, and loaded again.
+ */
+SCRATCH_CASE(what_the_log_says_an_index_needs_is_enough_and_no_less_is)
+{
+	float *rows = new_clustered(1, 0, N), *queries = new_clustered(2, 0, NQ);
+	uint64_t gone[N / 4];
+	int fd;
+
+	NEED_VEXFS();
+	for (int i = 0; i < N / 4; i++)
+		gone[i] = i * 3;
+	FOR_EACH_STRUCTURE(way) {
+		unsigned int kind = way->build.index_kind;
+		struct vexfs_index_check check = { .size = sizeof(check), .index_kind = kind };
+		struct vexfs_search s = wide(way);
+		struct vexfs_hit hits[NQ * K];
+		unsigned long long needs;
+
+		fd = container("f", DIM, VEXFS_METRIC_L2);
+		OK(insert(fd, rows, NULL, N));
+		limit_to(_metadata, 1);
+		EXPECT_EQ(ENOMEM, ERR(build_way(fd, way, 0)));
+		needs = said_to_need();
+		limit_to(_metadata, needs - 1);
+		EXPECT_EQ(ENOMEM, ERR(build_way(fd, way, 0))) TH_LOG("%s", way->name);
+		EXPECT_EQ(needs, said_to_need()) TH_LOG("%s", way->name);
+		limit_to(_metadata, needs);
+		EXPECT_EQ(0, ERR(build_way(fd, way, 0))) TH_LOG("%s: %llu", way->name, needs);
+		EXPECT_GE(needs, stats_now(_metadata, fd, kind).resident_bytes);
+		OK(delete_keys(fd, gone, N / 4));
+		EXPECT_EQ(0, ERR(ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &check))) TH_LOG("%s", way->name);
+		reclaim(_metadata);
+		EXPECT_EQ(VEXFS_INDEX_READY, stats_now(_metadata, fd, kind).state);
+		close(fd);
+		OK(scratch_cycle());
+		limit_to(_metadata, needs);
+		fd = open("f", O_RDWR);
+		run_search(_metadata, fd, queries, &s, kind, hits);
+		EXPECT_EQ(VEXFS_INDEX_READY, stats_now(_metadata, fd, kind).state) TH_LOG("%s", way->name);
+		EXPECT_EQ(0, s.rows_exact) TH_LOG("%s", way->name);
+		OK(unlink("f"));
+		close(fd);
+		OK(remount(""));
+	}
 	free(rows);
 	free(queries);
 }
