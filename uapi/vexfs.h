@@ -142,9 +142,10 @@ struct vexfs_create_vector {
  *
  * Rows are added behind the last one, and the file grows with each, whatever was
  * deleted. With VEXFS_BATCH_REUSE they take the place and the number of deleted rows
- * first, and the rest are added, so a file whose rows come and go stays about as large as it was. Those are used
- * that no search may look at any more and whose deletion is on the medium; while a
- * sixteenth of the rows waits for that, the batch sees to it, as fsync(2) does.
+ * first, and the rest are added, so a file whose rows come and go stays about as large
+ * as it was. Those are used that no search may look at any more and whose deletion is on
+ * the medium; while a sixteenth of the rows waits for that, the batch sees to it, as
+ * fsync(2) does.
  *
  * Errors: EINVAL a bad field, a NaN, an infinity or a set bit behind the last of
  * BINARY (@error_row), a repeated key of an UPSERT or DELETE, the reserved key; EEXIST

@@ -24,7 +24,7 @@ pub enum Command {
     Create(Create),
     /// Add the vectors of a .npy, .fvecs or .bvecs file
     Import(Import),
-    /// Add the vectors of a file, or replace those that have the key
+    /// Add the vectors of a file, or replace those that have the key, in the places of deleted rows
     Upsert(Upsert),
     /// Write the live rows to a .npy, .fvecs or .bvecs file
     Export(Export),
