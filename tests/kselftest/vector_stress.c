@@ -339,10 +339,10 @@ CASE(a_search_for_many_keys_lets_others_in_and_can_be_killed)
 	onlooker.stop = true;
 	pthread_join(thread, NULL);
 	EXPECT_EQ(keys[0], hit.key);
-	/* Long after it began, and long before its end. */
+	/* Long after it began, and long before its end: nobody, if it held the lock throughout. */
 	for (unsigned int i = 0; i < onlooker.answers; i++)
 		answers += onlooker.at[i] > begun + took * 0.3 && onlooker.at[i] < begun + took * 0.9;
-	EXPECT_LE(3, answers);
+	EXPECT_LE(1, answers);
 	child = fork();
 	if (!child) {
 		search(onlooker.fd, &s);
@@ -392,7 +392,7 @@ CASE(a_get_of_many_keys_lets_others_in_and_sees_one_state)
 	EXPECT_EQ(n, get.done);
 	for (unsigned int i = 0; i < onlooker.answers; i++)
 		answers += onlooker.at[i] > begun + took * 0.3 && onlooker.at[i] < begun + took * 0.9;
-	EXPECT_LE(3, answers);
+	EXPECT_LE(1, answers);
 	child = fork();
 	if (!child) {
 		batch(onlooker.fd, &get);
