@@ -7,6 +7,7 @@
 //! compares as many rows with as many queries as fit its time (`simd.rs`). Keys are looked up
 //! only for rows that enter a heap.
 
+use crate::candidates::Candidates;
 use crate::element;
 use crate::index::exact::Rows;
 use crate::VexFs;
@@ -35,98 +36,6 @@ const COPIES: usize = TILE_BYTES;
 const LOOKUP_BYTES: u64 = 1024;
 /// Rows looked up at once.
 const LOOKED_UP: usize = Scattered::PARTS;
-
-/// The rows that may be hits.
-pub(crate) struct Candidates {
-    /// Rows from here on are not.
-    pub(crate) rows: u64,
-    /// If present, a row is one only if its bit is set.
-    pub(crate) bitmap: Option<KVVec<u64>>,
-    /// There is a filter, and the bitmap does not only leave deleted rows out.
-    pub(crate) filtered: bool,
-    /// How many rows had been deleted, since the container was loaded, when this was made.
-    pub(crate) buried: u64,
-}
-
-impl Candidates {
-    /// The rows below `rows`.
-    pub(crate) fn new(rows: u64) -> Self {
-        Candidates {
-            rows,
-            bitmap: None,
-            filtered: false,
-            buried: 0,
-        }
-    }
-
-    /// How many there are below `end`, or a few more.
-    pub(crate) fn count(&self, end: u64) -> u64 {
-        let end = end.min(self.rows);
-        match &self.bitmap {
-            None => end,
-            Some(words) => {
-                let words = words.get(..end.div_ceil(64) as usize).unwrap_or(words);
-                words.iter().map(|word| u64::from(word.count_ones())).sum()
-            }
-        }
-    }
-
-    #[inline]
-    pub(crate) fn allows(&self, row: u64) -> bool {
-        self.bitmap.as_ref().is_none_or(|words| {
-            words
-                .get((row / 64) as usize)
-                .is_some_and(|word| word >> (row % 64) & 1 != 0)
-        })
-    }
-
-    /// Writes the next candidates from `row` on to `out`, as long as at most `most` of each 64 rows are candidates.
-    /// Returns how many; none if all rows are, or more from `row` on.
-    fn sparse(&self, row: u64, end: u64, most: u32, out: &mut [u64]) -> usize {
-        let Some(words) = &self.bitmap else {
-            return 0;
-        };
-        let mut len = 0;
-        let mut first = row / 64;
-        let mut mask = u64::MAX << (row % 64);
-        while let Some(&word) = words.get(first as usize) {
-            if first.saturating_mul(64) >= end || word.count_ones() > most {
-                break;
-            }
-            let mut left = word & mask;
-            while left != 0 {
-                let row = first
-                    .saturating_mul(64)
-                    .saturating_add(u64::from(left.trailing_zeros()));
-                match out.get_mut(len) {
-                    Some(place) if row < end => *place = row,
-                    _ => return len,
-                }
-                len += 1;
-                left &= left - 1;
-            }
-            mask = u64::MAX;
-            first += 1;
-        }
-        len
-    }
-
-    /// The first candidate from `row` on.
-    pub(crate) fn next(&self, mut row: u64) -> Option<u64> {
-        let Some(words) = &self.bitmap else {
-            return (row < self.rows).then_some(row);
-        };
-        while row < self.rows {
-            let word = words.get((row / 64) as usize)? >> (row % 64);
-            if word != 0 {
-                row = row.saturating_add(u64::from(word.trailing_zeros()));
-                return (row < self.rows).then_some(row);
-            }
-            row = (row / 64).saturating_add(1).saturating_mul(64);
-        }
-        None
-    }
-}
 
 /// What to scan for.
 #[derive(Clone, Copy)]

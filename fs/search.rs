@@ -2,12 +2,13 @@
 
 //! Searches: decodes the request, takes a snapshot of what is visible, scans.
 
+use crate::candidates;
 use crate::container::{self, Reading};
 use crate::element::{self, RowCheck};
 use crate::index;
 use crate::index::search::{Outcome, Walk};
 use crate::ioctl::{self, user_address};
-use crate::scorer::{Candidates, Scan};
+use crate::scorer::Scan;
 use crate::spread;
 use crate::VexFs;
 use kernel::prelude::*;
@@ -71,7 +72,7 @@ pub(crate) fn ioctl(file: &OpenFile<'_, VexFs>, argument: usize) -> Result {
     let stop = Stop::with_task();
     // What is a candidate now can be read until the end.
     let _reading = Reading::begin(inode);
-    let candidates = candidates(inode, &s, &stop)?;
+    let candidates = candidates::of_search(inode, &s, &stop)?;
     let walk = match index {
         Some(index) => Walk::plan(index, &s, &candidates)?,
         None => None,
@@ -181,192 +182,6 @@ fn radius_bound(bits: u32) -> Result<u32> {
     // Minus zero is zero.
     let bits = if bits == 1 << 31 { 0 } else { bits };
     Ok(Distance::from_f32_bits(bits).0)
-}
-
-/// The rows that may be hits, as of now: a search sees every insert acknowledged before it
-/// and no row deleted before it.
-fn candidates(inode: &Inode<VexFs>, s: &uapi::vexfs_search, stop: &Stop) -> Result<Candidates> {
-    let has = |bit: u32| s.flags & bit != 0;
-    let bitmap = if has(uapi::VEXFS_SEARCH_ROW_BITMAP) {
-        let rows = container::with(inode, |c| Ok(c.area.rows))?;
-        let rows = s.row_bitmap_rows.min(rows);
-        let mut words = ioctl::read_u64s(s.row_bitmap, rows.div_ceil(64))?;
-        if let (Some(last), rest @ 1..) = (words.last_mut(), rows % 64) {
-            *last &= (1 << rest) - 1;
-        }
-        Some(words)
-    } else {
-        None
-    };
-    let keys = if has(uapi::VEXFS_SEARCH_KEYS) {
-        if s.filter_key_count == 0 {
-            return Err(EINVAL);
-        }
-        if s.filter_key_count > u64::from(uapi::VEXFS_MAX_FILTER_KEYS) {
-            return Err(E2BIG);
-        }
-        let mut keys = ioctl::read_u64s(s.filter_keys, s.filter_key_count)?;
-        // Neighbours are near each other in the map, too.
-        keys.sort_unstable();
-        Some(keys)
-    } else {
-        None
-    };
-    let filter = Filter {
-        keys,
-        tags_all: if has(uapi::VEXFS_SEARCH_TAGS_ALL) {
-            s.tags_all
-        } else {
-            0
-        },
-        tags_any: has(uapi::VEXFS_SEARCH_TAGS_ANY).then_some(s.tags_any),
-    };
-    let filtered = bitmap.is_some() || filter.keys.is_some() || filter.is_of_tags();
-    let all = |c: &container::Container| {
-        (!filtered && c.deleted() == 0).then_some((c.area.rows, c.buried))
-    };
-    if let Some((rows, buried)) = container::with(inode, |c| Ok(all(c)))? {
-        return Ok(Candidates {
-            buried,
-            ..Candidates::new(rows)
-        });
-    }
-    let mut named = Named::by(inode, filter, stop)?;
-    container::with(inode, |c| {
-        named.follow(c)?;
-        let mut allowed = named.rows;
-        for (index, word) in allowed.iter_mut().enumerate() {
-            if let Some(bitmap) = &bitmap {
-                *word &= bitmap.get(index).copied().unwrap_or(0);
-            }
-            *word &= !c.tombstones.get(index).copied().unwrap_or(0);
-        }
-        Ok(Candidates {
-            rows: c.area.rows,
-            bitmap: Some(allowed),
-            filtered,
-            buried: c.buried,
-        })
-    })
-}
-
-/// Keys that are looked up while the container is locked.
-const KEYS_AT_ONCE: usize = 256;
-/// Words of 64 rows whose tags are looked at while it is.
-const TAGGED_AT_ONCE: usize = 1024;
-
-/// What a filter asks of the keys and tags of rows.
-struct Filter {
-    /// In order.
-    keys: Option<KVVec<u64>>,
-    tags_all: u64,
-    tags_any: Option<u64>,
-}
-
-impl Filter {
-    fn is_of_tags(&self) -> bool {
-        self.tags_all != 0 || self.tags_any.is_some()
-    }
-
-    fn takes_tags(&self, tags: u64) -> bool {
-        tags & self.tags_all == self.tags_all && self.tags_any.is_none_or(|any| tags & any != 0)
-    }
-
-    /// A bit for each of the first 64 rows that have these tags, or none where there are fewer.
-    fn tagged(&self, tags: &[u64]) -> u64 {
-        let bit = |row| u64::from(self.takes_tags(tags.get(row).copied().unwrap_or(0))) << row;
-        (0..64).map(bit).fold(0, |word, bit| word | bit)
-    }
-
-    fn takes(&self, c: &container::Container, row: u64) -> bool {
-        let is_named = |keys: &KVVec<u64>| keys.binary_search(&c.key_of(row)).is_ok();
-        self.takes_tags(c.tags_of(row)) && self.keys.as_ref().is_none_or(is_named)
-    }
-}
-
-/// The rows that a filter takes, some of them deleted.
-struct Named {
-    filter: Filter,
-    /// A bit for each row.
-    rows: KVVec<u64>,
-    /// How many rows there were at first.
-    end: u64,
-    /// The last batch then.
-    batch: u64,
-}
-
-impl Named {
-    /// Looks the rows up, some at a time: others use the container meanwhile. A [`Reading`] has begun.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`, what `stop` says, and what reading says.
-    fn by(inode: &Inode<VexFs>, filter: Filter, stop: &Stop) -> Result<Self> {
-        let (end, batch) = container::with(inode, |c| Ok((c.area.rows, c.area.batch_done)))?;
-        let words = usize::try_from(end.div_ceil(64))?;
-        let before = if filter.keys.is_some() { 0 } else { u64::MAX };
-        let mut rows = KVVec::from_elem(before, words, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
-        for keys in filter
-            .keys
-            .iter()
-            .flat_map(|keys| keys.chunks(KEYS_AT_ONCE))
-        {
-            stop.check()?;
-            task::cond_resched();
-            container::with(inode, |c| {
-                for key in keys {
-                    if let Some(row) = c.find(inode.sb(), *key)? {
-                        set_bit(&mut rows, row, true);
-                    }
-                }
-                Ok(())
-            })?;
-        }
-        if filter.is_of_tags() {
-            let mut first = 0;
-            for words in rows.chunks_mut(TAGGED_AT_ONCE) {
-                stop.check()?;
-                task::cond_resched();
-                container::with(inode, |c| {
-                    for word in words {
-                        let tags = c.tags.get(first..).unwrap_or(&[]);
-                        first = first.saturating_add(64);
-                        *word &= filter.tagged(tags);
-                    }
-                    Ok(())
-                })?;
-            }
-        }
-        Ok(Named {
-            filter,
-            rows,
-            end,
-            batch,
-        })
-    }
-
-    /// Adds what came since. `ENOMEM`.
-    fn follow(&mut self, c: &container::Container) -> Result {
-        let words = usize::try_from(c.area.rows.div_ceil(64))?;
-        self.rows
-            .resize(words, 0, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
-        // A row keeps its key and tags, so only rows that came meanwhile are missing: behind the last one then, or in
-        // the place of deleted ones.
-        let Named { filter, rows, .. } = self;
-        let mut look = |row| set_bit(rows, row, filter.takes(c, row));
-        (self.end..c.area.rows).for_each(&mut look);
-        if c.has_births() && c.area.batch_done != self.batch {
-            let came = |row: &u64| c.born(*row) > self.batch;
-            (0..self.end).filter(came).for_each(look);
-        }
-        Ok(())
-    }
-}
-
-fn set_bit(words: &mut [u64], row: u64, to: bool) {
-    if let Some(word) = words.get_mut((row / 64) as usize) {
-        *word = *word & !(1 << (row % 64)) | u64::from(to) << (row % 64);
-    }
 }
 
 fn read_queries(

@@ -28,6 +28,7 @@ use vexfs_vfs::work::Workers;
 use vexfs_vfs::FileSystem;
 
 mod bench;
+mod candidates;
 mod container;
 mod element;
 mod errno;

@@ -24,6 +24,7 @@ mod load;
 mod reuse;
 mod undo;
 
+use crate::candidates::Recent;
 use crate::errno;
 use crate::index::Indexes;
 use crate::node::{self, Change, State};
@@ -90,6 +91,7 @@ pub(crate) struct Container {
     pub(crate) indexed: u64,
     pub(crate) counters: Counters,
     pub(crate) indexes: Indexes,
+    pub(crate) recent: Recent,
     /// The volume knows that sync(2) has to see to this container.
     pub(crate) registered: bool,
     /// Rows that a batch under way will replace, by key, in order: the key map already names
@@ -118,6 +120,7 @@ impl Container {
             indexed: 0,
             counters: Counters::default(),
             indexes: Indexes::default(),
+            recent: Recent::default(),
             registered: false,
             replacing: KVVec::new(),
             stale_map: false,

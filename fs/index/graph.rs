@@ -14,8 +14,9 @@ use super::{
     graph_check, graph_image, graph_search, is_live, Counts, Parameters, Query, Shared, Stamp,
     Structure,
 };
+use crate::candidates::Candidates;
 use crate::element;
-use crate::scorer::{Candidates, Scan};
+use crate::scorer::Scan;
 use crate::VexFs;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};

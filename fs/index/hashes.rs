@@ -18,7 +18,8 @@ use super::{
     hashes_image, is_live, listed, lists, lists_check, share, Counts, Parameters, Query, Stamp,
     Structure,
 };
-use crate::scorer::{Candidates, Scan};
+use crate::candidates::Candidates;
+use crate::scorer::Scan;
 use crate::VexFs;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -5,7 +5,8 @@
 use super::loaded::{Difference, Loaded};
 use super::search::{is_asked_for, Outcome, Snapshot};
 use super::Query;
-use crate::scorer::{Candidates, Scan};
+use crate::candidates::Candidates;
+use crate::scorer::Scan;
 use crate::search::scanned_together;
 use crate::VexFs;
 use core::ops::Range;

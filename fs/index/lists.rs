@@ -16,7 +16,8 @@ use super::{
     is_live, listed, lists_check, lists_image, lists_params, lists_search, lists_train, Counts,
     Kind, Parameters, Query, Stamp, Structure,
 };
-use crate::scorer::{Candidates, Scan};
+use crate::candidates::Candidates;
+use crate::scorer::Scan;
 use crate::VexFs;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -27,8 +27,9 @@
 //! Lock order: inode lock > `Node::rows` > a structure's writer > `Node::container`. Rows do not
 //! change while `Node::rows` is held, so a row and its code agree.
 
+use crate::candidates::Candidates;
 use crate::container::{self, Container, Reading};
-use crate::scorer::{Candidates, Scan};
+use crate::scorer::Scan;
 use crate::VexFs;
 use budget::Account;
 use catch_up::GoOn;

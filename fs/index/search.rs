@@ -4,8 +4,9 @@
 
 use super::resident::Used;
 use super::Query;
+use crate::candidates::Candidates;
 use crate::container;
-use crate::scorer::{self, Candidates, Scan};
+use crate::scorer::{self, Scan};
 use kernel::prelude::*;
 use vexfs_ann::topk::{Hit, TopK};
 use vexfs_ann::visible::Visible;
@@ -64,11 +65,7 @@ impl Walk {
             }
             walked => walked?,
         }
-        let deleted = Candidates {
-            bitmap: Some(deleted_since(scan)?),
-            ..Candidates::new(end)
-        };
-        if deleted.next(0).is_some() && !outcome.partial {
+        if let (Some(deleted), false) = (deleted_since(scan, end)?, outcome.partial) {
             let again = Scan {
                 candidates: &deleted,
                 ..*scan
@@ -175,25 +172,26 @@ impl Visible for Snapshot<'_> {
     }
 }
 
-/// Candidates that were deleted after they were listed: the index may have lost them before the search
+/// Candidates below `end` that were deleted after they were listed, if there are some: the index may have lost them before the search
 /// came by, though the search began before.
-fn deleted_since(scan: &Scan<'_>) -> Result<KVVec<u64>> {
+fn deleted_since(scan: &Scan<'_>, end: u64) -> Result<Option<Candidates>> {
     let candidates = scan.candidates;
     if container::with(scan.inode, |c| Ok(c.buried))? == candidates.buried {
-        return Ok(KVVec::new());
+        return Ok(None);
     }
     let words = usize::try_from(candidates.rows.div_ceil(64))?;
     let mut lost = KVVec::from_elem(u64::MAX, words, GFP_KERNEL)?;
     container::with(scan.inode, |c| {
         for (at, word) in lost.iter_mut().enumerate() {
-            if let Some(allowed) = &candidates.bitmap {
+            if let Some(allowed) = candidates.bitmap() {
                 *word = allowed.get(at).copied().unwrap_or(0);
             }
             *word &= c.tombstones.get(at).copied().unwrap_or(0);
         }
         Ok(())
     })?;
-    Ok(lost)
+    let lost = Candidates::among(end.min(candidates.rows), lost)?;
+    Ok(lost.next(0).map(|_| lost))
 }
 
 /// Scans rows that may be among the hits already, and adds those that are not.
