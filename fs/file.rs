@@ -165,12 +165,7 @@ impl Mapper for VexFs {
         if locked {
             return Err(EIO);
         }
-        match allocate(inode, first, count) {
-            Err(e) if e == ENOSPC && inode.volume().reclaim_by_commit() => {
-                allocate(inode, first, count)
-            }
-            other => other,
-        }
+        inode.volume().with_space(|| allocate(inode, first, count))
     }
 
     fn sequence(inode: &Inode<Self>) -> u32 {

@@ -179,14 +179,6 @@ fn discard(txn: &mut Txn<'_>, new: NewInode<VexFs>) {
     node::undo_make(txn, ino, is_dir);
 }
 
-/// Runs an operation again after a commit, if it ran out of space that a commit can free.
-fn with_space<R>(dir: &Inode<VexFs>, mut f: impl FnMut() -> Result<R>) -> Result<R> {
-    match f() {
-        Err(e) if e == ENOSPC && dir.volume().reclaim_by_commit() => f(),
-        other => other,
-    }
-}
-
 fn make_once(idmap: &Idmap, dir: &Inode<VexFs>, make: &Make<'_>) -> Result<NewInode<VexFs>> {
     let (tree, revokes) = dir_credits(dir)?;
     let is_dir = make.mode & 0o170000 == 0o040000;
@@ -229,7 +221,7 @@ impl Names for VexFs {
 
     fn make(idmap: &Idmap, dir: &Inode<Self>, make: &Make<'_>) -> Result<NewInode<Self>> {
         check_name(make.name)?;
-        with_space(dir, || make_once(idmap, dir, make))
+        dir.volume().with_space(|| make_once(idmap, dir, make))
     }
 
     fn make_tmpfile(idmap: &Idmap, dir: &Inode<Self>, mode: u16) -> Result<NewInode<Self>> {
@@ -257,7 +249,7 @@ impl Names for VexFs {
         if inode.nlink() >= format::inode::MAX_LINKS {
             return Err(EMLINK);
         }
-        with_space(dir, || {
+        dir.volume().with_space(|| {
             let (tree, revokes) = dir_credits(dir)?;
             let credits = tree + orphan::CREDITS + 1;
             let mut txn = dir
@@ -292,7 +284,7 @@ impl Names for VexFs {
     fn rename(from: &Side<'_, Self>, to: &Side<'_, Self>, flags: u32) -> Result {
         check_name(to.name)?;
         let inode = from.inode.ok_or(ENOENT)?;
-        with_space(from.dir, || {
+        from.dir.volume().with_space(|| {
             if flags & RENAME_EXCHANGE != 0 {
                 exchange(from, to, inode, to.inode.ok_or(ENOENT)?)
             } else {

@@ -498,6 +498,11 @@ fn bury(inode: &Inode<VexFs>, rows: &[u64], batch: Option<u64>) -> Result {
 /// Gives the coming batch a number and makes the hidden inodes it needs. The number is on
 /// disk, unconfirmed, before any record carries it.
 fn begin_batch(inode: &Inode<VexFs>, wants_keys: bool) -> Result<u64> {
+    let volume = inode.volume();
+    volume.with_space(|| try_to_begin_batch(inode, wants_keys))
+}
+
+fn try_to_begin_batch(inode: &Inode<VexFs>, wants_keys: bool) -> Result<u64> {
     let mut txn = inode
         .volume()
         .begin(inode.sb(), 2 * HIDDEN_CREDITS + 1, 0)?;
@@ -525,7 +530,8 @@ fn begin_batch(inode: &Inode<VexFs>, wants_keys: bool) -> Result<u64> {
     Ok(area.batch_started)
 }
 
-/// Calls `f` for each index of a batch, in as many transactions as it takes.
+/// Calls `f` for each index of a batch, in as many transactions as it takes; again after a commit, if there is no
+/// space but what that frees.
 fn for_each_in_transactions(
     inode: &Inode<VexFs>,
     count: u64,
@@ -536,6 +542,8 @@ fn for_each_in_transactions(
     let volume = inode.volume();
     let max = volume.journal()?.max_credits();
     let mut index = 0;
+    // A commit has made space, and nothing has used it yet.
+    let mut reclaimed = false;
     while index < count {
         let heights = {
             let c = inode.node().container.lock();
@@ -556,18 +564,32 @@ fn for_each_in_transactions(
             .saturating_add(inodes);
         let mut txn = volume.begin(inode.sb(), credits, 8)?;
         let mut c = inode.node().container.lock();
+        let mut full = false;
         loop {
-            f(&mut c, &mut txn, index)?;
+            match f(&mut c, &mut txn, index) {
+                Err(e) if e == ENOSPC && !reclaimed => {
+                    full = true;
+                    break;
+                }
+                other => other?,
+            }
+            reclaimed = false;
             index = index.saturating_add(1);
             if index >= count || txn.credits_left() < each.saturating_add(inodes) {
                 break;
             }
         }
-        let c = &mut *c;
         for hidden in [&c.row_meta, &c.key_map].into_iter().flatten() {
             txn.write_inode(hidden.ino, &hidden.disk)?;
         }
+        drop(c);
         txn.stop()?;
+        if full {
+            reclaimed = volume.reclaim_by_commit();
+            if !reclaimed {
+                return Err(ENOSPC);
+            }
+        }
     }
     Ok(())
 }

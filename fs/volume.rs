@@ -287,6 +287,15 @@ impl Volume {
         self.free_blocks.fetch_add(blocks, Ordering::Relaxed);
     }
 
+    /// Runs an operation again after a commit, if it ran out of space that a commit can free. It has no
+    /// transaction open then, and the caller holds no lock that is taken in one.
+    pub(crate) fn with_space<R>(&self, mut f: impl FnMut() -> Result<R>) -> Result<R> {
+        match f() {
+            Err(e) if e == ENOSPC && self.reclaim_by_commit() => f(),
+            other => other,
+        }
+    }
+
     /// Makes space that a commit can make. Says whether it is worth trying again. No
     /// transaction is open, and what is withheld not locked.
     pub(crate) fn reclaim_by_commit(&self) -> bool {

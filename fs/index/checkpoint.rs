@@ -194,9 +194,10 @@ pub(super) fn save(inode: &Inode<VexFs>, kind: Kind, go_on: GoOn<'_>) -> Result 
     }
     let _images = inode.node().images.lock_killable()?;
     // At unmount and in the background no system call holds a frozen volume off.
-    inode
-        .sb()
-        .with_internal_write(|| save_unfrozen(inode, kind, go_on))
+    inode.sb().with_internal_write(|| {
+        let volume = inode.volume();
+        volume.with_space(|| save_unfrozen(inode, kind, go_on))
+    })
 }
 
 fn save_unfrozen(inode: &Inode<VexFs>, kind: Kind, go_on: GoOn<'_>) -> Result {

@@ -229,6 +229,41 @@ SCRATCH_CASE(a_batch_that_does_not_fit_changes_nothing)
 	EXPECT_LE((long)before.f_bfree - 64, (long)after.f_bfree);
 }
 
+/* Blocks of a file that is gone can't be used before a commit, which batches wait for. */
+SCRATCH_CASE(a_batch_takes_space_that_a_commit_frees)
+{
+	enum { ROWS = 20000 };
+	float *rows = new_rows(1, 0, ROWS, DIM);
+	uint64_t *gone = malloc(ROWS * sizeof(*gone));
+	struct vexfs_batch b = { .op = VEXFS_OP_DELETE, .flags = VEXFS_BATCH_BY_ROW, .count = ROWS,
+				 .rows = PTR(gone) };
+	static char bytes[1 << 20];
+	int fd, filler;
+
+	NEED_VEXFS();
+	for (int i = 0; i < ROWS; i++)
+		gone[i] = i;
+	fd = container("f", DIM, VEXFS_METRIC_L2);
+	OK(insert(fd, rows, NULL, ROWS));
+	filler = open("filler", O_CREAT | O_WRONLY, 0600);
+	while (write(filler, bytes, sizeof(bytes)) > 0)
+		;
+	ASSERT_EQ(ENOSPC, errno);
+	close(filler);
+	sync();
+	OK(unlink("filler"));
+	/* A record for each, of which there was none. */
+	OK(batch(fd, &b));
+	EXPECT_EQ(0, stats_of(fd).live);
+	close(fd);
+	OK(scratch_cycle());
+	fd = open("f", O_RDWR);
+	EXPECT_EQ(0, stats_of(fd).live);
+	close(fd);
+	free(rows);
+	free(gone);
+}
+
 SCRATCH_CASE(an_upsert_that_does_not_fit_leaves_every_key)
 {
 	enum { ROWS = 500, WIDE = 512 };
