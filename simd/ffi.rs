@@ -43,7 +43,7 @@ pub use cluster::{
     accumulate_f32, assign_f32, centroids_f32, rotate_f32, sign_bits_f32, spill_costs,
 };
 pub use convert::{convert, dequantise_i8, normalise_f32, quantise_i8, Quantiser};
-pub use graph::{prefetch, GraphCode, GraphKind, MAX_CODE_WORDS};
+pub use graph::{prefetch, GraphCode, GraphKind, MAX_CODE_WORDS, NBITS_F16};
 pub use lsh::fixed_f32;
 pub use pace::{Cost, Pace, Sections, Work, PACE_BYTES, PACE_ROWS};
 pub use postings::{

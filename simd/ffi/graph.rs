@@ -57,9 +57,14 @@ extern "C" {
     ) -> u32;
 }
 
-/// The most words of a code: it shares a block of 4 KiB with links. It also keeps sums of products
-/// of levels within 32 bits.
-pub const MAX_CODE_WORDS: usize = 1000;
+/// The most words of a code: 4096 f32, or rows of other types as long.
+pub const MAX_CODE_WORDS: usize = 4096;
+
+/// The most words of a code with levels: it keeps sums of their products within 32 bits.
+const MAX_LEVEL_WORDS: usize = 1000;
+
+/// As `nbits` of [`GraphKind::of`], f16 made of f32: 16 alone are bf16.
+pub const NBITS_F16: u32 = 0x110;
 
 /// Codes handed over at once, on the stack.
 const AT_ONCE: usize = 64;
@@ -89,6 +94,25 @@ impl GraphKind {
         }
     }
 
+    /// What is called `nbits` an element in an index over rows of `elem`: 1 and 4 (RaBitQ) and 8 (SQ8) of
+    /// all but bits, which have 1 of their own; 16 of f16, bf16 and, as bf16, of f32; 32 of f32; and [`NBITS_F16`]
+    /// of f32.
+    pub const fn of(elem: Elem, nbits: u32) -> Option<GraphKind> {
+        Some(match (elem, nbits) {
+            (Elem::Binary, 1) | (Elem::F16 | Elem::Bf16, 16) | (Elem::F32, 32) => {
+                GraphKind::Raw(elem)
+            }
+            (Elem::Binary, _) => return None,
+            (_, 1) => GraphKind::Rabitq1,
+            (_, 4) => GraphKind::Rabitq4,
+            (_, 8) => GraphKind::Sq8,
+            (Elem::F32, 16) => GraphKind::Raw(Elem::Bf16),
+            (Elem::F32, NBITS_F16) => GraphKind::Raw(Elem::F16),
+            _ => return None,
+        })
+    }
+
+    /// Bits of a level, of kinds that have them.
     const fn bits(self) -> u32 {
         match self {
             GraphKind::Raw(_) => 0,
@@ -103,8 +127,8 @@ impl GraphKind {
 ///
 /// # Invariants
 ///
-/// `metric` exists for the elements, `dim` is in `1..=MAX_DIM`, a code has at most [`MAX_CODE_WORDS`]; a
-/// raw code is of the rows' type, or of a narrower float type than f32.
+/// `metric` exists for the elements, `dim` is in `1..=MAX_DIM`, a code has at most [`MAX_CODE_WORDS`], one with levels
+/// at most [`MAX_LEVEL_WORDS`]; a raw code is of the rows' type, or of a narrower float type than f32.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GraphCode {
     kind: GraphKind,
@@ -138,7 +162,11 @@ impl GraphCode {
             metric,
             dim,
         };
-        if !convertible || code.code_words() > MAX_CODE_WORDS {
+        let most = match kind {
+            GraphKind::Raw(_) => MAX_CODE_WORDS,
+            _ => MAX_LEVEL_WORDS,
+        };
+        if !convertible || code.code_words() > most {
             return Err(BadShape);
         }
         // INVARIANT: all was checked.
@@ -148,6 +176,32 @@ impl GraphCode {
     /// What it was made with.
     pub fn kind(&self) -> GraphKind {
         self.kind
+    }
+
+    /// What [`GraphKind::of`] calls it.
+    pub const fn nbits(&self) -> u32 {
+        match (self.kind, self.elem) {
+            (GraphKind::Raw(Elem::F16), Elem::F32) => NBITS_F16,
+            // Bytes of eight elements are bits of one.
+            (GraphKind::Raw(raw), _) => raw.row_bytes(8) as u32,
+            (kind, _) => kind.bits(),
+        }
+    }
+
+    /// Bytes of a centre, if there is one: `dim` f32. 0 of kinds that have none.
+    pub const fn centre_bytes(&self) -> usize {
+        match self.kind {
+            GraphKind::Raw(_) => 0,
+            _ => Elem::F32.row_bytes(self.dim),
+        }
+    }
+
+    /// The type of the elements that codes are compared at the speed of, or faster.
+    pub const fn compared_as(&self) -> Elem {
+        match self.kind {
+            GraphKind::Raw(elem) => elem,
+            _ => Elem::F32,
+        }
     }
 
     /// Words of a code.
@@ -185,8 +239,8 @@ impl GraphCode {
     /// Makes a query of a row: what codes are scored with, and made from.
     ///
     /// Shapes: `row` has [`GraphCode::row_bytes`], `vector` [`GraphCode::vector_words`], `query`
-    /// [`GraphCode::query_words`]; `centre` is `dim` f32, the mean of a sample of rows (normalised ones, if
-    /// the metric is cosine), or empty. Rows without NaN and infinity. `seed` and `centre` are the same for
+    /// [`GraphCode::query_words`]; `centre` has [`GraphCode::centre_bytes`], the mean of a sample of rows
+    /// (normalised ones, if the metric is cosine), or is empty. Rows without NaN and infinity. `seed` and `centre` are the same for
     /// all codes of a graph. The same bits on every instruction set.
     ///
     /// Context: an FPU section, of some microseconds per thousand elements.
@@ -202,7 +256,7 @@ impl GraphCode {
         vector: &mut [u32],
         query: &mut [u32],
     ) -> Result<(), BadShape> {
-        let centre_fits = centre.is_empty() || centre.len() == Elem::F32.row_bytes(self.dim);
+        let centre_fits = centre.is_empty() || centre.len() == self.centre_bytes();
         if row.len() != self.row_bytes()
             || vector.len() != self.vector_words()
             || query.len() != self.query_words()

@@ -250,6 +250,94 @@ fn raw_codes_have_the_distances_of_their_rows() {
     }
 }
 
+/// f32 as f16 and bf16: the same codes on every instruction set, and the distances of the rounded numbers.
+#[test]
+fn raw_codes_of_rounded_numbers_come_near_for_every_metric() {
+    let mut rng = Rng(23);
+    for (elem, error) in [(Elem::F16, 0.5f64.powi(11)), (Elem::Bf16, 0.5f64.powi(8))] {
+        for dim in [1, 3, 50, 384] {
+            for metric in Metric::COMMON {
+                let rows = rows(&mut rng, 9, dim, 0.2);
+                let mut first = None;
+                for isa in available() {
+                    let coder = Coder::new(GraphKind::Raw(elem), Elem::F32, metric, dim, isa);
+                    let codes: Vec<_> = rows.iter().map(|row| coder.encode(row)).collect();
+                    let all: Vec<_> = codes.iter().map(|c| words(c)).collect();
+                    assert_eq!(*first.get_or_insert_with(|| all.clone()), all, "{isa:?}");
+                    let scored = coder.score(&rows[0], &codes);
+                    let between = coder.between(&codes[0], &codes, &rows[1]);
+                    assert_eq!(scored, between, "{isa:?} {elem:?} {metric:?} dim {dim}");
+                    let q = values(Elem::F32, &rows[0], dim);
+                    for (row, key) in rows.iter().zip(scored) {
+                        let row = values(Elem::F32, row, dim);
+                        let (exact, _) = oracle(metric, &q, &row);
+                        // Each number is off by its own part, and so is what is summed.
+                        let sum = |f: fn(f64, f64) -> f64| -> f64 {
+                            q.iter().zip(&row).map(|(q, x)| f(*q, *x)).sum()
+                        };
+                        let scale = match metric {
+                            Metric::L2Sq => {
+                                sum(|q, x| (q - x).abs() * (q.abs() + x.abs()) * 2.0 + 0.02)
+                            }
+                            Metric::Cosine => 4.0,
+                            _ => sum(|q, x| 2.0 * (q * x).abs()),
+                        };
+                        let off = (distance(key) - exact).abs();
+                        assert!(
+                            off <= error * scale + 1e-5,
+                            "{isa:?} {elem:?} {metric:?} dim {dim}: {off} of {exact}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn kinds_have_the_names_that_make_them() {
+    let mut found = 0;
+    for elem in Elem::ALL {
+        let metric = match elem {
+            Elem::Binary => Metric::Hamming,
+            _ => Metric::L2Sq,
+        };
+        for nbits in (0..=0x200).chain([u32::MAX]) {
+            let Some(kind) = GraphKind::of(elem, nbits) else {
+                continue;
+            };
+            let code = GraphCode::new(kind, elem, metric, 70).unwrap();
+            assert_eq!(code.nbits(), nbits, "{elem:?} {kind:?}");
+            // A code has so many bits an element, and little else.
+            let (bits, tail) = (nbits & 0xff, 3 + 128 * nbits as usize / 32);
+            let least = (70 * bits as usize).div_ceil(32);
+            assert!(
+                (least..=least + tail).contains(&code.code_words()),
+                "{elem:?} {kind:?}"
+            );
+            found += 1;
+        }
+    }
+    // 1, 4 and 8 of all but bits.
+    assert_eq!(found, 6 + 4 + 4 + 3 + 3 + 1);
+    assert_eq!(
+        GraphKind::of(Elem::F32, 16),
+        Some(GraphKind::Raw(Elem::Bf16))
+    );
+    assert_eq!(
+        GraphKind::of(Elem::F32, NBITS_F16),
+        Some(GraphKind::Raw(Elem::F16))
+    );
+    assert_eq!(
+        GraphKind::of(Elem::Bf16, 16),
+        Some(GraphKind::Raw(Elem::Bf16))
+    );
+    assert_eq!(
+        GraphKind::of(Elem::F16, 16),
+        Some(GraphKind::Raw(Elem::F16))
+    );
+}
+
 #[test]
 fn a_zero_row_has_a_code() {
     for kind in QUANTISED {
@@ -291,7 +379,21 @@ fn shapes_that_do_not_fit_are_refused() {
         new(GraphKind::Raw(Elem::F32), Elem::F16, l2, 8),
         Err(BadShape)
     );
-    assert_eq!(new(GraphKind::Raw(Elem::F16), Elem::F32, l2, 8), Ok(()));
+    let (f32, f16) = (GraphKind::Raw(Elem::F32), GraphKind::Raw(Elem::F16));
+    assert_eq!(new(f16, Elem::F32, l2, 8), Ok(()));
+    assert_eq!(new(f32, Elem::F32, l2, 4096), Ok(()));
+    assert_eq!(new(f32, Elem::F32, l2, 4097), Err(BadShape));
+    assert_eq!(new(f16, Elem::F32, l2, 8192), Ok(()));
+    assert_eq!(new(f16, Elem::F16, l2, 8193), Err(BadShape));
+    assert_eq!(
+        new(
+            GraphKind::Raw(Elem::Binary),
+            Elem::Binary,
+            Metric::Hamming,
+            MAX_DIM
+        ),
+        Ok(())
+    );
     assert_eq!(
         new(GraphKind::Raw(Elem::Binary), Elem::Binary, l2, 8),
         Ok(())
@@ -307,6 +409,19 @@ fn shapes_that_do_not_fit_are_refused() {
     };
     assert_eq!(prepare(40, 0, v, q), Ok(()));
     assert_eq!(prepare(40, 40, v, q), Ok(()));
+    let raw = GraphCode::new(f32, Elem::F32, l2, 10).unwrap();
+    let around = |centre: usize| {
+        raw.prepare(
+            &t,
+            isa,
+            0,
+            &vec![0; centre],
+            &[0; 40],
+            &mut [],
+            &mut [0; 10],
+        )
+    };
+    assert_eq!((around(0), around(40)), (Ok(()), Err(BadShape)));
     assert_eq!(prepare(39, 0, v, q), Err(BadShape));
     assert_eq!(prepare(40, 36, v, q), Err(BadShape));
     assert_eq!(prepare(40, 0, v - 1, q), Err(BadShape));

@@ -150,7 +150,12 @@ pub fn graph_codes(src: &mut Source<'_>, [a, b, c, x, y]: [&mut Arena; 5]) {
     let t = token();
     let kinds = [GraphKind::Sq8, GraphKind::Rabitq4, GraphKind::Rabitq1];
     let elem = src.pick(&[Elem::F32, Elem::F16, Elem::Bf16, Elem::I8, Elem::U8]);
-    let kind = src.pick(&[kinds[0], kinds[1], kinds[2], GraphKind::Raw(elem)]);
+    let raw = match (elem, src.byte() % 3) {
+        (Elem::F32, 1) => Elem::F16,
+        (Elem::F32, 2) => Elem::Bf16,
+        _ => elem,
+    };
+    let kind = src.pick(&[kinds[0], kinds[1], kinds[2], GraphKind::Raw(raw)]);
     let (metric, dim) = (src.pick(&Metric::COMMON), src.dim(MAX_DIM));
     let Ok(coder) = GraphCode::new(kind, elem, metric, dim) else {
         return;
@@ -161,8 +166,8 @@ pub fn graph_codes(src: &mut Source<'_>, [a, b, c, x, y]: [&mut Arena; 5]) {
         return;
     }
     let centre = match src.byte() % 2 {
-        0 => vec![],
-        _ => random_row(&mut src.rng(), Elem::F32, dim),
+        1 if coder.centre_bytes() > 0 => random_row(&mut src.rng(), Elem::F32, dim),
+        _ => vec![],
     };
     let centre = a.put(&centre, src.side());
     let sides: [Side; 5] = std::array::from_fn(|_| src.side());
