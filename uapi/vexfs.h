@@ -65,6 +65,9 @@
 #define VEXFS_MAX_NTABLES	32	/* tables of LSH */
 #define VEXFS_MAX_NBITS		16	/* bits of LSH */
 
+/* As nbits of HNSW over F32: codes of F16, where 16 alone is BF16. */
+#define VEXFS_NBITS_F16		0x110
+
 /* Reserved values. */
 #define VEXFS_KEY_NONE		(~0ULL)	/* not a key */
 #define VEXFS_ROW_NONE		(~0ULL)	/* not a row */
@@ -303,14 +306,19 @@ struct vexfs_search {
  *	shorter than 4 bytes would make it half of their memory
  * @nsub: IVF and PQ with codes of 4 or 8 bits: sub-quantisers, a divisor of the
  *	dimension; by default of 4 elements each, or 8 with 8 bits, where these divide it
- * @nbits: bits of a code. HNSW: 1, 4 or 8 for each element; 4 by default, or 1 where
- *	that would take half of the rows' own memory, as with elements of a byte, or
- *	where rows are too long for 4; 1 alone for BINARY. IVF: 1 for a sign of each
- *	element (RaBitQ), the default for rows of more than 128 bytes that are not
- *	BINARY; 4 or 8 for each of @nsub sub-quantisers, 4 the default with @nsub; 32
- *	for no codes: the rows of lists are compared exactly. PQ: 4, the default, or 8.
- *	LSH: hash bits of a table, 1 to VEXFS_MAX_NBITS and at most the dimension; by
- *	default such that a bucket has 128 to 256 rows
+ * @nbits: bits of a code. HNSW: 1 or 4 (RaBitQ) or 8 (SQ8) for each element; 4
+ *	by default, or 1 where that would take half of the rows' own memory, as with
+ *	elements of a byte, or where rows are too long for 4; 1 alone for BINARY. 32
+ *	for the elements of F32 as they are, 16 for those of F16 and BF16, or of F32
+ *	rounded to BF16, and VEXFS_NBITS_F16 for F32 rounded to F16: nearer where all
+ *	elements are far from 0, and of no use beyond 65504. Those of 16 and 32 take
+ *	as much memory as such rows and more time than 4 or 8, for about the same
+ *	recall. IVF: 1 for a sign of each element (RaBitQ), the default for rows of
+ *	more than 128 bytes that are not BINARY; 4 or 8 for each of @nsub
+ *	sub-quantisers, 4 the default with @nsub; 32 for no codes: the rows of lists
+ *	are compared exactly. PQ: 4, the default, or 8. LSH: hash bits of a table, 1
+ *	to VEXFS_MAX_NBITS and at most the dimension; by default such that a bucket
+ *	has 128 to 256 rows
  * @ntables: LSH: hash tables, 1 to VEXFS_MAX_NTABLES; by default 4, or as many
  *	as take two fifths of the rows' own memory. IVF: lists that a row is in, 1 or,
  *	if there are as many, 2, which takes more memory and less time for the same recall,
@@ -342,23 +350,23 @@ struct vexfs_search {
  * memory for it, it is tried again by a search that comes a second later, the next time two
  * seconds later, then four, and so on up to 17 minutes.
  * Codes and lists are made for the rows that a build finds. IVF and PQ are built anew in the
- * background, by a batch that inserts, when rows are 4 times as many and at least 4096, if
- * the number of lists was the default, or there were fewer than 32 rows for each list or 64
- * for each centroid of a sub-quantiser; HNSW if it was built over no rows, which tells it
- * nothing about codes, when there are 256. PQ is one list of codes, all of which a search scans. LSH hashes places
- * of L2, bits of HAMMING, directions else. For HNSW, BINARY rows are their own codes.
+ * background, by a batch that inserts, when rows are 4 times as many and at least 4096, if the
+ * number of lists was the default, or there were fewer than 32 rows for each list or 64 for each
+ * centroid of a sub-quantiser; HNSW if it was built over no rows, which tells it nothing about
+ * codes of less than 16 bits, when there are 256. PQ is one list of codes, all of which a search
+ * scans. LSH hashes places of L2, bits of HAMMING, directions else. For HNSW, BINARY rows are
+ * their own codes.
  * By default an index takes less than half of the rows' own memory, if these are some thousand
  * or more. Those that may take more are HNSW and PQ over BINARY rows, and HNSW over others of less
  * than 470 bytes, or 372 of elements of a byte.
  *
- * Wants the file open for writing. Errors: EINVAL a bad field, or one that the kind
- * does not have; EEXIST there is an index of the kind; ENOENT there is none to drop;
- * EBUSY somebody else has one built; ECANCELED it was dropped while being built; EOPNOTSUPP
- * rows are too long for it (HNSW: above 7,808 elements with 4 bits, 31,488 with 1, or 31,584
- * of BINARY, at m 16;
- * PQ: above 32,512 that no sub-quantiser divides); ENODATA there are no rows to train on
- * (all kinds but HNSW); ENOTTY not a container; EBADF; ENOMEM; EINTR a fatal signal. After an error
- * all is as before.
+ * Wants the file open for writing. Errors: EINVAL a bad field, or one that the kind does not have;
+ * EEXIST there is an index of the kind; ENOENT there is none to drop; EBUSY somebody else has one
+ * built; ECANCELED it was dropped while being built; EOPNOTSUPP rows are too long for it (HNSW,
+ * but for BINARY: above 31,872 elements with 1 bit, 7,936 with 4, 3,968 with 8, 8,192 with 16, and
+ * 4,096 with 32; PQ: above 32,512 that no sub-quantiser divides); ENODATA there are no rows to
+ * train on (all kinds but HNSW); ENOTTY not a container; EBADF; ENOMEM; EINTR a fatal signal.
+ * After an error all is as before.
  */
 struct vexfs_build_index {
 	__u32 size;
@@ -404,7 +412,7 @@ struct vexfs_build_index {
  *	while it is being built, 0
  * @nlist: lists
  * @nsub: sub-quantisers
- * @nbits: bits of a code, or of a hash
+ * @nbits: bits of a code, or of a hash; HNSW: also VEXFS_NBITS_F16
  * @ntables: hash tables; IVF: lists that a row is in
  * @trained: thousandths of training done, before any row is in
  * @build_error: errno that ended the last build in the background, until the next

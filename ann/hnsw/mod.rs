@@ -3,8 +3,8 @@
 //! Hierarchical navigable small world graphs (Malkov and Yashunin, arXiv 1603.09320) over codes.
 //!
 //! A row is a node of a graph, linked to near and diverse others; a search walks towards the query. Nodes
-//! hold codes of rows, such as 4 bits per element, and are scored by them; some of the nearest are
-//! scored again by their rows. A node's code and links are one block, found by its slot alone.
+//! hold codes of rows, such as 4 bits per element or the rows themselves, and are scored by them; some of the
+//! nearest are scored again by their rows. A node's code and links are in one place, found by its slot alone.
 //!
 //! - `params.rs`: parameters, their bounds, sizes of blocks
 //! - `store.rs`: what the caller provides: memory, locks, arithmetic, filters

@@ -24,8 +24,8 @@ pub const MAX_EF: u32 = 4096;
 /// The topmost level. `MIN_M` to the power of this exceeds the number of nodes 2^30.
 pub const MAX_LEVEL: u32 = 15;
 
-/// The most bytes of a node: its links and its code are one block of a file or of a page.
-pub const MAX_NODE_BYTES: usize = 4096;
+/// The most words of a code. Up to some 980 of them a node with its links is one block of a file or of a page.
+pub const MAX_CODE_WORDS: u32 = 4096;
 
 /// Words of a node besides its code and its links: row (2), anchor, upper block, next free.
 pub const NODE_HEADER_WORDS: usize = 5;
@@ -42,7 +42,8 @@ pub struct Params {
     /// Candidates collected for a new node; `m`..=[`MAX_EF`]. 200 suits most data: less is faster
     /// to build, more gains little.
     pub ef_construction: u32,
-    /// Words of a code, as the arithmetic behind [`Numeric`](super::Numeric) wants them; at least 1.
+    /// Words of a code, as the arithmetic behind [`Numeric`](super::Numeric) wants them; 1 to
+    /// [`MAX_CODE_WORDS`].
     pub code_words: u32,
     /// Decides the levels of rows.
     pub seed: u64,
@@ -62,7 +63,7 @@ const MANY_ROWS: u32 = 1 << 20;
 /// Bits of an element's code and links of a node by default.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Defaults {
-    /// 4, or 1 where codes of 4 bits take too much of the rows' memory, or more than a node has room for.
+    /// 4, or 1 where codes of 4 bits take too much of the rows' memory, or there are none.
     pub bits: u32,
     /// As [`Params::m`].
     pub m: u32,
@@ -116,24 +117,20 @@ impl Params {
     ///
     /// # Errors
     ///
-    /// [`BadParams`] if a parameter is out of its range, or a node would exceed [`MAX_NODE_BYTES`].
+    /// [`BadParams`] if a parameter is out of its range.
     pub fn layout(&self) -> Result<Layout, BadParams> {
         let m_fits = (MIN_M..=MAX_M).contains(&self.m) && self.m.is_multiple_of(2);
         if !m_fits || self.ef_construction < self.m || self.ef_construction > MAX_EF {
             return Err(BadParams);
         }
-        if self.code_words == 0 || self.code_words as usize > MAX_NODE_BYTES / 4 {
+        if !(1..=MAX_CODE_WORDS).contains(&self.code_words) {
             return Err(BadParams);
         }
-        let layout = Layout {
+        Ok(Layout {
             code_words: self.code_words as usize,
             m: self.m as usize,
             m0: 2 * self.m as usize,
-        };
-        if layout.node_bytes() > MAX_NODE_BYTES {
-            return Err(BadParams);
-        }
-        Ok(layout)
+        })
     }
 }
 
@@ -165,7 +162,7 @@ impl Layout {
         }
     }
 
-    /// Bytes of a node, a multiple of 32. An arena should be aligned to 64.
+    /// Bytes of a node, a multiple of 32, and of 64 from 320 on. An arena should be aligned to 64.
     pub const fn node_bytes(&self) -> usize {
         self.node_words() * 4
     }
@@ -253,7 +250,7 @@ mod tests {
                 ..GOOD
             },
             Params {
-                code_words: 1024,
+                code_words: MAX_CODE_WORDS + 1,
                 ..GOOD
             },
             Params {
@@ -262,6 +259,20 @@ mod tests {
             },
         ] {
             assert_eq!(bad.layout(), Err(BadParams), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn nodes_longer_than_a_block_are_whole_lines() {
+        for (m, code_words) in [(16, 1000), (32, 1536), (8, 4095), (32, MAX_CODE_WORDS)] {
+            let long = Params {
+                m,
+                code_words,
+                ..GOOD
+            };
+            let layout = long.layout().unwrap();
+            let least = 4 * (code_words as usize + NODE_HEADER_WORDS + 2 * m as usize);
+            assert_eq!(layout.node_bytes(), least.next_multiple_of(64));
         }
     }
 
@@ -284,6 +295,7 @@ mod tests {
     fn shorter_elements_have_fewer_links_and_then_shorter_codes() {
         let of = |dim: u32, row_bytes| {
             let words = |bits| match bits {
+                4 if dim > 7936 => u32::MAX,
                 4 => dim.div_ceil(128) * 16 + 3,
                 _ => dim.div_ceil(64) * 2 + 3,
             };
@@ -298,8 +310,8 @@ mod tests {
         assert_eq!([384, 768].map(|dim| of(dim, dim)), [(1, 10), (1, 16)]);
         // More than half of the rows: codes of 128 bits would tell too little.
         assert_eq!([of(128, 256), of(128, 128)], [(4, 16); 2]);
-        // Codes of 4 bits would not fit a node.
-        assert_eq!([of(7808, 4 * 7808), of(7809, 4 * 7809)], [(4, 16), (1, 16)]);
+        // There are no codes of 4 bits.
+        assert_eq!([of(7936, 4 * 7936), of(7937, 4 * 7937)], [(4, 16), (1, 16)]);
     }
 
     #[test]

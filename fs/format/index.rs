@@ -6,7 +6,7 @@
 //! another hidden inode, and never changes: another one takes its place. Its blocks are a header, then
 //! groups of a block of checksums and the data blocks that these are of. Data blocks hold the items of
 //! sections one after the other, as many to a block as fit whole: so a node of a graph, with its links and
-//! its code, is read with one block.
+//! its code, is read with one block, unless it is longer than that.
 
 use crate::header::{self, HEADER_BYTES, MAGIC_INDEX};
 use crate::{bytes_at, put, Crc, Error, Result, BLOCK_SIZE};
@@ -146,7 +146,24 @@ pub struct Section {
     pub items: u64,
 }
 
+/// Bytes of the pieces in which items lie that are longer than a block: a line of a cache.
+const PIECE_BYTES: usize = 64;
+
 impl Section {
+    /// A section of `count` things of `bytes` bytes: an item each, or, of those longer than a block, pieces of
+    /// 64 bytes one after the other. They are whole pieces long.
+    pub fn of(tag: u32, bytes: usize, count: u64) -> Section {
+        let (item_bytes, each) = match bytes {
+            0..=BLOCK_SIZE => (bytes, 1),
+            _ => (PIECE_BYTES, bytes.div_ceil(PIECE_BYTES) as u64),
+        };
+        Section {
+            tag,
+            item_bytes: item_bytes as u32,
+            items: count.saturating_mul(each),
+        }
+    }
+
     /// Items in a data block.
     pub fn items_per_block(&self) -> u64 {
         (BLOCK_SIZE as u64)

@@ -12,30 +12,24 @@ use core::sync::atomic::AtomicU32;
 use kernel::prelude::*;
 use libvexfs::format::VectorArea;
 use vexfs_ann::hnsw::{Numeric, Query, BATCH};
-use vexfs_simd_ffi::{accumulate_f32, centroids_f32, prefetch, Elem, GraphCode, GraphKind, Metric};
+use vexfs_simd_ffi::{accumulate_f32, centroids_f32, prefetch, Elem, GraphCode, GraphKind, Metric, NBITS_F16};
 use vexfs_vfs::page_cache::Pinned;
 use vexfs_vfs::{fpu, task, Inode};
 
 /// Decides the random rotation of codes. The same for all, so that equal rows give equal indexes.
 pub(super) const SEED: u64 = 1;
+const _: () = assert!(NBITS_F16 == vexfs_uapi::VEXFS_NBITS_F16);
 /// Rows whose mean becomes the centre of codes.
 const SAMPLE: u64 = 10_000;
 
-/// Codes of `bits` bits an element for the rows of a container; bits are their own, of 1.
+/// The codes for the rows of a container that [`GraphKind::of`] calls `bits`.
 ///
 /// # Errors
 ///
 /// `EINVAL` if there are no such codes, `EOPNOTSUPP` if rows are too long for them.
 fn code(area: &VectorArea, bits: u32) -> Result<GraphCode> {
     let (elem, metric) = (element::elem(area)?, element::metric(area)?);
-    let kind = match (elem, bits) {
-        (Elem::Binary, 1) => GraphKind::Raw(elem),
-        (Elem::Binary, _) => return Err(EINVAL),
-        (_, 1) => GraphKind::Rabitq1,
-        (_, 4) => GraphKind::Rabitq4,
-        (_, 8) => GraphKind::Sq8,
-        _ => return Err(EINVAL),
-    };
+    let kind = GraphKind::of(elem, bits).ok_or(EINVAL)?;
     GraphCode::new(kind, elem, metric, area.dim as usize).map_err(|_| EOPNOTSUPP)
 }
 
@@ -45,6 +39,15 @@ pub(super) fn bits_once(area: &VectorArea) -> Result<u32> {
         Elem::Binary => 1,
         _ => 4,
     })
+}
+
+/// Bytes that the centre of such codes has if there is one: numbers of [`Elem::F32`]. 0 if they never have one.
+///
+/// # Errors
+///
+/// As [`code`].
+pub(super) fn centre_bytes(area: &VectorArea, bits: u32) -> Result<usize> {
+    Ok(code(area, bits)?.centre_bytes())
 }
 
 /// Words of such codes.
@@ -67,8 +70,8 @@ pub(crate) struct Codec {
 }
 
 impl Codec {
-    /// Codes for the rows of `inode`: bits are their own code, other elements get `bits` each, around the
-    /// mean of a sample of those rows among the first `rows` that `takes` says yes to. Reads them.
+    /// Codes for the rows of `inode`, which [`GraphKind::of`] calls `bits`: around the mean of a sample of those rows
+    /// among the first `rows` that `takes` says yes to, which are read, unless codes are whole elements.
     ///
     /// # Errors
     ///
@@ -82,7 +85,7 @@ impl Codec {
         go_on: GoOn<'_>,
     ) -> Result<Self> {
         let mut codec = Codec::around(inode, area, bits, KVVec::new())?;
-        if rows > 0 && codec.rows.elem != Elem::Binary {
+        if rows > 0 && codec.code.centre_bytes() > 0 {
             codec.centre = codec.mean(inode, rows, takes, go_on)?;
         }
         Ok(codec)
@@ -100,25 +103,14 @@ impl Codec {
         centre: KVVec<u8>,
     ) -> Result<Self> {
         let rows = Rows::new(inode, area)?;
-        // Codes are compared at about the speed of rows of 32 bits an element, or faster.
-        let like = match rows.elem {
-            Elem::Binary => rows.elem,
-            _ => Elem::F32,
-        };
+        let code = code(area, bits)?;
+        let like = code.compared_as();
         let at_once = rows.simd.section_rows(like, like.row_bytes(rows.dim));
         Ok(Codec {
-            code: code(area, bits)?,
+            code,
             rows,
             centre,
             at_once: at_once.min(BATCH),
-        })
-    }
-
-    /// Bytes that a centre has if there is one: numbers of [`Elem::F32`]. Bits have none.
-    pub(super) fn centre_bytes(area: &VectorArea) -> Result<usize> {
-        Ok(match element::elem(area)? {
-            Elem::Binary => 0,
-            _ => Elem::F32.row_bytes(area.dim as usize),
         })
     }
 
@@ -127,21 +119,17 @@ impl Codec {
         &self.centre
     }
 
-    /// Whether there was no row for a centre. Bits have none anyway.
+    /// Whether there was no row for a centre. Whole elements have none anyway.
     pub(super) fn lacks_centre(&self) -> bool {
-        self.centre.is_empty() && self.rows.elem != Elem::Binary
+        self.centre.is_empty() && self.code.centre_bytes() > 0
     }
 
-    /// Bits of an element in a code.
+    /// What [`GraphKind::of`] calls the codes: bits of an element, if they are not f16 of f32.
     pub(super) fn bits(&self) -> u32 {
-        match self.code.kind() {
-            GraphKind::Raw(_) | GraphKind::Rabitq1 => 1,
-            GraphKind::Rabitq4 => 4,
-            GraphKind::Sq8 => 8,
-        }
+        self.code.nbits()
     }
 
-    /// Candidates that get an exact distance by default. Of bits the codes are the rows.
+    /// Candidates that get an exact distance by default. Codes of bits are the rows, however few these are.
     pub(super) fn default_rerank(&self, k: u32, ef: u32) -> u32 {
         let bits = match self.code.kind() {
             GraphKind::Raw(_) => 32,

@@ -96,7 +96,7 @@ struct Writer {
     deleted: u32,
 }
 
-/// The graph's parameters and the bits of its codes, with defaults filled in.
+/// The graph's parameters and the codes of `nbits`, with defaults filled in.
 ///
 /// # Errors
 ///
@@ -191,7 +191,7 @@ impl Graph {
         }
         let (params, bits) =
             params(&parameters, area).map_err(|_| image.corrupt("has bad parameters"))?;
-        let centre = graph_image::read_centre(image, area)?;
+        let centre = graph_image::read_centre(image, codes::centre_bytes(area, bits)?)?;
         let codec = Codec::around(inode, area, bits, centre)?;
         let layout = params.layout().map_err(|_| EINVAL)?;
         let expected = u32::try_from(area.rows).map_err(|_| EFBIG)?;

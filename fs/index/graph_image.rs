@@ -3,7 +3,7 @@
 //! A graph on disk: its nodes and upper blocks as they are in memory, and what its codes are around.
 
 use super::catch_up::GoOn;
-use super::codes::{self, Codec};
+use super::codes;
 use super::graph::{self, Graph};
 use super::graph_memory::Memory;
 use super::image::{self, load_words, Reader as Image, Writer};
@@ -13,9 +13,9 @@ use crate::VexFs;
 use core::sync::atomic::AtomicU32;
 use kernel::prelude::*;
 use libvexfs::format::index::{GraphState, Section, KIND_HNSW};
-use libvexfs::format::{VectorArea, BLOCK_SIZE};
+use libvexfs::format::BLOCK_SIZE;
 use vexfs_ann::hnsw::params::visited_words;
-use vexfs_ann::hnsw::{self, CheckMemory, Params, Store};
+use vexfs_ann::hnsw::{self, CheckMemory, Layout, Params, Store};
 use vexfs_vfs::Inode;
 
 /// Sections.
@@ -37,10 +37,12 @@ pub(super) fn save(
     let image = graph.graph.image();
     let layout = graph.graph.layout();
     let centre = graph.codec.centre();
+    let nodes = nodes_section(layout, image.used);
+    let centres = centre.len().div_ceil(BLOCK_SIZE) as u64;
     let sections = [
-        section(NODES, layout.node_bytes(), u64::from(image.used)),
-        section(UPPERS, layout.upper_bytes(), u64::from(image.used_uppers)),
-        section(CENTRE, BLOCK_SIZE, centre.len().div_ceil(BLOCK_SIZE) as u64),
+        nodes,
+        Section::of(UPPERS, layout.upper_bytes(), image.used_uppers.into()),
+        Section::of(CENTRE, BLOCK_SIZE, centres),
     ];
     let mut header = image::header(KIND_HNSW, &area, graph.parameters(), &sections);
     header.generation = stamp.generation;
@@ -60,8 +62,12 @@ pub(super) fn save(
     header.state = state.words();
     let mut writer = Writer::new(inode, &header, go_on)?;
     let store = graph.graph.store();
+    let piece = (nodes.item_bytes as usize / 4).max(1);
     for slot in 0..image.used {
-        writer.words(store.node(slot).ok_or(EIO)?)?;
+        let node = store.node(slot).ok_or(EIO)?;
+        for words in node.chunks(piece) {
+            writer.words(words)?;
+        }
     }
     writer.end_section()?;
     for at in 0..image.used_uppers {
@@ -75,24 +81,18 @@ pub(super) fn save(
     writer.finish(&header)
 }
 
-fn section(tag: u32, item_bytes: usize, items: u64) -> Section {
-    Section {
-        tag,
-        // At most a block's, as the layout has it.
-        item_bytes: item_bytes as u32,
-        items,
-    }
+fn nodes_section(layout: &Layout, used: u32) -> Section {
+    Section::of(NODES, layout.node_bytes(), used.into())
 }
 
-/// What the codes of an image are around.
-pub(super) fn read_centre(image: &mut Image<'_>, area: &VectorArea) -> Result<KVVec<u8>> {
+/// What the codes of an image are around: nothing, or a vector of `row` bytes.
+pub(super) fn read_centre(image: &mut Image<'_>, row: usize) -> Result<KVVec<u8>> {
     let GraphState {
         centre_bytes: bytes,
         level_seed,
         code_seed,
         ..
     } = GraphState::of(&image.header.state);
-    let row = Codec::centre_bytes(area)?;
     let fits = bytes == 0 || bytes == row as u64;
     if !fits || (level_seed, code_seed) != (graph::SEED, codes::SEED) {
         return Err(image.corrupt("has codes of another kind"));
@@ -132,8 +132,9 @@ pub(super) fn read(
         return Err(image.corrupt("has more nodes than a graph holds"));
     };
     let sizes = (items(NODES), items(UPPERS), words);
+    let nodes = nodes_section(&layout, used);
     let expected = (
-        u64::from(used),
+        nodes.items,
         u64::from(used_uppers),
         u64::from(params.code_words),
     );
@@ -148,8 +149,13 @@ pub(super) fn read(
         load_words(part.ok_or(EIO)?, bytes);
         Ok(())
     };
-    image.items(NODES, layout.node_bytes(), |slot, bytes| {
-        store(memory.node(u32::try_from(slot)?), bytes)
+    let piece = nodes.item_bytes as usize;
+    let pieces = layout.node_bytes().checked_div(piece).unwrap_or(1) as u64;
+    image.items(NODES, piece, |item, bytes| {
+        let slot = u32::try_from(item.checked_div(pieces).unwrap_or(0))?;
+        let part = usize::try_from(item.checked_rem(pieces).unwrap_or(0))?;
+        let from = part.saturating_mul(piece / 4);
+        store(memory.node(slot).and_then(|node| node.get(from..)), bytes)
     })?;
     image.items(UPPERS, layout.upper_bytes(), |at, bytes| {
         store(memory.upper(u32::try_from(at)?), bytes)

@@ -208,26 +208,92 @@ static struct vexfs_index_stats graph_stats(int fd)
 	return st;
 }
 
-/* With codes of the default's bits, and of others. */
+/*
+ * Whole elements of a row as codes, or rounded ones, are as good as any, by every
+ * metric. Each type has those that fit it and no others.
+ */
+CASE(whole_elements_are_codes)
+{
+	enum { N = 400, DIM = 48 };
+	static const struct { int type; unsigned int nbits; } ways[] = {
+		{ 0, 32 }, { 0, 16 }, { 0, VEXFS_NBITS_F16 }, { 1, 16 }, { 2, 16 },
+	};
+	static const unsigned int none[TYPES][6] = {
+		{ 2, 17, 31, 33, 64, 0x120 }, { 32, VEXFS_NBITS_F16, 17 }, { 32, VEXFS_NBITS_F16, 64 },
+		{ 16, 32, VEXFS_NBITS_F16 }, { 16, 32, VEXFS_NBITS_F16 }, { 8, 16, 32, VEXFS_NBITS_F16 },
+	};
+
+	if (!on_vexfs())
+		SKIP(return, "not on VexFS");
+	for (int way = 0; way < TYPES; way++) {
+		struct vexfs_create_vector arg = { 0 };
+		int fd = typed_container("none", &types[way], DIM, VEXFS_METRIC_L2, &arg);
+
+		for (int i = 0; i < 6 && none[way][i]; i++) {
+			EXPECT_EQ(EINVAL, ERR(build(fd, (struct vexfs_build_index){ .nbits = none[way][i] })))
+				TH_LOG("%s, %u bits", types[way].name, none[way][i]);
+		}
+		close(fd);
+		OK(unlink("none"));
+	}
+	for (int way = 0; way < 5; way++) {
+		const struct type *t = &types[ways[way].type];
+		struct rows rows = clustered(t, 1, N, DIM), queries = clustered(t, 2, NQ, DIM);
+		bool dead[N] = { false };
+
+		for (unsigned int metric = VEXFS_METRIC_L2; metric <= VEXFS_METRIC_DOT; metric++) {
+			struct model m = { DIM, metric, N, rows.numbers, NULL, dead };
+			struct vexfs_create_vector arg = { 0 };
+			struct vexfs_search s = { .ef = 32 };
+			unsigned int nodes = N * (4 * (DIM * (ways[way].nbits & 0xff) / 32 + 37) + 4);
+			struct vexfs_index_stats st;
+			int fd = typed_container("f", t, DIM, metric, &arg);
+
+			ASSERT_LE(0, fd);
+			/* No rows tell it nothing that it would want to know of them. */
+			OK(build(fd, (struct vexfs_build_index){ .nbits = ways[way].nbits,
+				.ef_construction = 40 }));
+			OK(insert_rows(fd, &rows, 0, N, NULL));
+			st = graph_stats(fd);
+			EXPECT_EQ(VEXFS_INDEX_READY, st.state);
+			EXPECT_EQ(ways[way].nbits, st.nbits);
+			EXPECT_EQ(16, st.m);
+			EXPECT_EQ(N, st.nodes);
+			EXPECT_LT(nodes, st.resident_bytes);
+			EXPECT_GT(2 * nodes + (3 << 20), st.resident_bytes);
+			EXPECT_RECALL(970, "whole");
+			EXPECT_EQ(0, findings(fd, N / 100));
+			close(fd);
+			OK(unlink("f"));
+		}
+		free_rows(&rows);
+		free_rows(&queries);
+	}
+}
+
+/* With codes of the default's bits, and of others, also of nodes longer than a block. */
 SCRATCH_CASE(graphs_of_every_type_are_the_same_after_a_remount)
 {
-	enum { N = 1000, DIM = 192, WAYS = TYPES + 4 };
-	static const struct { int type; unsigned int nbits; } other[] = { { 0, 1 }, { 0, 8 }, { 1, 4 }, { 3, 1 } };
+	enum { N = 1000, WAYS = TYPES + 6 };
+	static const struct { int type; unsigned int nbits, dim; } other[] = {
+		{ 0, 1, 192 }, { 0, 8, 192 }, { 1, 4, 192 }, { 3, 1, 192 }, { 0, VEXFS_NBITS_F16, 192 }, { 0, 32, 1001 },
+	};
 	uint64_t digests[WAYS];
-	unsigned int n = quick() ? 400 : N;
-	char name[16];
+	char name[24];
 
 	NEED_VEXFS();
 	for (int way = 0; way < WAYS; way++) {
 		const struct type *t = &types[way < TYPES ? way : other[way - TYPES].type];
 		unsigned int nbits = way < TYPES ? 0 : other[way - TYPES].nbits;
-		struct rows rows = clustered(t, 1, n, DIM);
+		unsigned int dim = way < TYPES ? 192 : other[way - TYPES].dim;
+		unsigned int n = dim > 192 ? 250 : quick() ? 400 : N;
+		struct rows rows = clustered(t, 1, n, dim);
 		struct vexfs_create_vector arg = { 0 };
 		struct vexfs_index_stats st;
 		int fd;
 
-		snprintf(name, sizeof(name), "%s%u", t->name, nbits);
-		fd = typed_container(name, t, DIM, VEXFS_METRIC_COSINE, &arg);
+		snprintf(name, sizeof(name), "%s%u.%u", t->name, nbits, dim);
+		fd = typed_container(name, t, dim, VEXFS_METRIC_COSINE, &arg);
 		ASSERT_LE(0, fd);
 		OK(insert_rows(fd, &rows, 0, n, NULL));
 		OK(build(fd, (struct vexfs_build_index){ .nbits = nbits }));
@@ -245,15 +311,17 @@ SCRATCH_CASE(graphs_of_every_type_are_the_same_after_a_remount)
 	for (int way = 0; way < WAYS; way++) {
 		const struct type *t = &types[way < TYPES ? way : other[way - TYPES].type];
 		unsigned int nbits = way < TYPES ? 0 : other[way - TYPES].nbits;
-		struct rows rows = clustered(t, 1, n, DIM), queries = clustered(t, 2, NQ, DIM);
+		unsigned int dim = way < TYPES ? 192 : other[way - TYPES].dim;
+		unsigned int n = dim > 192 ? 250 : quick() ? 400 : N;
+		struct rows rows = clustered(t, 1, n, dim), queries = clustered(t, 2, NQ, dim);
 		bool dead[N] = { false };
-		struct model m = { DIM, VEXFS_METRIC_COSINE, n, rows.numbers, NULL, dead };
+		struct model m = { dim, VEXFS_METRIC_COSINE, n, rows.numbers, NULL, dead };
 		struct vexfs_search s = { .ef = 48 };
 		struct vexfs_index_stats st;
 		unsigned int found;
 		int fd;
 
-		snprintf(name, sizeof(name), "%s%u", t->name, nbits);
+		snprintf(name, sizeof(name), "%s%u.%u", t->name, nbits, dim);
 		fd = open(name, O_RDWR);
 		found = recall(fd, &m, &queries, &s);
 		/* Loaded by the search: built again it would not be there at once. */
@@ -335,12 +403,16 @@ CASE(a_graph_knows_the_mean_of_rows_of_which_every_other_one_is_deleted)
 /* As long as rows may be for an index, and one element longer. */
 CASE(rows_too_long_for_an_index_are_told)
 {
-	for (int which = 0; which < TYPES; which++) {
-		const struct type *t = &types[which];
-		/* Shorter elements have fewer links by default, which leave room for a longer code. */
-		unsigned int most = t->bits == 1 ? 31584 : t->bits == 32 ? 31488 : 31872;
+	static const struct { int type; unsigned int nbits, most; } ways[] = {
+		{ 0, 0, 31872 }, { 1, 0, 31872 }, { 2, 0, 31872 }, { 3, 0, 31872 }, { 4, 0, 31872 },
+		{ 5, 0, VEXFS_MAX_DIM }, { 0, 4, 7936 }, { 0, 8, 3968 }, { 0, 16, 8192 }, { 0, 32, 4096 },
+	};
 
-		for (unsigned int dim = most; dim <= most + 1; dim++) {
+	for (unsigned int way = 0; way < sizeof(ways) / sizeof(*ways); way++) {
+		const struct type *t = &types[ways[way].type];
+		unsigned int most = ways[way].most;
+
+		for (unsigned int dim = most; dim <= most + 1 && dim <= VEXFS_MAX_DIM; dim++) {
 			struct rows rows = clustered(t, 1, 40, dim);
 			struct vexfs_create_vector arg = { 0 };
 			bool dead[40] = { false };
@@ -348,8 +420,9 @@ CASE(rows_too_long_for_an_index_are_told)
 
 			ASSERT_LE(0, fd);
 			OK(insert_rows(fd, &rows, 0, 40, NULL));
-			EXPECT_EQ(dim == most ? 0 : EOPNOTSUPP, ERR(build(fd, (struct vexfs_build_index){ 0 })))
-				TH_LOG("%s, %u elements", t->name, dim);
+			EXPECT_EQ(dim == most ? 0 : EOPNOTSUPP,
+				  ERR(build(fd, (struct vexfs_build_index){ .nbits = ways[way].nbits })))
+				TH_LOG("%s, %u elements, %u bits", t->name, dim, ways[way].nbits);
 			if (dim == most) {
 				struct model m = { dim, VEXFS_METRIC_L2, 40, rows.numbers, NULL, dead };
 				struct vexfs_search s = { .index_kind = VEXFS_INDEX_HNSW, .ef = 40, .rerank = 40 };

@@ -124,18 +124,9 @@ pub fn processor_ns() -> u64 {
     at.tv_sec as u64 * 1_000_000_000 + at.tv_nsec as u64
 }
 
-/// What a graph keeps of a row as a code of `bits` bits an element.
-pub fn graph_kind(elem: Elem, bits: u32) -> GraphKind {
-    match (elem, bits) {
-        (Elem::Binary, _) => GraphKind::Raw(elem),
-        (_, 1) => GraphKind::Rabitq1,
-        (_, 8) => GraphKind::Sq8,
-        _ => GraphKind::Rabitq4,
-    }
-}
-
-/// Words of such a code, or `u32::MAX` if rows are too long.
-pub fn graph_words(kind: GraphKind, elem: Elem, dim: usize) -> u32 {
+/// Words of a code of `bits` bits an element, or `u32::MAX` if rows are too long.
+pub fn graph_words(elem: Elem, bits: u32, dim: usize) -> u32 {
+    let kind = GraphKind::of(elem, bits).expect("codes exist");
     let metric = match elem {
         Elem::Binary => Metric::Hamming,
         _ => Metric::L2Sq,

@@ -36,13 +36,14 @@ import struct
 import sys
 
 __all__ = ["Container", "Error", "Hit", "Row", "create", "open", "L2", "COSINE", "DOT", "HAMMING",
-           "F32", "F16", "BF16", "I8", "U8", "BINARY"]
+           "F32", "F16", "BF16", "I8", "U8", "BINARY", "NBITS_F16"]
 
 L2, COSINE, DOT, HAMMING = range(1, 5)
 AUTO, EXACT, HNSW, IVF, PQ, LSH = range(6)
 F32, F16, BF16, I8, U8, BINARY = range(1, 7)
 KEY_NONE = ROW_NONE = 2**64 - 1
 MAX_RESULTS = 16777216
+NBITS_F16 = 0x110    # HNSW over F32: codes of float16, where nbits=16 alone is bfloat16
 
 _INSERT, _UPSERT, _DELETE, _GET = 1, 2, 3, 4
 _BY_ROW, _SKIP_MISSING, _REUSE = 1, 2, 4
@@ -333,6 +334,8 @@ class Container:
         """Builds an index; 0 is the kernel's default. `replace` builds anew where there is one.
 
         `ntables` is the number of hash tables (LSH), or of lists that a row is in, 1 or 2 (IVF).
+        `nbits` are those of a code for each element (HNSW: 1, 4, 8, or 16 and 32 for elements as they
+        are or rounded, or NBITS_F16), for a part of them (IVF, PQ), or of a hash (LSH).
 
         With `background` it returns at once: index_stats() tells how far it is.
         """

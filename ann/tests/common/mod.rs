@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use vexfs_ann::hnsw::params::visited_words;
+use vexfs_ann::hnsw::params::{visited_words, MAX_CODE_WORDS};
 use vexfs_ann::hnsw::*;
 use vexfs_ann::{Hit, TopK};
 
@@ -244,7 +244,7 @@ impl Scratch {
             visited: vec![0; visited_words(nodes)],
             touched: vec![0; 500],
             candidates: vec![0; candidates],
-            code: vec![0; 1024],
+            code: vec![0; MAX_CODE_WORDS as usize],
         }
     }
 

@@ -23,6 +23,25 @@ fn parameters() -> Parameters {
 }
 
 #[test]
+fn things_longer_than_a_block_lie_in_pieces() {
+    let of = |bytes, count| {
+        let section = Section::of(3, bytes, count);
+        (
+            section.tag,
+            section.item_bytes,
+            section.items,
+            section.blocks(),
+        )
+    };
+    assert_eq!(of(384, 11), (3, 384, 11, 2));
+    assert_eq!(of(4096, 11), (3, 4096, 11, 11));
+    // No part of a block is left over.
+    assert_eq!(of(4160, 64), (3, 64, 64 * 65, 65));
+    assert_eq!(of(4160, 0), (3, 64, 0, 0));
+    assert_eq!(of(16_704, u64::MAX).2, u64::MAX);
+}
+
+#[test]
 fn a_record_comes_back_as_it_was_and_a_wrong_one_is_refused() {
     let record = IndexRecord {
         flags: RECORD_STALE,

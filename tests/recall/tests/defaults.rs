@@ -15,7 +15,7 @@ use vexfs_recall::lists::{Built, Memory, Space};
 use vexfs_recall::npy::read_f32;
 use vexfs_recall::synthetic::Synthetic;
 use vexfs_recall::{
-    graph_kind, graph_words, index, insert, narrow, search, All, Arithmetic, Codec, Rows, Scratch,
+    graph_words, index, insert, narrow, search, All, Arithmetic, Codec, Rows, Scratch,
 };
 use vexfs_simd_host::*;
 
@@ -128,13 +128,13 @@ impl Set {
 
     fn by_graph(&self) -> Vec<Vec<Hit>> {
         let Rows { elem, dim, .. } = self.rows;
-        let words = |bits| graph_words(graph_kind(elem, bits), elem, dim);
+        let words = |bits| graph_words(elem, bits, dim);
         let Defaults { bits, m } = match elem {
             Elem::Binary => Defaults { bits: 1, m: 16 },
             _ => Defaults::of(dim as u32, self.row_bytes() as u32, words),
         };
         let n = self.rows.len();
-        let codec = Codec::new(&self.rows, graph_kind(elem, bits));
+        let codec = Codec::new(&self.rows, GraphKind::of(elem, bits).expect("codes exist"));
         let index = index(&codec, &self.rows, n as u32, m, 200);
         let mut scratch = Scratch::new(n as u32);
         let mut arithmetic = Arithmetic::new(&self.rows, &codec);

@@ -124,10 +124,13 @@ fn every_metric_finds_almost_all_neighbours() {
             let length = 1.0 + (i / rows.dim * 37 % 101) as f32 / 101.0;
             element.copy_from_slice(&(x * length).to_le_bytes());
         }
-        let codec = Codec::new(&rows, GraphKind::Rabitq4);
-        let index = build(&rows, &codec);
-        let recall = recall(&index, &rows, &codec, &queries, QUERY);
-        assert!(recall >= 0.95, "{}: {recall}", metric.name());
+        for nbits in [4, 16, 32] {
+            let kind = GraphKind::of(Elem::F32, nbits).unwrap();
+            let codec = Codec::new(&rows, kind);
+            let index = build(&rows, &codec);
+            let recall = recall(&index, &rows, &codec, &queries, QUERY);
+            assert!(recall >= 0.95, "{}, {nbits} bits: {recall}", metric.name());
+        }
     }
 }
 

@@ -6,12 +6,12 @@ use vexfs_ann::hnsw;
 use vexfs_ann::hnsw::params::Defaults;
 use vexfs_ann::lsh::{self, Family};
 use vexfs_ann::{ivf, pq};
-use vexfs_recall::{graph_kind, graph_words};
+use vexfs_recall::graph_words;
 use vexfs_simd_host::*;
 
 fn graph(rows: u64, elem: Elem, dim: u32) -> u64 {
     let row_bytes = elem.row_bytes(dim as usize) as u32;
-    let words = |bits| graph_words(graph_kind(elem, bits), elem, dim as usize);
+    let words = |bits| graph_words(elem, bits, dim as usize);
     let Defaults { bits, m } = match elem {
         Elem::Binary => Defaults { bits: 1, m: 16 },
         _ => Defaults::of(dim, row_bytes, words),

@@ -385,7 +385,7 @@ pub struct BuildOptions {
     pub nlist: u32,
     /// IVF, PQ: sub-quantisers.
     pub nsub: u32,
-    /// Bits of a code, 32 for none; LSH: bits of a hash.
+    /// Bits of a code, or [`uapi::VEXFS_NBITS_F16`]; IVF: 32 for none; LSH: bits of a hash.
     pub nbits: u32,
     /// LSH: hash tables. IVF: lists that a row is in, 1 or 2.
     pub ntables: u32,
@@ -517,7 +517,7 @@ pub struct IndexStats {
     pub nlist: u32,
     /// IVF, PQ: sub-quantisers.
     pub nsub: u32,
-    /// Bits of a code, 32 for none; LSH: bits of a hash.
+    /// Bits of a code, or [`uapi::VEXFS_NBITS_F16`]; IVF: 32 for none; LSH: bits of a hash.
     pub nbits: u32,
     /// LSH: hash tables. IVF: lists that a row is in, 1 or 2.
     pub ntables: u32,

@@ -3,6 +3,7 @@
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::path::PathBuf;
+use vexfs_client::uapi::VEXFS_NBITS_F16;
 use vexfs_client::{ElementType, IndexKind, Metric};
 
 /// Create, fill and search vector containers on a VexFS volume.
@@ -282,9 +283,14 @@ pub struct Build {
     /// IVF, PQ: sub-quantisers, a divisor of the dimension (0: of 4 elements each, or 8 with --nbits 8)
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub nsub: u32,
-    /// Bits of a code: HNSW 1, 4 or 8; IVF 1, 4, 8, or 32 for none; PQ 4 or 8. LSH: bits of a hash, 1 to 16 (0: the
-    /// kernel's default)
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    /// Bits of a code: HNSW 1, 4 or 8; 16 for elements of 16 bits, or of f32 as bf16, or f16 for that; 32 for elements of
+    /// f32. IVF 1, 4, 8, or 32 for none; PQ 4 or 8. LSH: bits of a hash, 1 to 16 (0: the kernel's default)
+    #[arg(
+        long,
+        default_value = "0",
+        hide_default_value = true,
+        value_parser = nbits
+    )]
     pub nbits: u32,
     /// LSH: hash tables, 1 to 32 (0: the kernel's default)
     #[arg(long, default_value_t = 0, hide_default_value = true)]
@@ -389,6 +395,14 @@ fn number(text: &str) -> Result<u64, String> {
     parsed.map_err(|_| "use a number from 0 to 2^64-1, or 0x and hexadecimal digits".into())
 }
 
+/// What the interface calls bits of codes: f16 of f32 have a name of their own there.
+fn nbits(text: &str) -> Result<u32, String> {
+    match text {
+        "f16" => Ok(VEXFS_NBITS_F16),
+        _ => text.parse().map_err(|_| "use a number, or f16".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -404,6 +418,21 @@ mod tests {
         assert_eq!(number("0xff"), Ok(255));
         assert_eq!(number("18446744073709551615"), Ok(u64::MAX));
         assert!(number("-1").is_err() && number("0x").is_err());
+    }
+
+    #[test]
+    fn bits_of_codes_are_a_number_or_f16() {
+        let parse = |args: &str| {
+            let line = format!("vexfs index build f{args}");
+            match Cli::try_parse_from(line.split(' ')).map(|cli| cli.command) {
+                Ok(Command::Index(Index::Build(build))) => Some(build.nbits),
+                _ => None,
+            }
+        };
+        let f16 = Some(VEXFS_NBITS_F16);
+        assert_eq!((parse(""), parse(" --nbits f16")), (Some(0), f16));
+        assert_eq!(parse(" --nbits 32"), Some(32));
+        assert_eq!((parse(" --nbits f32"), parse(" --nbits -1")), (None, None));
     }
 
     #[test]

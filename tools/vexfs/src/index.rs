@@ -8,6 +8,7 @@ use serde::Serialize;
 use std::io::Write;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
+use vexfs_client::uapi::VEXFS_NBITS_F16;
 use vexfs_client::{Access, BuildOptions, Container, Errno, IndexKind, Volume};
 
 /// How often a build is asked how far it is.
@@ -241,7 +242,10 @@ fn parameters(r: &Report) -> String {
     ];
     let mut list = Vec::new();
     for (name, value) in all.into_iter().filter(|(_, value)| *value != 0) {
-        list.push(format!("{name} {value}"));
+        list.push(match (name, value) {
+            ("nbits", VEXFS_NBITS_F16) => "nbits f16".into(),
+            _ => format!("{name} {value}"),
+        });
     }
     list.join(", ")
 }

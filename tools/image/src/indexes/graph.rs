@@ -8,7 +8,7 @@ use crate::Device;
 use std::sync::atomic::{AtomicU32, Ordering};
 use vexfs_ann::hnsw::params::visited_words;
 use vexfs_ann::hnsw::{self, CheckMemory, Fault, Layout, Params, Report, Store, NOWHERE};
-use vexfs_format::index::{GraphState, ImageHeader};
+use vexfs_format::index::{GraphState, ImageHeader, Section};
 use vexfs_simd_host::{token, Elem, GraphCode, GraphKind, Isa};
 
 /// Sections.
@@ -84,19 +84,19 @@ pub(super) fn check<D: Device>(
     if (seed, code_seed) != (LEVELS_SEED, CODES_SEED) {
         return Err("has codes of another kind".into());
     }
-    let sizes = [
-        (NODES, layout.node_bytes(), used),
-        (UPPERS, layout.upper_bytes(), used_uppers),
+    let expected = [
+        Section::of(NODES, layout.node_bytes(), used),
+        Section::of(UPPERS, layout.upper_bytes(), used_uppers),
     ];
-    for (tag, bytes, items) in sizes {
-        let section = header.section(tag).map(|(section, _)| section);
-        if section.is_none() && items == 0 {
+    for expected in expected {
+        let section = header.section(expected.tag).map(|(section, _)| section);
+        if section.is_none() && expected.items == 0 {
             continue;
         }
-        if section.map(|s| s.item_bytes as usize) != Some(bytes) {
+        if section.map(|s| s.item_bytes) != Some(expected.item_bytes) {
             return Err("has nodes of another size".into());
         }
-        if section.is_none_or(|s| s.items != items) {
+        if section != Some(expected) {
             return Err("has more or fewer nodes than it says".into());
         }
     }
@@ -148,18 +148,16 @@ pub(super) fn check<D: Device>(
         return Ok(());
     };
     // Images of versions that had codes of one length do not say it.
-    let kind = match (vectors.elem, header.parameters.nbits) {
-        (Elem::Binary, 0 | 1) => GraphKind::Raw(Elem::Binary),
-        (Elem::Binary, _) => return Err("has codes of another kind".into()),
-        (_, 1) => GraphKind::Rabitq1,
-        (_, 0 | 4) => GraphKind::Rabitq4,
-        (_, 8) => GraphKind::Sq8,
-        _ => return Err("has codes of another kind".into()),
+    let nbits = match (vectors.elem, header.parameters.nbits) {
+        (Elem::Binary, 0) => 1,
+        (_, 0) => 4,
+        (_, nbits) => nbits,
     };
+    let kind = GraphKind::of(vectors.elem, nbits).ok_or("has codes of another kind")?;
     let code = GraphCode::new(kind, vectors.elem, vectors.metric, vectors.dim)
         .map_err(|_| "is of rows that have no codes")?;
     let centre = match usize::try_from(centre_bytes) {
-        Ok(bytes) if bytes == 0 || bytes == Elem::F32.row_bytes(vectors.dim) => bytes,
+        Ok(bytes) if bytes == 0 || bytes == code.centre_bytes() => bytes,
         _ => return Err("has a centre of another size".into()),
     };
     if code.code_words() != params.code_words as usize {

@@ -12,7 +12,7 @@ use super::Random;
 use points::{Memory, Scratch};
 use std::sync::atomic::AtomicU32;
 use vexfs_ann::hnsw::{Index, Numeric, Params};
-use vexfs_format::index::{GraphState, Parameters, KIND_HNSW};
+use vexfs_format::index::{GraphState, Parameters, Section, KIND_HNSW};
 use vexfs_format::BLOCK_SIZE;
 use vexfs_simd_host::{score_list, token, BadShape, Elem, GraphCode, GraphKind, Isa, Metric};
 
@@ -83,7 +83,8 @@ impl Numeric for Codes<'_> {
     fn exact(&mut self, rows: &[u64], out: &mut [u32]) -> Result<(), BadShape> {
         let list: Vec<&[u8]> = rows.iter().map(|row| &*self.rows[*row as usize]).collect();
         let (isa, elem, metric) = (Isa::best(), Elem::F32, Metric::L2Sq);
-        score_list(&token(), isa, elem, metric, self.row, &list, DIM, out)
+        let dim = self.row.len() / 4;
+        score_list(&token(), isa, elem, metric, self.row, &list, dim, out)
     }
 
     fn prefetch(&self, _: &[AtomicU32]) {}
@@ -95,7 +96,11 @@ pub fn code_words() -> usize {
 }
 
 fn code(kind: GraphKind) -> GraphCode {
-    GraphCode::new(kind, Elem::F32, Metric::L2Sq, DIM).unwrap()
+    code_of(kind, DIM)
+}
+
+fn code_of(kind: GraphKind, dim: usize) -> GraphCode {
+    GraphCode::new(kind, Elem::F32, Metric::L2Sq, dim).unwrap()
 }
 
 /// A container of rows around some centres, and its graph, as it was saved before images said the bits of codes.
@@ -105,10 +110,15 @@ pub fn saved() -> Saved {
 
 /// The same with codes of a kind, and what the image says of their bits.
 pub fn saved_with(kind: GraphKind, nbits: u32) -> Saved {
+    saved_of(kind, nbits, DIM)
+}
+
+/// The same of rows of `dim` elements.
+pub fn saved_of(kind: GraphKind, nbits: u32, dim: usize) -> Saved {
     let mut random = Random(3);
     let mut number = |most: u64| random.below(most) as f32 / 64.0;
     let centres: Vec<Vec<f32>> = (0..8)
-        .map(|_| (0..DIM).map(|_| number(1000)).collect())
+        .map(|_| (0..dim).map(|_| number(1000)).collect())
         .collect();
     let rows: Vec<Vec<u8>> = (0..ROWS as usize)
         .map(|row| {
@@ -116,14 +126,14 @@ pub fn saved_with(kind: GraphKind, nbits: u32) -> Saved {
             near.flat_map(f32::to_le_bytes).collect()
         })
         .collect();
-    let code = code(kind);
+    let code = code_of(kind, dim);
     let params = Params {
         m: 8,
         ef_construction: 60,
         code_words: code.code_words() as u32,
         seed: 1,
     };
-    let centre = rows[0].clone();
+    let centre = rows[0][..code.centre_bytes()].to_vec();
     let layout = params.layout().unwrap();
     let store = Memory::new(layout, ROWS as u32, rows.len());
     let graph = Index::new(params, store).unwrap();
@@ -143,10 +153,11 @@ pub fn saved_with(kind: GraphKind, nbits: u32) -> Saved {
     let nodes = &nodes[..image.used as usize * layout.node_words()];
     let uppers = &uppers[..image.used_uppers as usize * layout.upper_words()];
     let mut centre_block = centre.clone();
-    centre_block.resize(BLOCK_SIZE, 0);
+    centre_block.resize(centre.len().next_multiple_of(BLOCK_SIZE), 0);
+    let node = Section::of(1, layout.node_bytes(), 1);
     Saved {
         kind: KIND_HNSW,
-        dim: DIM as u32,
+        dim: dim as u32,
         parameters: Parameters {
             m: params.m,
             ef_construction: params.ef_construction,
@@ -166,7 +177,7 @@ pub fn saved_with(kind: GraphKind, nbits: u32) -> Saved {
         .words()
         .to_vec(),
         sections: vec![
-            (1, layout.node_bytes(), bytes(nodes)),
+            (1, node.item_bytes as usize, bytes(nodes)),
             (2, layout.upper_bytes(), bytes(uppers)),
             (3, BLOCK_SIZE, centre_block),
         ],
@@ -181,7 +192,7 @@ pub fn saved_with(kind: GraphKind, nbits: u32) -> Saved {
     }
 }
 
-/// Changes the words of a node.
+/// Changes the words of a node that is no longer than a block.
 pub fn change_node(saved: &mut Saved, slot: u32, change: impl FnOnce(&mut [u32])) {
     let (_, each, nodes) = &mut saved.sections[0];
     let node = &mut nodes[slot as usize * *each..][..*each];
