@@ -237,8 +237,8 @@ TEST_F_TIMEOUT(box, indexes_of_every_type_take_less_than_half_of_their_rows, 150
 
 		if (t->bits == 1 && !of_bits)
 			continue;
-		/* Those before have rows of the same length. */
-		if (quick() && which && types[which - 1].bits == t->bits)
+		/* Those before have rows of the same length, and the test above has f32. */
+		if (quick() && (t->bits == 32 || types[which - 1].bits == t->bits))
 			continue;
 		fd = typed_container("f", t, DIM, VEXFS_METRIC_L2, &arg);
 		ASSERT_LE(0, fd);
