@@ -12,7 +12,9 @@ use core::sync::atomic::AtomicU32;
 use kernel::prelude::*;
 use libvexfs::format::VectorArea;
 use vexfs_ann::hnsw::{Numeric, Query, BATCH};
-use vexfs_simd_ffi::{accumulate_f32, centroids_f32, prefetch, Elem, GraphCode, GraphKind, Metric, NBITS_F16};
+use vexfs_simd_ffi::{
+    accumulate_f32, centroids_f32, prefetch, Elem, GraphCode, GraphKind, Metric, NBITS_F16,
+};
 use vexfs_vfs::page_cache::Pinned;
 use vexfs_vfs::{fpu, task, Inode};
 
@@ -124,7 +126,7 @@ impl Codec {
         self.centre.is_empty() && self.code.centre_bytes() > 0
     }
 
-    /// What [`GraphKind::of`] calls the codes: bits of an element, if they are not f16 of f32.
+    /// What [`GraphKind::of`] calls the codes: bits of an element, or [`NBITS_F16`].
     pub(super) fn bits(&self) -> u32 {
         self.code.nbits()
     }
