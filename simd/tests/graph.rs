@@ -309,8 +309,8 @@ fn kinds_have_the_names_that_make_them() {
             let code = GraphCode::new(kind, elem, metric, 70).unwrap();
             assert_eq!(code.nbits(), nbits, "{elem:?} {kind:?}");
             // A code has so many bits an element, and little else.
-            let (bits, tail) = (nbits & 0xff, 3 + 128 * nbits as usize / 32);
-            let least = (70 * bits as usize).div_ceil(32);
+            let bits = (nbits & 0xff) as usize;
+            let (least, tail) = ((70 * bits).div_ceil(32), 3 + 128 * bits / 32);
             assert!(
                 (least..=least + tail).contains(&code.code_words()),
                 "{elem:?} {kind:?}"
