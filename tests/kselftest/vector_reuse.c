@@ -5,6 +5,9 @@
  * before and after a remount.
  */
 #include "vector_lists.h"
+#include <linux/fs.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 
 SCRATCH_FIXTURE(scratch)
 
@@ -159,6 +162,105 @@ SCRATCH_CASE(a_deletion_that_is_not_durable_keeps_its_place)
 	OK(insert_again(fd, VEXFS_OP_INSERT, vectors, NULL, NULL, 4, rows));
 	EXPECT_EQ(3, rows[0]);
 	EXPECT_EQ(N + 4, rows[3]);
+}
+
+struct slow_search {
+	int fd;
+	pid_t task;
+	volatile bool done;
+	struct vexfs_search s;
+};
+
+static void *search_slowly(void *arg)
+{
+	struct slow_search *me = arg;
+	long failed;
+
+	me->task = syscall(SYS_gettid);
+	failed = search(me->fd, &me->s) ? errno : 0;
+	me->done = true;
+	return (void *)failed;
+}
+
+/* Whether a task waits and can't be woken by a signal, 50 ms long. */
+static bool is_stuck(pid_t task)
+{
+	char path[64], state = 0;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", task);
+	for (int i = 0; i < 10; i++) {
+		FILE *f = fopen(path, "r");
+
+		if (!f || fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+			state = 0;
+		if (f)
+			fclose(f);
+		if (state != 'D')
+			return false;
+		usleep(5000);
+	}
+	return true;
+}
+
+/*
+ * A search writes the hits of its first 64 queries to memory that is mapped from a frozen
+ * volume, and so stops in the middle: what it has yet to read stays as it was.
+ */
+SCRATCH_CASE(rows_that_a_search_may_read_keep_their_place)
+{
+	enum { NQ_ = 65 };
+	float *vectors = new_rows(1, 0, 2 * N, DIM), queries[NQ_ * DIM];
+	uint64_t gone[] = { 3, 4, 9 }, rows[3];
+	struct slow_search slow = { 0 };
+	struct vexfs_hit *hits;
+	int frozen, file, waited;
+	pthread_t thread;
+	void *failed;
+
+	NEED_VEXFS();
+	slow.fd = container("f", DIM, VEXFS_METRIC_L2);
+	ASSERT_LE(0, slow.fd);
+	OK(insert(slow.fd, vectors, NULL, N));
+	OK(fsync(slow.fd));
+	for (int q = 0; q < NQ_; q++)
+		memcpy(queries + q * DIM, vectors + 3 * DIM, DIM * 4);
+	frozen = open(getenv("VEXFS_TEST_DIR"), O_RDONLY | O_DIRECTORY);
+	file = openat(frozen, "hits", O_CREAT | O_RDWR, 0600);
+	OK(ftruncate(file, NQ_ * sizeof(*hits)));
+	hits = mmap(NULL, NQ_ * sizeof(*hits), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	ASSERT_NE(MAP_FAILED, hits);
+	slow.s = (struct vexfs_search){ .nq = NQ_, .k = 1, .queries = PTR(queries), .hits = PTR(hits),
+					.index_kind = VEXFS_INDEX_EXACT };
+	OK(ioctl(frozen, FIFREEZE, 0));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, search_slowly, &slow));
+	for (waited = 0; !is_stuck(slow.task) && waited < 2000; waited++)
+		usleep(5000);
+	EXPECT_GT(2000, waited);
+	EXPECT_EQ(0, ERR(delete_rows(slow.fd, gone, 3)));
+	EXPECT_EQ(0, ERR(fsync(slow.fd)));
+	for (int i = 1; i < 4; i++) {
+		EXPECT_EQ(0, ERR(insert_again(slow.fd, VEXFS_OP_INSERT, vectors + i * N / 4 * DIM, NULL, NULL, 1, rows)));
+		EXPECT_EQ(N + i - 1, rows[0]);
+		EXPECT_EQ(0, ERR(fsync(slow.fd)));
+	}
+	EXPECT_FALSE(slow.done);
+	EXPECT_EQ(0, ERR(ioctl(frozen, FITHAW, 0)));
+	pthread_join(thread, &failed);
+	EXPECT_EQ(NULL, failed);
+	/* It sees the rows there were when it began. */
+	for (int q = 0; q < NQ_; q++) {
+		EXPECT_EQ(3, hits[q].row);
+		EXPECT_EQ(0, hits[q].distance);
+	}
+	/* Nobody reads them any more. */
+	OK(insert_again(slow.fd, VEXFS_OP_INSERT, vectors + N * DIM, NULL, NULL, 3, rows));
+	for (int i = 0; i < 3; i++)
+		EXPECT_EQ(gone[i], rows[i]);
+	munmap(hits, NQ_ * sizeof(*hits));
+	OK(unlinkat(frozen, "hits", 0));
+	close(file);
+	close(frozen);
+	free(vectors);
 }
 
 SCRATCH_CASE(the_key_of_a_row_without_one_is_its_number_and_nobody_elses)
