@@ -4,6 +4,7 @@
  * changes, ended by drop, kill, unlink and unmount, and failures that are told.
  */
 #include "vector_test.h"
+#include <linux/fs.h>
 #include <stdatomic.h>
 
 VECTOR_FIXTURE(box)
@@ -604,6 +605,47 @@ SCRATCH_CASE(a_failed_build_in_the_background_is_told)
 	EXPECT_EQ(ENOMEM, st.build_error);
 	EXPECT_EQ(20, st.ef_construction);
 	EXPECT_EQ(n, st.nodes);
+	free(rows);
+}
+
+/*
+ * An index that is built while the volume is frozen waits to be saved until it is thawed. Who
+ * waits for that in turn, here a check of the image, can be killed.
+ */
+SCRATCH_CASE(who_waits_for_a_save_can_be_killed)
+{
+	unsigned int n = 1000, waited;
+	float *rows = new_rows(1, 0, n, DIM);
+	struct vexfs_index_check check = { .size = sizeof(check), .index_kind = VEXFS_INDEX_HNSW };
+	struct vexfs_index_stats st;
+	int fd, volume;
+	pid_t pid;
+
+	NEED_VEXFS();
+	fd = container("f", DIM, VEXFS_METRIC_L2);
+	OK(insert(fd, rows, NULL, n));
+	volume = open(".", O_RDONLY | O_DIRECTORY);
+	OK(build(fd, VEXFS_BUILD_BACKGROUND, 2000, 1));
+	OK(ioctl(volume, FIFREEZE, 0));
+	st = wait_for_build(fd);
+	EXPECT_EQ(VEXFS_INDEX_READY, st.state);
+	pid = fork();
+	if (!pid)
+		_exit(ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &check) ? errno : 0);
+	/* It is through with the index in memory by then. */
+	usleep(quick() ? 1500000 : 5000000);
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	OK(kill(pid, SIGKILL));
+	for (waited = 0; waited < 1000 && !waitpid(pid, NULL, WNOHANG); waited++)
+		usleep(5000);
+	EXPECT_GT(1000, waited);
+	EXPECT_EQ(0, ERR(ioctl(volume, FITHAW, 0)));
+	if (waited == 1000)
+		waitpid(pid, NULL, 0);
+	OK(ioctl(fd, VEXFS_IOCTL_CHECK_INDEX, &check));
+	EXPECT_EQ(0, check.bad_images);
+	close(volume);
+	close(fd);
 	free(rows);
 }
 
