@@ -135,7 +135,7 @@ impl Stack {
     }
 
     /// Takes everything; the numbers stay linked to each other.
-    fn take(&self) -> u32 {
+    pub(super) fn take(&self) -> u32 {
         let old = self
             .top
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {

@@ -17,7 +17,7 @@
 //! - `insert.rs`, `delete.rs`, `search.rs`: the operations
 //! - `repair.rs`: links to nodes that no path leads to
 //! - `check.rs`: is a graph what it should be; opening an image of one
-//! - `order.rs`: images with neighbours near each other
+//! - `order.rs`: nodes in an order in which neighbours lie near each other
 //!
 //! Insert, delete and search run at the same time from any number of threads. Searches take no lock.
 //! The same inserts in the same order with the same seed give the same graph, as
@@ -42,7 +42,7 @@ use core::sync::atomic::Ordering;
 
 pub use check::{CheckMemory, Fault, Image, Report};
 pub use node::NOWHERE;
-pub use order::Order;
+pub use order::OrderMemory;
 pub use params::{BadParams, Layout, Params};
 pub use repair::RepairMemory;
 pub use search::{Found, Plan, Query};

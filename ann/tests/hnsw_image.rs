@@ -79,46 +79,6 @@ fn an_image_opens_as_the_same_index() {
     assert_eq!(assert_sound(&copy).live, 150);
 }
 
-/// The blocks and the rest of an image in breadth-first order.
-fn ordered(index: &Index<Memory>) -> (Vec<u32>, Vec<u32>, Image) {
-    let counts = index.counts();
-    let used = counts.used as usize;
-    let (mut slots, mut places) = (vec![0; used], vec![0; used]);
-    let mut visited = vec![0; visited_words(counts.used)];
-    let order = index.order(&mut slots, &mut places, &mut visited).unwrap();
-    let (words, upper_words) = (index.layout().node_words(), index.layout().upper_words());
-    let mut nodes = vec![0; order.len() as usize * words];
-    for (place, node) in nodes.chunks_mut(words).enumerate() {
-        index.ordered_node(&order, place as u32, node).unwrap();
-    }
-    let mut uppers = vec![0; counts.used_uppers as usize * upper_words];
-    for (at, block) in uppers.chunks_mut(upper_words).enumerate() {
-        index.ordered_upper(&order, at as u32, block).unwrap();
-    }
-    (nodes, uppers, index.ordered_image(&order))
-}
-
-#[test]
-fn an_ordered_image_opens_as_the_same_graph_without_free_slots() {
-    let rows = points(600, 1);
-    let index = used_index(&rows);
-    sweep(&index, &rows);
-    let (nodes, uppers, image) = ordered(&index);
-    assert_eq!(image.used, 450);
-    let copy = open(PARAMS, &nodes, &uppers, image, rows.len()).unwrap();
-    assert_linked(&copy);
-    let mut scratch = Scratch::new(600, 512);
-    for row in (0..rows.len()).step_by(7) {
-        let one = search(&copy, &mut scratch, &rows, &rows[row], 10, QUERY, |_| true);
-        let other = search(&index, &mut scratch, &rows, &rows[row], 10, QUERY, |_| true);
-        assert_eq!(one.0, other.0);
-    }
-    for row in (1..rows.len()).step_by(4) {
-        delete(&copy, &mut scratch, &rows, row);
-    }
-    assert_linked(&copy);
-}
-
 #[test]
 fn an_empty_image_opens() {
     let rows = points(50, 1);

@@ -12,7 +12,7 @@ pub mod npy;
 pub mod synthetic;
 mod visible;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, MutexGuard};
 
 use vexfs_ann::hnsw::params::visited_words;
@@ -477,45 +477,14 @@ pub fn repair(
         .expect("there is scratch memory")
 }
 
-/// The same graph in breadth-first order, in memory of its own. Its rows are those of `rows`.
-pub fn reordered(index: &Index<Memory>, rows: &Rows) -> Index<Memory> {
-    let counts = index.counts();
-    let used = counts.used as usize;
-    let (mut slots, mut places) = (vec![0; used], vec![0; used]);
-    let mut visited = vec![0; visited_words(counts.used)];
-    let order = index
-        .order(&mut slots, &mut places, &mut visited)
+/// Moves the nodes into an order in which neighbours lie near each other.
+pub fn reorder(index: &Index<Memory>) {
+    let used = index.counts().used as usize;
+    let mut memory = OrderMemory {
+        stack: &mut vec![0; used],
+        places: &mut vec![0; used],
+    };
+    index
+        .reorder(&mut memory, || Ok::<_, BadShape>(()))
         .expect("there is scratch memory");
-    let layout = *index.layout();
-    let memory = Memory::new(layout, index.store().nodes(), rows.len());
-    let store = |words: &[AtomicU32], from: &[u32]| {
-        for (to, from) in words.iter().zip(from) {
-            to.store(*from, Ordering::Relaxed);
-        }
-    };
-    let mut node = vec![0; layout.node_words()];
-    for place in 0..order.len() {
-        index
-            .ordered_node(&order, place, &mut node)
-            .expect("a node");
-        store(memory.node(place).expect("as many nodes"), &node);
-    }
-    let mut block = vec![0; layout.upper_words()];
-    for at in 0..counts.used_uppers {
-        index
-            .ordered_upper(&order, at, &mut block)
-            .expect("a block");
-        store(memory.upper(at).expect("as many blocks"), &block);
-    }
-    let image = index.ordered_image(&order);
-    let mut check = CheckMemory {
-        counts: &mut vec![0; used],
-        upper_counts: &mut vec![0; counts.used_uppers as usize],
-        queue: &mut vec![0; used],
-        visited: &mut vec![0; visited_words(counts.used)],
-    };
-    match Index::open(*index.params(), memory, image, &mut check) {
-        Ok(index) => index,
-        Err(report) => panic!("{report:?}"),
-    }
 }
