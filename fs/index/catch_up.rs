@@ -51,6 +51,23 @@ impl Index {
         Ok(())
     }
 
+    /// Arranges what was built for searches, which do not use it yet. What was loaded stays as it was saved, and what
+    /// there is no memory to arrange as it is. Not inlined: taking rows in wants the stack.
+    ///
+    /// # Errors
+    ///
+    /// What `go_on` says, and `ECANCELED` if the index was dropped.
+    #[inline(never)]
+    pub(super) fn arrange(&self, go_on: GoOn<'_>) -> Result {
+        if self.stored.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.structure.arrange(&|| self.may_go_on(go_on)) {
+            Err(ENOMEM) => Ok(()),
+            arranged => arranged,
+        }
+    }
+
     pub(super) fn may_go_on(&self, go_on: GoOn<'_>) -> Result {
         task::cond_resched();
         if self.cancelled.load(Ordering::Relaxed) {

@@ -110,6 +110,7 @@ impl Claim {
             .train(inode, rows, threads, &|| index.may_go_on(go_on))?;
         index.catch_up(inode, rows, threads, go_on)?;
         index.structure.account().settle();
+        index.arrange(go_on)?;
         let ready = Ready::new(&inode.volume().index_memory, index.clone())?;
         // It stays until it has all rows.
         let _used = ready.get();

@@ -24,7 +24,7 @@ use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
 use libvexfs::format::VectorArea;
 use vexfs_ann::hnsw::params::{visited_words, Defaults};
-use vexfs_ann::hnsw::{self, Params, RepairMemory, Store, NOWHERE};
+use vexfs_ann::hnsw::{self, OrderMemory, Params, RepairMemory, Store, NOWHERE};
 use vexfs_ann::topk::TopK;
 use vexfs_simd_ffi::Elem;
 use vexfs_uapi::{self as uapi, Findings};
@@ -415,6 +415,20 @@ impl Structure for Graph {
 
     fn shared(&self) -> Option<&dyn Shared> {
         Some(self)
+    }
+
+    /// Neighbours come to lie near each other. Its memory is what [`Memory::spare_with`] says.
+    fn arrange(&self, go_on: GoOn<'_>) -> Result {
+        let mut writer = self.writer.lock();
+        let used = self.graph.counts().used as usize;
+        let mut stack = KVVec::from_elem(0u32, used, GFP_KERNEL)?;
+        let mut places = KVVec::from_elem(0u32, used, GFP_KERNEL)?;
+        let mut memory = OrderMemory {
+            stack: &mut stack,
+            places: &mut places,
+        };
+        writer.swept = 0;
+        self.graph.reorder(&mut memory, go_on).map_err(errno)
     }
 
     /// Tidies up in proportion to what is removed.

@@ -192,6 +192,12 @@ pub(crate) trait Structure: Send + Sync {
         Ok(())
     }
 
+    /// Arranges what was built so that searches are faster, which only find the same. Nobody searches yet, nor inserts; what
+    /// else changes it waits. What `go_on` says, `ENOMEM`; all is as before then.
+    fn arrange(&self, _go_on: GoOn<'_>) -> Result {
+        Ok(())
+    }
+
     /// How much of [`Structure::train`] is done, in thousandths.
     fn trained(&self) -> u32 {
         1000

@@ -373,6 +373,45 @@ CASE(a_graph_made_for_no_rows_is_made_anew_once_there_are_some)
 	free_rows(&rows);
 }
 
+/*
+ * Rows of bits are their own codes, so rows that come one after another make the graph that a build makes,
+ * with its nodes in the order of the rows. A build moves neighbours together.
+ */
+CASE(a_build_moves_neighbours_together)
+{
+	enum { DIM = 250 };
+	const struct type *t = &types[5];
+	unsigned int n = rows_of_a_test(), metric = VEXFS_METRIC_HAMMING;
+	struct rows rows = clustered(t, 1, n, DIM), queries = clustered(t, 2, NQ, DIM);
+	bool *dead = calloc(n, sizeof(*dead));
+	struct model m = { DIM, metric, n, rows.numbers, NULL, dead };
+	struct vexfs_create_vector arg = { 0 };
+	struct vexfs_search s = { .ef = 48 };
+	struct vexfs_index_stats came, built;
+	int fd = typed_container("f", t, DIM, metric, &arg);
+
+	if (!on_vexfs())
+		SKIP(return, "not on VexFS");
+	OK(build(fd, (struct vexfs_build_index){ 0 }));
+	OK(insert_rows(fd, &rows, 0, n, NULL));
+	came = graph_stats(fd);
+	EXPECT_EQ(n, came.nodes);
+	EXPECT_RECALL(900, "in the order of rows");
+	OK(build(fd, (struct vexfs_build_index){ .flags = VEXFS_BUILD_REPLACE }));
+	built = graph_stats(fd);
+	EXPECT_EQ(n, built.nodes);
+	EXPECT_NE(came.digest, built.digest);
+	EXPECT_RECALL(900, "in the order of the graph");
+	EXPECT_EQ(0, findings(fd, 0));
+	/* The same graph has the same order. */
+	OK(build(fd, (struct vexfs_build_index){ .flags = VEXFS_BUILD_REPLACE }));
+	EXPECT_EQ(built.digest, graph_stats(fd).digest);
+	close(fd);
+	free_rows(&rows);
+	free_rows(&queries);
+	free(dead);
+}
+
 /* Of many rows a sample is looked at, and it must not be that none of it is left. */
 CASE(a_graph_knows_the_mean_of_rows_of_which_every_other_one_is_deleted)
 {
