@@ -132,7 +132,7 @@ pub(crate) fn mount(sb: &SuperBlock<VexFs>, options: Options) -> Result<Pin<KBox
     let mut groups = KVVec::from_elem(
         GroupSummary::default(),
         usize::try_from(geo.group_count)?,
-        GFP_KERNEL,
+        GFP_KERNEL | __GFP_NOWARN,
     )?;
     for block in 0..geo.gdt_blocks {
         sb.read_ahead(format::geometry::GDT_START.saturating_add(block));

@@ -40,7 +40,7 @@ impl Withheld {
     /// For a volume of `group_count` groups.
     pub(crate) fn new(group_count: u64) -> Result<Self> {
         let count = usize::try_from(group_count)?;
-        let mut groups = KVVec::with_capacity(count, GFP_KERNEL)?;
+        let mut groups = KVVec::with_capacity(count, GFP_KERNEL | __GFP_NOWARN)?;
         for _ in 0..count {
             groups.push(Group::default(), GFP_KERNEL)?;
         }

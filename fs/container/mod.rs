@@ -228,7 +228,8 @@ impl Container {
     pub(crate) fn reserve_tombstones(&mut self, rows: u64) -> Result {
         let words = usize::try_from(rows.div_ceil(64))?;
         if self.tombstones.len() < words {
-            self.tombstones.resize(words, 0, GFP_KERNEL_ACCOUNT)?;
+            self.tombstones
+                .resize(words, 0, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
         }
         self.reuse.reserve(words)
     }
@@ -268,7 +269,8 @@ impl Container {
     pub(crate) fn reserve_births(&mut self, rows: u64) -> Result {
         let rows = usize::try_from(rows)?;
         if self.births.len() < rows {
-            self.births.resize(rows, 0, GFP_KERNEL_ACCOUNT)?;
+            self.births
+                .resize(rows, 0, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
         }
         Ok(())
     }
@@ -283,7 +285,7 @@ impl Container {
         let have = self.keys.len() as u64;
         self.keys.reserve(
             usize::try_from(rows.saturating_sub(have))?,
-            GFP_KERNEL_ACCOUNT,
+            GFP_KERNEL_ACCOUNT | __GFP_NOWARN,
         )?;
         for row in have..self.area.rows {
             self.keys.push_within_capacity(row).map_err(|_| ENOMEM)?;
@@ -295,7 +297,7 @@ impl Container {
         let have = self.tags.len() as u64;
         self.tags.reserve(
             usize::try_from(rows.saturating_sub(have))?,
-            GFP_KERNEL_ACCOUNT,
+            GFP_KERNEL_ACCOUNT | __GFP_NOWARN,
         )?;
         for _ in have..self.area.rows {
             self.tags.push_within_capacity(0).map_err(|_| ENOMEM)?;

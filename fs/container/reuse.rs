@@ -50,7 +50,7 @@ impl Reuse {
     pub(super) fn reserve(&mut self, words: usize) -> Result {
         for barred in &mut self.barred {
             if barred.len() < words {
-                barred.resize(words, 0, GFP_KERNEL_ACCOUNT)?;
+                barred.resize(words, 0, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
             }
         }
         Ok(())

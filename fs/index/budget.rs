@@ -250,7 +250,7 @@ impl Charge {
         }
         // The old memory goes first, so that there is never more than what is taken.
         *memory = KVVec::new();
-        match KVVec::from_elem(T::default(), len, GFP_KERNEL_ACCOUNT) {
+        match KVVec::from_elem(T::default(), len, GFP_KERNEL_ACCOUNT | __GFP_NOWARN) {
             Ok(wider) => *memory = wider,
             Err(e) => {
                 self.account.give(bytes(len));

@@ -165,9 +165,9 @@ impl Codec {
     ) -> Result<KVVec<u8>> {
         let (isa, dim) = (self.rows.simd.isa, self.rows.dim);
         let bytes = self.rows.vector_bytes();
-        let mut row = KVVec::from_elem(0u8, self.row_bytes(), GFP_KERNEL)?;
-        let mut wide = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
-        let mut sums = KVVec::from_elem(0u64, dim, GFP_KERNEL)?;
+        let mut row = KVVec::from_elem(0u8, self.row_bytes(), GFP_KERNEL | __GFP_NOWARN)?;
+        let mut wide = KVVec::from_elem(0u8, bytes, GFP_KERNEL | __GFP_NOWARN)?;
+        let mut sums = KVVec::from_elem(0u64, dim, GFP_KERNEL | __GFP_NOWARN)?;
         let mut count = [0u64];
         let mut pinned = Pinned::new()?;
         let step = usize::try_from(rows.div_ceil(SAMPLE).max(1))?;
@@ -192,7 +192,7 @@ impl Codec {
         if counted == 0 {
             return Ok(KVVec::new());
         }
-        let mut centre = KVVec::from_elem(0u8, bytes, GFP_KERNEL_ACCOUNT)?;
+        let mut centre = KVVec::from_elem(0u8, bytes, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
         fpu::section(|t| centroids_f32(t, isa, dim, &sums, &count, &mut centre))?
             .map_err(|_| EINVAL)?;
         Ok(centre)

@@ -298,9 +298,9 @@ impl Graph {
         let used = self.graph.counts().used;
         let candidates = self.graph.params().ef_construction as usize;
         work.reserve(self.graph.store().nodes(), candidates)?;
-        let mut queue = KVVec::from_elem(0u32, used as usize, GFP_KERNEL)?;
-        let mut parents = KVVec::from_elem(0u32, used as usize, GFP_KERNEL)?;
-        let mut visited = KVVec::from_elem(0u64, visited_words(used), GFP_KERNEL)?;
+        let mut queue = KVVec::from_elem(0u32, used as usize, GFP_KERNEL | __GFP_NOWARN)?;
+        let mut parents = KVVec::from_elem(0u32, used as usize, GFP_KERNEL | __GFP_NOWARN)?;
+        let mut visited = KVVec::from_elem(0u64, visited_words(used), GFP_KERNEL | __GFP_NOWARN)?;
         let mut memory = RepairMemory {
             queue: &mut queue,
             parents: &mut parents,
@@ -421,8 +421,8 @@ impl Structure for Graph {
     fn arrange(&self, go_on: GoOn<'_>) -> Result {
         let mut writer = self.writer.lock();
         let used = self.graph.counts().used as usize;
-        let mut stack = KVVec::from_elem(0u32, used, GFP_KERNEL)?;
-        let mut places = KVVec::from_elem(0u32, used, GFP_KERNEL)?;
+        let mut stack = KVVec::from_elem(0u32, used, GFP_KERNEL | __GFP_NOWARN)?;
+        let mut places = KVVec::from_elem(0u32, used, GFP_KERNEL | __GFP_NOWARN)?;
         let mut memory = OrderMemory {
             stack: &mut stack,
             places: &mut places,

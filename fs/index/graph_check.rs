@@ -17,10 +17,11 @@ use vexfs_vfs::Inode;
 pub(super) fn links(graph: &Graph, findings: &mut Findings) -> Result {
     let counts = graph.graph.image();
     let (used, uppers) = (counts.used as usize, counts.used_uppers as usize);
-    let mut counts = KVVec::from_elem(0u32, used, GFP_KERNEL)?;
-    let mut upper_counts = KVVec::from_elem(0u32, uppers, GFP_KERNEL)?;
-    let mut queue = KVVec::from_elem(0u32, used, GFP_KERNEL)?;
-    let mut visited = KVVec::from_elem(0u64, visited_words(used as u32), GFP_KERNEL)?;
+    let mut counts = KVVec::from_elem(0u32, used, GFP_KERNEL | __GFP_NOWARN)?;
+    let mut upper_counts = KVVec::from_elem(0u32, uppers, GFP_KERNEL | __GFP_NOWARN)?;
+    let mut queue = KVVec::from_elem(0u32, used, GFP_KERNEL | __GFP_NOWARN)?;
+    let mut visited =
+        KVVec::from_elem(0u64, visited_words(used as u32), GFP_KERNEL | __GFP_NOWARN)?;
     let report = graph.graph.check(&mut CheckMemory {
         counts: &mut counts,
         upper_counts: &mut upper_counts,
@@ -44,7 +45,7 @@ pub(super) fn codes(
     findings: &mut Findings,
 ) -> Result {
     let Scratch { vectors, .. } = scratch;
-    let mut code = KVVec::from_elem(0u32, graph.codec.code_words(), GFP_KERNEL)?;
+    let mut code = KVVec::from_elem(0u32, graph.codec.code_words(), GFP_KERNEL | __GFP_NOWARN)?;
     let mut arithmetic = Arithmetic::new(inode, &graph.codec, vectors)?;
     let store = graph.graph.store();
     for row in rows.clone() {

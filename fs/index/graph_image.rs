@@ -97,7 +97,7 @@ pub(super) fn read_centre(image: &mut Image<'_>, row: usize) -> Result<KVVec<u8>
     if !fits || (level_seed, code_seed) != (graph::SEED, codes::SEED) {
         return Err(image.corrupt("has codes of another kind"));
     }
-    let mut centre = KVVec::with_capacity(row, GFP_KERNEL_ACCOUNT)?;
+    let mut centre = KVVec::with_capacity(row, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
     let bytes = usize::try_from(bytes)?;
     image.items(CENTRE, BLOCK_SIZE, |_, piece| {
         let left = bytes.saturating_sub(centre.len()).min(piece.len());
@@ -160,10 +160,10 @@ pub(super) fn read(
     image.items(UPPERS, layout.upper_bytes(), |at, bytes| {
         store(memory.upper(u32::try_from(at)?), bytes)
     })?;
-    let mut counts = KVVec::from_elem(0u32, used as usize, GFP_KERNEL)?;
-    let mut upper_counts = KVVec::from_elem(0u32, used_uppers as usize, GFP_KERNEL)?;
-    let mut queue = KVVec::from_elem(0u32, used as usize, GFP_KERNEL)?;
-    let mut visited = KVVec::from_elem(0u64, visited_words(used), GFP_KERNEL)?;
+    let mut counts = KVVec::from_elem(0u32, used as usize, GFP_KERNEL | __GFP_NOWARN)?;
+    let mut upper_counts = KVVec::from_elem(0u32, used_uppers as usize, GFP_KERNEL | __GFP_NOWARN)?;
+    let mut queue = KVVec::from_elem(0u32, used as usize, GFP_KERNEL | __GFP_NOWARN)?;
+    let mut visited = KVVec::from_elem(0u64, visited_words(used), GFP_KERNEL | __GFP_NOWARN)?;
     let mut check = CheckMemory {
         counts: &mut counts,
         upper_counts: &mut upper_counts,

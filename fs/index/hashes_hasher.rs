@@ -265,7 +265,7 @@ impl Hasher {
         ivf::assign(&mut loader, mine, bytes, dim, others, &mut ids, &mut keys)?;
         // Rows that are there twice say nothing.
         let zero = Distance::from_f32_bits(0).0;
-        let mut apart = KVVec::with_capacity(NEAR_ROWS, GFP_KERNEL)?;
+        let mut apart = KVVec::with_capacity(NEAR_ROWS, GFP_KERNEL | __GFP_NOWARN)?;
         for key in keys.into_iter().filter(|key| *key > zero) {
             apart
                 .push_within_capacity((u64::from(key), 0))

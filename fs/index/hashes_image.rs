@@ -131,7 +131,7 @@ pub(super) fn read(
     let mut model = Model::empty(&table)?;
     model.centroids = lists_image::read_bytes(image, CENTRE, model.centroids.len())?;
     let mut open = KVec::with_capacity(tables.len(), GFP_KERNEL_ACCOUNT)?;
-    let mut there = KVVec::from_elem(0u64, rows.len(), GFP_KERNEL)?;
+    let mut there = KVVec::from_elem(0u64, rows.len(), GFP_KERNEL | __GFP_NOWARN)?;
     rows.fill(u64::MAX);
     for (memory, start) in tables {
         there.fill(0);

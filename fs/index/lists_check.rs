@@ -84,8 +84,12 @@ impl<'a> RowCheck<'a> {
         Ok(RowCheck {
             inode,
             watermark,
-            met: KVVec::from_elem(0, words, GFP_KERNEL)?,
-            again: KVVec::from_elem(0, if copies > 1 { 2 * words } else { 0 }, GFP_KERNEL)?,
+            met: KVVec::from_elem(0, words, GFP_KERNEL | __GFP_NOWARN)?,
+            again: KVVec::from_elem(
+                0,
+                if copies > 1 { 2 * words } else { 0 },
+                GFP_KERNEL | __GFP_NOWARN,
+            )?,
             copies,
             found: Findings::default(),
         })
@@ -93,7 +97,7 @@ impl<'a> RowCheck<'a> {
 
     fn chains(&mut self, index: &ivf::Index<Memory>) -> Result {
         let words = index.image().used.div_ceil(64) as usize;
-        let mut blocks = KVVec::from_elem(0, words, GFP_KERNEL)?;
+        let mut blocks = KVVec::from_elem(0, words, GFP_KERNEL | __GFP_NOWARN)?;
         self.fault(index.check_chains(&mut blocks).fault.is_some());
         Ok(())
     }
@@ -192,7 +196,7 @@ impl Wrong {
         let words = if copies > 1 { rows.div_ceil(64) } else { 0 };
         Ok(Wrong {
             count: 0,
-            counted: KVVec::from_elem(0, usize::try_from(words)?, GFP_KERNEL)?,
+            counted: KVVec::from_elem(0, usize::try_from(words)?, GFP_KERNEL | __GFP_NOWARN)?,
         })
     }
 

@@ -191,9 +191,9 @@ pub(super) fn open(
     rows: &mut [u64],
 ) -> Result<ivf::Index<Memory>> {
     let words = start.used.div_ceil(64) as usize;
-    let mut blocks = KVVec::from_elem(0u64, words, GFP_KERNEL)?;
+    let mut blocks = KVVec::from_elem(0u64, words, GFP_KERNEL | __GFP_NOWARN)?;
     let twice = if params.copies > 1 { 2 * rows.len() } else { 0 };
-    let mut again = KVVec::from_elem(0u64, twice, GFP_KERNEL)?;
+    let mut again = KVVec::from_elem(0u64, twice, GFP_KERNEL | __GFP_NOWARN)?;
     let mut check = CheckMemory {
         blocks: &mut blocks,
         rows,

@@ -180,7 +180,7 @@ fn deleted_since(scan: &Scan<'_>, end: u64) -> Result<Option<Candidates>> {
         return Ok(None);
     }
     let words = usize::try_from(candidates.rows.div_ceil(64))?;
-    let mut lost = KVVec::from_elem(u64::MAX, words, GFP_KERNEL)?;
+    let mut lost = KVVec::from_elem(u64::MAX, words, GFP_KERNEL | __GFP_NOWARN)?;
     container::with(scan.inode, |c| {
         for (at, word) in lost.iter_mut().enumerate() {
             if let Some(allowed) = candidates.bitmap() {
@@ -197,7 +197,11 @@ fn deleted_since(scan: &Scan<'_>, end: u64) -> Result<Option<Candidates>> {
 /// Scans rows that may be among the hits already, and adds those that are not.
 fn scan_beside(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<scorer::Outcome> {
     let k = heaps.first().map_or(0, TopK::k);
-    let mut memory = KVVec::from_elem(Hit::default(), k.saturating_mul(heaps.len()), GFP_KERNEL)?;
+    let mut memory = KVVec::from_elem(
+        Hit::default(),
+        k.saturating_mul(heaps.len()),
+        GFP_KERNEL | __GFP_NOWARN,
+    )?;
     let mut beside = KVec::with_capacity(heaps.len(), GFP_KERNEL)?;
     for memory in memory.chunks_mut(k) {
         beside
@@ -205,7 +209,7 @@ fn scan_beside(scan: &Scan<'_>, heaps: &mut [TopK<'_>]) -> Result<scorer::Outcom
             .map_err(|_| ENOMEM)?;
     }
     let outcome = scorer::scan(scan, &mut beside)?;
-    let mut known = KVVec::with_capacity(k, GFP_KERNEL)?;
+    let mut known = KVVec::with_capacity(k, GFP_KERNEL | __GFP_NOWARN)?;
     for (heap, beside) in heaps.iter_mut().zip(beside) {
         known.clear();
         for hit in heap.hits() {
