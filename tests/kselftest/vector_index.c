@@ -322,7 +322,7 @@ CASE(bad_parameters_are_refused)
 	wide = container("wide", 31873, VEXFS_METRIC_L2);
 	EXPECT_EQ(EOPNOTSUPP, ERR(build(wide, 0, 0, 0)));
 	wide = container("less", 31872, VEXFS_METRIC_L2);
-	EXPECT_EQ(0, ERR(build(wide, 0, 64, 0)));
+	EXPECT_EQ(0, ERR(build(wide, 0, 32, 0)));
 }
 
 CASE(equal_rows_in_equal_order_make_equal_indexes)
