@@ -539,6 +539,8 @@ fn for_each_in_transactions(
 ) -> Result {
     /// Levels that a tree may grow while a transaction is open.
     const GROWTH: u16 = 1;
+    /// Entries while the container is locked: some hundred microseconds.
+    const LET_IN: u64 = 64;
     let volume = inode.volume();
     let max = volume.journal()?.max_credits();
     let mut index = 0;
@@ -564,31 +566,36 @@ fn for_each_in_transactions(
             .saturating_add(inodes);
         let mut txn = volume.begin(inode.sb(), credits, 8)?;
         let mut c = inode.node().container.lock();
-        let mut full = false;
-        loop {
-            match f(&mut c, &mut txn, index) {
-                Err(e) if e == ENOSPC && !reclaimed => {
-                    full = true;
-                    break;
-                }
-                other => other?,
+        let mut result = loop {
+            let result = f(&mut c, &mut txn, index);
+            if result.is_err() {
+                break result;
             }
             reclaimed = false;
             index = index.saturating_add(1);
             if index >= count || txn.credits_left() < each.saturating_add(inodes) {
-                break;
+                break Ok(());
             }
-        }
+            if index % LET_IN == 0 {
+                // Who searches wants the lock too.
+                drop(c);
+                task::cond_resched();
+                c = inode.node().container.lock();
+            }
+        };
+        // Also after an error: the trees may have grown since the transaction began.
         for hidden in [&c.row_meta, &c.key_map].into_iter().flatten() {
-            txn.write_inode(hidden.ino, &hidden.disk)?;
+            result = result.and(txn.write_inode(hidden.ino, &hidden.disk));
         }
         drop(c);
-        txn.stop()?;
-        if full {
-            reclaimed = volume.reclaim_by_commit();
-            if !reclaimed {
-                return Err(ENOSPC);
+        match result.and(txn.stop()) {
+            Err(e) if e == ENOSPC && !reclaimed => {
+                reclaimed = volume.reclaim_by_commit();
+                if !reclaimed {
+                    return Err(e);
+                }
             }
+            other => other?,
         }
     }
     Ok(())

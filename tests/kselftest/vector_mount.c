@@ -264,6 +264,54 @@ SCRATCH_CASE(a_batch_takes_space_that_a_commit_frees)
 	free(gone);
 }
 
+/* A batch that fails in the middle of a transaction, in which the tree of keys has grown. */
+SCRATCH_CASE(keys_that_do_not_fit_leave_those_there_are)
+{
+	enum { ROWS = 30000, FIRST = 1000, MORE = 2900 };
+	float *rows = new_rows(1, 0, MORE, DIM), got[DIM];
+	uint64_t *ids = malloc(ROWS * sizeof(*ids)), n = FIRST;
+	struct vexfs_create_vector arg = { .size = sizeof(arg), .element_type = VEXFS_ELEMENT_F32,
+					   .metric = VEXFS_METRIC_L2, .dim = DIM, .reserve_rows = ROWS };
+	static char bytes[1 << 20];
+	int fd, filler, err = 0;
+	ssize_t some;
+
+	NEED_VEXFS();
+	for (int i = 0; i < ROWS; i++)
+		ids[i] = key_of(i);
+	fd = open("f", O_CREAT | O_RDWR, 0644);
+	OK(create_vector(fd, &arg));
+	OK(insert(fd, rows, ids, FIRST));
+	filler = open("filler", O_CREAT | O_WRONLY, 0600);
+	for (size_t len = sizeof(bytes); len >= 4096; len = some > 0 ? len : len / 2)
+		some = write(filler, bytes, len);
+	close(filler);
+	sync();
+	while (!err && n + MORE <= ROWS) {
+		err = ERR(insert(fd, rows, ids + n, MORE));
+		n += err ? 0 : MORE;
+	}
+	ASSERT_EQ(ENOSPC, err);
+	TH_LOG("%lu keys fit", (unsigned long)n);
+	for (int pass = 0; pass < 2; pass++) {
+		EXPECT_EQ(n, stats_of(fd).live);
+		for (uint64_t i = 0; i < n; i++) {
+			ASSERT_EQ(i, get_key(fd, ids[i], got, NULL)) {
+				TH_LOG("key %lu is lost, pass %d", (unsigned long)i, pass);
+			}
+		}
+		close(fd);
+		OK(scratch_cycle());
+		fd = open("f", O_RDWR);
+	}
+	OK(unlink("filler"));
+	OK(insert(fd, rows, ids + n, MORE));
+	EXPECT_EQ(n + MORE, stats_of(fd).live);
+	close(fd);
+	free(rows);
+	free(ids);
+}
+
 SCRATCH_CASE(an_upsert_that_does_not_fit_leaves_every_key)
 {
 	enum { ROWS = 500, WIDE = 512 };
