@@ -156,22 +156,27 @@ TEST_F_TIMEOUT(box, an_index_takes_less_than_half_of_its_rows, 1500)
 	struct vexfs_build_index b = { .size = sizeof(b), .index_kind = variant->kind, .ntables = variant->ntables };
 	struct vexfs_build_index drop = { .size = sizeof(drop), .flags = VEXFS_BUILD_DROP, .index_kind = variant->kind };
 	struct vexfs_index_stats st = { .size = sizeof(st), .index_kind = variant->kind };
-	int fd = container("f", DIM, VEXFS_METRIC_L2);
+	int fd, first;
 	pthread_t sampling, threads[SEARCHERS];
 	struct memory before, after;
+	float *rows = new_rows(1, 0, 500, DIM);
 
+	/* What the first index of all leaves behind is not this one's. */
+	first = container("first", DIM, VEXFS_METRIC_L2);
+	OK(insert(first, rows, NULL, 500));
+	OK(ioctl(first, VEXFS_IOCTL_BUILD_INDEX, &b));
+	OK(unlink("first"));
+	close(first);
+	free(rows);
+	fd = container("f", DIM, VEXFS_METRIC_L2);
 	ASSERT_LE(0, fd);
 	for (uint64_t row = 0; row < n; row += 500) {
-		float *rows = new_rows(1, row, 500, DIM);
-
+		rows = new_rows(1, row, 500, DIM);
 		OK(insert(fd, rows, NULL, 500));
 		free(rows);
 	}
 	make_rows(queries, 2, 0, NQ, DIM);
 	OK(fsync(fd));
-	/* What the first index of all leaves behind is not this one's. */
-	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &b));
-	OK(ioctl(fd, VEXFS_IOCTL_BUILD_INDEX, &drop));
 	before = settled_memory();
 	most = 0;
 	stop = false;

@@ -187,6 +187,9 @@ CASE(name##_rows_are_found_by_a_graph)					\
 {									\
 	const struct type *t = &types[which];				\
 									\
+	/* Those before have elements of the same length. */		\
+	if (quick() && (which) && types[(which) - !!(which)].bits == t->bits)	\
+		return;							\
 	for (unsigned int metric = VEXFS_METRIC_L2; metric <= last_metric(t); metric++) \
 		one(_metadata, t, metric);				\
 }
@@ -451,6 +454,9 @@ CASE(rows_too_long_for_an_index_are_told)
 		const struct type *t = &types[ways[way].type];
 		unsigned int most = ways[way].most;
 
+		/* The first five have the same code. */
+		if (quick() && way && way < 5)
+			continue;
 		for (unsigned int dim = most; dim <= most + 1 && dim <= VEXFS_MAX_DIM; dim++) {
 			struct rows rows = clustered(t, 1, 40, dim);
 			struct vexfs_create_vector arg = { 0 };
