@@ -22,18 +22,20 @@ pub(crate) const REVOKES: u32 = tree::remove_revokes(HEIGHT);
 /// Notes that inode `ino` has lost its last name.
 pub(crate) fn add(txn: &mut Txn<'_>, sb: &SuperBlock<VexFs>, ino: u64) -> Result {
     let mut orphans = sb.volume().orphans.lock();
+    txn.join_inode(ORPHAN_INO)?;
     libvexfs::orphan::add(txn, &mut orphans.tree_root, ino).map_err(|e| txn.failed(e))?;
     txn.count_nodes(&mut orphans);
-    txn.write_inode(ORPHAN_INO, &orphans)
+    txn.write_owner(ORPHAN_INO, &orphans)
 }
 
 /// Takes inode `ino` off the list, if it is there.
 pub(crate) fn remove(txn: &mut Txn<'_>, sb: &SuperBlock<VexFs>, ino: u64) -> Result {
     let mut orphans = sb.volume().orphans.lock();
+    txn.join_inode(ORPHAN_INO)?;
     match libvexfs::orphan::remove(txn, &mut orphans.tree_root, ino) {
         Ok(()) => {
             txn.count_nodes(&mut orphans);
-            txn.write_inode(ORPHAN_INO, &orphans)
+            txn.write_owner(ORPHAN_INO, &orphans)
         }
         // An inode whose creation failed never was on the list.
         Err(libvexfs::Error::NotFound) => Ok(()),
@@ -144,7 +146,7 @@ pub(crate) fn release_tree(sb: &SuperBlock<VexFs>, ino: u64, disk: &mut format::
         let finished = result.map_err(|e| txn.failed_for_good(e))?;
         disk.blocks = disk.blocks.saturating_sub(freed);
         txn.count_nodes(disk);
-        txn.write_inode(ino, disk)?;
+        txn.write_owner(ino, disk)?;
         txn.stop()?;
         if finished {
             return Ok(());

@@ -11,6 +11,7 @@ use crate::element::{self, RowCheck};
 use crate::file::{drop_tail, reserve};
 use crate::index;
 use crate::node::{self, Change};
+use crate::txn::Txn;
 use crate::VexFs;
 use kernel::prelude::*;
 use kernel::uaccess::{UserSlice, UserSliceReader};
@@ -507,27 +508,41 @@ fn try_to_begin_batch(inode: &Inode<VexFs>, wants_keys: bool) -> Result<u64> {
         .volume()
         .begin(inode.sb(), 2 * HIDDEN_CREDITS + 1, 0)?;
     let mut c = inode.node().container.lock();
-    if c.row_meta.is_none() {
-        let meta = container::make_hidden(&mut txn, inode)?;
-        c.area.row_meta_ino = meta.ino;
-        c.row_meta = Some(meta);
+    let made = make_trees(&mut txn, inode, &mut c, wants_keys);
+    if made.is_ok() {
+        c.area.batch_started = c.area.batch_started.wrapping_add(1);
     }
-    if wants_keys && c.key_map.is_none() {
-        let map = container::make_hidden(&mut txn, inode)?;
-        c.area.key_map_ino = map.ino;
-        c.key_map = Some(map);
-    }
-    c.area.batch_started = c.area.batch_started.wrapping_add(1);
     let area = c.area;
     drop(c);
+    // Also after an error: one of them may be there.
     let mut state = inode.node().state.lock();
     state.disk.vector.row_meta_ino = area.row_meta_ino;
     state.disk.vector.key_map_ino = area.key_map_ino;
     state.disk.vector.batch_started = area.batch_started;
-    node::store(&mut txn, inode, &mut state, Change::Data)?;
+    let stored = node::store(&mut txn, inode, &mut state, Change::Data);
     drop(state);
-    txn.stop()?;
+    made.and(stored).and(txn.stop())?;
     Ok(area.batch_started)
+}
+
+/// Makes the hidden inodes that a batch needs and that are not there yet.
+fn make_trees(
+    txn: &mut Txn<'_>,
+    inode: &Inode<VexFs>,
+    c: &mut Container,
+    wants_keys: bool,
+) -> Result {
+    if c.row_meta.is_none() {
+        let meta = container::make_hidden(txn, inode)?;
+        c.area.row_meta_ino = meta.ino;
+        c.row_meta = Some(meta);
+    }
+    if wants_keys && c.key_map.is_none() {
+        let map = container::make_hidden(txn, inode)?;
+        c.area.key_map_ino = map.ino;
+        c.key_map = Some(map);
+    }
+    Ok(())
 }
 
 /// Calls `f` for each index of a batch, in as many transactions as it takes; again after a commit, if there is no
@@ -535,7 +550,7 @@ fn try_to_begin_batch(inode: &Inode<VexFs>, wants_keys: bool) -> Result<u64> {
 fn for_each_in_transactions(
     inode: &Inode<VexFs>,
     count: u64,
-    mut f: impl FnMut(&mut Container, &mut crate::txn::Txn<'_>, u64) -> Result,
+    mut f: impl FnMut(&mut Container, &mut Txn<'_>, u64) -> Result,
 ) -> Result {
     /// Levels that a tree may grow while a transaction is open.
     const GROWTH: u16 = 1;
@@ -566,6 +581,9 @@ fn for_each_in_transactions(
             .saturating_add(inodes);
         let mut txn = volume.begin(inode.sb(), credits, 8)?;
         let mut c = inode.node().container.lock();
+        for hidden in [&c.row_meta, &c.key_map].into_iter().flatten() {
+            txn.join_inode(hidden.ino)?;
+        }
         let mut result = loop {
             let result = f(&mut c, &mut txn, index);
             if result.is_err() {
@@ -585,7 +603,7 @@ fn for_each_in_transactions(
         };
         // Also after an error: the trees may have grown since the transaction began.
         for hidden in [&c.row_meta, &c.key_map].into_iter().flatten() {
-            result = result.and(txn.write_inode(hidden.ino, &hidden.disk));
+            result = result.and(txn.write_owner(hidden.ino, &hidden.disk));
         }
         drop(c);
         match result.and(txn.stop()) {

@@ -137,15 +137,27 @@ impl<'a> Txn<'a> {
     pub(crate) fn write_inode(&mut self, ino: u64, inode: &format::Inode) -> Result {
         let mut raw = [0u8; INODE_SIZE];
         inode.encode(&mut raw, ino, self.volume.seed, crc32c);
-        self.write_raw_inode(ino, &raw)
+        self.write_in_inode(ino, &raw)
+    }
+
+    /// Joins the block of inode `ino`, whose tree is about to be changed: afterwards [`Txn::write_owner`] wants no memory.
+    pub(crate) fn join_inode(&mut self, ino: u64) -> Result {
+        self.write_in_inode(ino, &[])
+    }
+
+    /// Writes inode `ino`, whose tree was changed. If it can't be, the volume is given up: the changes would be committed
+    /// without the tree's root.
+    pub(crate) fn write_owner(&mut self, ino: u64, inode: &format::Inode) -> Result {
+        let written = self.write_inode(ino, inode);
+        written.inspect_err(|e| self.volume.give_up(self.sb, *e))
     }
 
     /// Makes inode `ino` a free one on disk.
     pub(crate) fn clear_inode(&mut self, ino: u64) -> Result {
-        self.write_raw_inode(ino, &[0u8; INODE_SIZE])
+        self.write_in_inode(ino, &[0u8; INODE_SIZE])
     }
 
-    fn write_raw_inode(&mut self, ino: u64, raw: &[u8; INODE_SIZE]) -> Result {
+    fn write_in_inode(&mut self, ino: u64, raw: &[u8]) -> Result {
         let (block, offset) = self.volume.geo.inode_location(ino).ok_or(EFSCORRUPTED)?;
         let buffer = self.sb.read_block(block)?;
         self.handle.write_at(&buffer, offset, raw)

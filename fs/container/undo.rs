@@ -37,10 +37,11 @@ pub(super) fn repair_keys(inode: &Inode<VexFs>, candidates: impl Iterator<Item =
         let container = &mut *guard;
         let key = container.key_of(row);
         if let Some(map) = container.key_map.as_mut() {
+            txn.join_inode(map.ino)?;
             rows::set_row_of_key(&mut txn, &mut map.disk.tree_root, map.ino, key, row)
                 .map_err(|e| txn.failed(e))?;
             txn.count_nodes(&mut map.disk);
-            txn.write_inode(map.ino, &map.disk)?;
+            txn.write_owner(map.ino, &map.disk)?;
         }
         drop(guard);
         txn.stop()?;
@@ -88,6 +89,7 @@ pub(super) fn forget_unfinished(
                 .volume()
                 .begin(sb, credits, tree::remove_revokes(height))?
                 .essential();
+            txn.join_inode(meta.ino)?;
             let result = if *row >= area.rows {
                 tree::remove(&mut txn, &mut meta.disk.tree_root, meta.ino, *row)
             } else {
@@ -96,7 +98,7 @@ pub(super) fn forget_unfinished(
             };
             result.map_err(|e| txn.failed(e))?;
             txn.count_nodes(&mut meta.disk);
-            txn.write_inode(meta.ino, &meta.disk)?;
+            txn.write_owner(meta.ino, &meta.disk)?;
             txn.stop()?;
         }
         if found.len() < AT_ONCE {

@@ -301,14 +301,15 @@ fn write_record(
     };
     container.area.index_ino = tree.ino;
     let (root, ino, number) = (&mut tree.disk.tree_root, tree.ino, kind.number());
-    let written = match record {
-        Some(record) => records::set(txn, root, ino, number, record),
-        None => records::remove(txn, root, ino, number),
-    };
-    txn.count_nodes(&mut tree.disk);
-    let stored = written
+    let written = txn.join_inode(ino).and_then(|()| {
+        match record {
+            Some(record) => records::set(txn, root, ino, number, record),
+            None => records::remove(txn, root, ino, number),
+        }
         .map_err(|e| txn.failed(e))
-        .and_then(|()| txn.write_inode(tree.ino, &tree.disk));
+    });
+    txn.count_nodes(&mut tree.disk);
+    let stored = written.and_then(|()| txn.write_owner(tree.ino, &tree.disk));
     container.indexes.tree = Some(tree);
     stored
 }

@@ -124,6 +124,7 @@ impl<'a> Writer<'a> {
                 + 1;
             let revokes = tree::remove_revokes(height.saturating_add(1));
             let mut txn = volume.begin(self.sb, credits, revokes)?;
+            txn.join_inode(self.ino)?;
             let goal = match extent::goal(&txn, &disk.tree_root, self.ino, at) {
                 Some(goal) => goal,
                 None => volume
@@ -143,7 +144,7 @@ impl<'a> Writer<'a> {
             }
             disk.blocks = disk.blocks.saturating_add(len);
             txn.count_nodes(disk);
-            txn.write_inode(self.ino, disk)?;
+            txn.write_owner(self.ino, disk)?;
             txn.stop()?;
             self.sb.forget_cached(physical, len);
             let run = Run {
