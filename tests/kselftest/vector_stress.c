@@ -309,6 +309,49 @@ static void *look_on(void *arg)
 	return NULL;
 }
 
+static int run_search(int fd, void *arg)
+{
+	return search(fd, arg);
+}
+
+static int run_batch(int fd, void *arg)
+{
+	return batch(fd, arg);
+}
+
+/* Runs something long, during which others are answered, and kills it when it runs again. */
+static void lets_others_in_and_is_killed(struct __test_metadata *_metadata, int fd, int (*run)(int, void *), void *arg)
+{
+	static struct onlooker onlooker;
+	double begun, took, killed;
+	unsigned int answers = 0;
+	pthread_t thread;
+	pid_t child;
+
+	onlooker = (struct onlooker){ .fd = fd };
+	ASSERT_EQ(0, pthread_create(&thread, NULL, look_on, &onlooker));
+	begun = now();
+	OK(run(fd, arg));
+	took = now() - begun;
+	onlooker.stop = true;
+	pthread_join(thread, NULL);
+	/* Long after it began, and long before its end: nobody, if it held the lock throughout. */
+	for (unsigned int i = 0; i < onlooker.answers; i++)
+		answers += onlooker.at[i] > begun + took * 0.3 && onlooker.at[i] < begun + took * 0.9;
+	EXPECT_LE(1, answers);
+	TH_LOG("it took %.2f s, others were answered %u times meanwhile", took, answers);
+	child = fork();
+	if (!child) {
+		run(fd, arg);
+		_exit(0);
+	}
+	usleep(took / 10 * 1e6);
+	killed = now();
+	OK(kill(child, SIGKILL));
+	ASSERT_EQ(child, waitpid(child, NULL, 0));
+	EXPECT_GT(took * 2 / 3, now() - killed);
+}
+
 CASE(a_search_for_many_keys_lets_others_in_and_can_be_killed)
 {
 	enum { ROWS = 4000 };
@@ -320,41 +363,17 @@ CASE(a_search_for_many_keys_lets_others_in_and_can_be_killed)
 		.nq = 1, .k = 1, .queries = PTR(rows), .hits = PTR(&hit), .flags = VEXFS_SEARCH_KEYS,
 		.filter_keys = PTR(keys), .filter_key_count = n,
 	};
-	static struct onlooker onlooker;
-	unsigned int answers = 0;
-	pthread_t thread;
-	double begun, took, killed;
-	pid_t child;
+	int fd;
 
 	if (!on_vexfs())
 		SKIP(return, "not on VexFS");
 	for (unsigned int i = 0; i < n; i++)
 		keys[i] = rnd(&state) >> 1;
-	onlooker.fd = container("f", DIM, VEXFS_METRIC_L2);
-	OK(insert(onlooker.fd, rows, keys, ROWS));
-	ASSERT_EQ(0, pthread_create(&thread, NULL, look_on, &onlooker));
-	begun = now();
-	OK(search(onlooker.fd, &s));
-	took = now() - begun;
-	onlooker.stop = true;
-	pthread_join(thread, NULL);
+	fd = container("f", DIM, VEXFS_METRIC_L2);
+	OK(insert(fd, rows, keys, ROWS));
+	lets_others_in_and_is_killed(_metadata, fd, run_search, &s);
 	EXPECT_EQ(keys[0], hit.key);
-	/* Long after it began, and long before its end: nobody, if it held the lock throughout. */
-	for (unsigned int i = 0; i < onlooker.answers; i++)
-		answers += onlooker.at[i] > begun + took * 0.3 && onlooker.at[i] < begun + took * 0.9;
-	EXPECT_LE(1, answers);
-	child = fork();
-	if (!child) {
-		search(onlooker.fd, &s);
-		_exit(0);
-	}
-	usleep(took / 10 * 1e6);
-	killed = now();
-	OK(kill(child, SIGKILL));
-	ASSERT_EQ(child, waitpid(child, NULL, 0));
-	EXPECT_GT(took * 2 / 3, now() - killed);
-	TH_LOG("%u keys took %.2f s, others were answered %u times meanwhile", n, took, answers);
-	close(onlooker.fd);
+	close(fd);
 	free(rows);
 	free(keys);
 }
@@ -369,40 +388,20 @@ CASE(a_get_of_many_keys_lets_others_in_and_sees_one_state)
 	struct vexfs_batch get = {
 		.op = VEXFS_OP_GET, .count = n, .keys = PTR(keys), .rows = PTR(found),
 	};
-	static struct onlooker onlooker;
-	unsigned int answers = 0, mixed = 0;
-	double begun, took, killed;
-	pthread_t thread;
+	unsigned int mixed = 0;
 	pid_t child;
+	int fd;
 
 	if (!on_vexfs())
 		SKIP(return, "not on VexFS");
 	for (unsigned int i = 0; i < ROWS; i++)
 		own[i] = 1000000 + i;
-	onlooker.fd = container("f", DIM, VEXFS_METRIC_L2);
-	OK(insert(onlooker.fd, rows, own, ROWS));
+	fd = container("f", DIM, VEXFS_METRIC_L2);
+	OK(insert(fd, rows, own, ROWS));
 	for (unsigned int i = 0; i < n; i++)
 		keys[i] = own[i % ROWS];
-	ASSERT_EQ(0, pthread_create(&thread, NULL, look_on, &onlooker));
-	begun = now();
-	OK(batch(onlooker.fd, &get));
-	took = now() - begun;
-	onlooker.stop = true;
-	pthread_join(thread, NULL);
+	lets_others_in_and_is_killed(_metadata, fd, run_batch, &get);
 	EXPECT_EQ(n, get.done);
-	for (unsigned int i = 0; i < onlooker.answers; i++)
-		answers += onlooker.at[i] > begun + took * 0.3 && onlooker.at[i] < begun + took * 0.9;
-	EXPECT_LE(1, answers);
-	child = fork();
-	if (!child) {
-		batch(onlooker.fd, &get);
-		_exit(0);
-	}
-	usleep(took / 10 * 1e6);
-	killed = now();
-	OK(kill(child, SIGKILL));
-	ASSERT_EQ(child, waitpid(child, NULL, 0));
-	EXPECT_GT(took * 2 / 3, now() - killed);
 
 	/* Rows are replaced a batch at a time meanwhile: all of some keys are of one batch. */
 	child = fork();
@@ -412,20 +411,19 @@ CASE(a_get_of_many_keys_lets_others_in_and_sees_one_state)
 		};
 
 		for (;;)
-			batch(onlooker.fd, &replace);
+			batch(fd, &replace);
 	}
 	for (unsigned int i = 0; i < n; i++)
 		keys[i] = own[i % SOME];
 	for (int round = 0; round < 2; round++) {
-		OK(batch(onlooker.fd, &get));
+		OK(batch(fd, &get));
 		for (unsigned int i = 0; i < n; i++)
 			mixed += found[i] != found[0] + i % SOME;
 	}
 	EXPECT_EQ(0, mixed);
 	kill(child, SIGKILL);
 	waitpid(child, NULL, 0);
-	TH_LOG("%u keys took %.2f s, others were answered %u times meanwhile", n, took, answers);
-	close(onlooker.fd);
+	close(fd);
 	free(rows);
 	free(keys);
 	free(found);
