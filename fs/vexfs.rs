@@ -9,7 +9,8 @@
 //! namei.rs file.rs                    names; data and size
 //! ioctl.rs                            the interface of uapi/vexfs.h
 //! container/ rows.rs element.rs       vector containers, their rows, and what these are made of
-//! search.rs scorer.rs simd.rs         searches
+//! search.rs candidates.rs scorer.rs   searches, which rows may be hits, and comparing them
+//! simd.rs                             which instruction set, for how long at once
 //! spread.rs                           one search on several processors
 //! index/                              indexes of containers, kept in step with the rows
 //! bench.rs                            a benchmark in debugfs

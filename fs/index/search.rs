@@ -172,8 +172,8 @@ impl Visible for Snapshot<'_> {
     }
 }
 
-/// Candidates below `end` that were deleted after they were listed, if there are some: the index may have lost them before the search
-/// came by, though the search began before.
+/// Candidates below `end` that were deleted after they were listed, if there are some: the index may have lost them
+/// before the search came by, though the search began before.
 fn deleted_since(scan: &Scan<'_>, end: u64) -> Result<Option<Candidates>> {
     let candidates = scan.candidates;
     if container::with(scan.inode, |c| Ok(c.buried))? == candidates.buried {
